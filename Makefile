@@ -1,0 +1,34 @@
+# Everything runs in a virtual environment of its own, made and filled at first use.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: study test check clean
+
+# A finished or interrupted quickstart is taken up where it stands, so `make study` can be typed again.
+study: $(VENV)/.installed
+	@if [ -e results/quickstart/optuna.journal ]; \
+	then $(BIN)/python -m study.run --resume results/quickstart; \
+	else $(BIN)/python -m study.run --space quickstart; fi
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.installed

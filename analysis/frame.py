@@ -1,0 +1,136 @@
+"""A results folder as typed data: the trials, their history, the study file and the record of its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+SCHEMA_VERSION = 1
+FILES = ("study.yaml", "trials.csv", "history.csv")
+CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stopped", "failed")}
+RECIPE = (
+    "criterion granularity scope schedule sparsity_of initial_sparsity steps finetune_epochs epochs_per_step "
+    "finetune_lr lr_schedule optimizer weight_decay recalibrate calibration_samples min_channels round_to protect"
+).split()
+_BY_TYPE = {  # Int64 and boolean are pandas' types that know an empty cell
+    "str": "trial_id kind state error criterion granularity scope schedule sparsity_of lr_schedule optimizer protect",
+    "Int64": "seed steps finetune_epochs epochs_per_step calibration_samples min_channels round_to params "
+    "nonzero_params macs nonzero_macs size_bytes epoch",
+    "boolean": "recalibrate feasible",
+    "float64": "requested_sparsity initial_sparsity finetune_lr weight_decay sparsity channel_sparsity "
+    "compression_ratio baseline_accuracy baseline_test_accuracy accuracy accuracy_drop test_accuracy "
+    "theoretical_speedup latency_ms baseline_latency_ms speedup train_seconds wall_seconds started finished "
+    "progress train_loss seconds",
+}
+TYPES = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
+HISTORY = "trial_id epoch progress sparsity train_loss accuracy seconds".split()
+TRIALS = [column for column in TYPES if column not in HISTORY or column in ("trial_id", "sparsity", "accuracy")]
+
+
+class Results(NamedTuple):
+    """What a results folder holds. `study` has the sections of the study file, `record` how it was run."""
+
+    folder: Path
+    trials: pd.DataFrame
+    history: pd.DataFrame
+    study: dict[str, Any]
+    record: dict[str, Any]
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Column -> "max" or "min", as the study file orders them."""
+        return dict(self.study["study"]["objectives"])
+
+
+def load(folder: Path | str) -> Results:
+    """Read a results folder. Fractions stay in [0, 1], times in seconds; an empty cell is a missing value.
+
+    Raises ValueError, naming the folder or file and what is wrong with it: files or columns missing, a cell that
+    is not of its column's type, a kind or state that does not exist, or a schema newer than this program.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no results folder: there is no such folder")
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise ValueError(f"{folder}: no results folder of a study: {', '.join(missing)} missing")
+    study, record = _read_study(folder / "study.yaml")
+    trials = _read_table(folder / "trials.csv", TRIALS)
+    _check_trials(trials, folder / "trials.csv")
+    return Results(folder, trials, _read_table(folder / "history.csv", HISTORY), study, record)
+
+
+def networks(trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows of recipes that ran to their end: complete, and no controls."""
+    return trials[(trials["state"] == "complete") & trials["kind"].isin(["search", "confirm"])]
+
+
+def dense_control(trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the dense network that was given the same fine-tuning (none, if it was not run)."""
+    dense = (trials["kind"] == "control") & (trials["schedule"] == "dense")
+    return trials[dense & (trials["state"] == "complete")]
+
+
+def axes(trials: pd.DataFrame) -> tuple[list[str], dict[str, Any]]:
+    """The recipe's keys that vary between networks, and those that do not with their one value.
+
+    Sparsity is asked for anew by every recipe and is in neither; nor is a key that no network has a value for.
+    """
+    rows = networks(trials)
+    # Missing counts as a value: `protect` is empty where nothing is protected.
+    varying = [key for key in RECIPE if rows[key].nunique(dropna=False) > 1]
+    constant = [key for key in RECIPE if key not in varying and rows[key].notna().any()]
+    return varying, {key: rows[key].iloc[0] for key in constant}
+
+
+def _read_study(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    section = content.get("study") if isinstance(content, dict) else None
+    objectives = section.get("objectives") if isinstance(section, dict) else None
+    if not isinstance(objectives, dict) or not objectives or not set(objectives.values()) <= {"max", "min"}:
+        raise ValueError(f"{path}: study.objectives: expected a mapping of columns to max or min")
+    if unknown := [column for column in objectives if column not in TRIALS]:
+        raise ValueError(f"{path}: study.objectives: {unknown[0]!r} is no column of trials.csv")
+    record = content.pop("record", None) or {}
+    if record.get("schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: written by a later version (schema {record['schema_version']}; known is {SCHEMA_VERSION})"
+        )
+    return content, record
+
+
+def _read_table(path: Path, expected: list[str]) -> pd.DataFrame:
+    try:
+        # As text first: pandas' own guesses would make 7 of trial "0007" and nothing of an error "None".
+        text = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as CSV: {' '.join(str(error).split())}") from None
+    if missing := [column for column in expected if column not in text.columns]:
+        raise ValueError(f"{path}: columns missing: {', '.join(missing)}")
+    return pd.DataFrame({name: _typed(text[name], path) for name in text.columns}, columns=text.columns)
+
+
+def _typed(cells: pd.Series, path: Path) -> pd.Series:
+    dtype = TYPES.get(str(cells.name), "str")
+    if dtype == "str":
+        return cells
+    if dtype == "boolean":
+        values: pd.Series = cells.map({"True": True, "False": False}).astype("boolean")
+    else:
+        values = pd.to_numeric(cells, errors="coerce").astype("float64")
+    if (wrong := cells[cells.notna() & values.isna() & (cells.str.lower() != "nan")]).size:
+        raise ValueError(f"{path}: column {cells.name}: {wrong.iloc[0]!r} is no {dtype}")
+    return values.astype(dtype)  # type: ignore[call-overload, no-any-return]
+
+
+def _check_trials(trials: pd.DataFrame, path: Path) -> None:
+    for column, choices in CHOICES.items():
+        if (wrong := trials[~trials[column].isin(choices)]).size:
+            raise ValueError(f"{path}: column {column}: {wrong[column].iloc[0]!r}; choices: {', '.join(choices)}")
+    if (twice := trials["trial_id"][trials["trial_id"].duplicated()]).size:
+        raise ValueError(f"{path}: trial {twice.iloc[0]} stands twice")

@@ -1,0 +1,160 @@
+"""The networks, each a factory (num_classes, in_shape) -> nn.Module with random weights.
+
+All are plain enough for torch.fx.symbolic_trace, which channel surgery needs. At 32x32 and 10 classes:
+
+    ResNet-18  11.17 M parameters  555 M MACs      ResNet-20  0.27 M parameters   41 M MACs
+    ResNet-50  23.52 M            1298 M           ResNet-56  0.86 M             126 M
+    VGG-16-BN  14.73 M             313 M
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+from torchvision.models import ResNet, vgg
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+Shape = tuple[int, int, int]
+Factory = Callable[[int, Shape], nn.Module]
+
+LARGEST_CIFAR_IMAGE = 64  # pixels; the CIFAR stem keeps the resolution, which larger images cannot afford
+
+
+def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Module:
+    """A network of MODELS, or of a user's own `package.module:factory(num_classes, in_shape)`, to be trained.
+
+    in_shape: (channels, height, width) of one input; the output is (batch, num_classes), without softmax.
+    Raises ValueError for an unknown name, a factory that cannot be had, and shapes the network cannot take.
+    """
+    if num_classes < 1 or len(in_shape) != 3 or min(in_shape) < 1:
+        raise ValueError(
+            f"model {name}: {num_classes} classes of inputs {tuple(in_shape)}: expected at least one class, "
+            "and (channels, height, width), each at least 1"
+        )
+    if ":" not in name and name not in MODELS:
+        raise ValueError(
+            f"model {name!r} is unknown; choose from {', '.join(MODELS)}, or package.module:factory"
+        )
+    factory = imported(name) if ":" in name else MODELS[name]
+    channels, height, width = in_shape
+    model = factory(num_classes, (channels, height, width))
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model {name}: the factory returned a {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model
+
+
+def imported(name: str) -> Callable:
+    """The factory, imported with the current directory on the path (at its end, so that it hides nothing)."""
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
+        raise ValueError(f"model {name!r}: expected package.module:factory")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"model {name}: {module_name} cannot be imported from {os.getcwd()}: {error}"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise ValueError(f"model {name}: {module.__file__} has no function {attribute!r}")
+    return factory
+
+
+def _resnet(
+    block: type[BasicBlock | Bottleneck], depths: list[int], num_classes: int, in_shape: Shape
+) -> nn.Module:
+    """torchvision's ResNet (He et al. 2016, arXiv 1512.03385, section 4.1).
+
+    For images of up to 64 pixels it has the CIFAR stem: a 3x3 convolution of stride 1 and no max-pooling.
+    """
+    model = ResNet(block, depths, num_classes)
+    channels, *size = in_shape
+    if max(size) <= LARGEST_CIFAR_IMAGE:
+        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    else:
+        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    _initialise(model.conv1)
+    return model
+
+
+def _cifar_resnet(blocks: int, num_classes: int, in_shape: Shape) -> nn.Module:
+    """The CIFAR ResNet of depth 6 * blocks + 2 (He et al. 2016, arXiv 1512.03385, section 4.2).
+
+    Shortcuts that change the shape are 1x1 projections (option B), where the paper pads with zero channels
+    (option A): a projection can be cut like any convolution. Modules are named as torchvision names its own.
+    """
+    return _initialise(
+        nn.Sequential(
+            OrderedDict(
+                conv1=nn.Conv2d(in_shape[0], 16, 3, padding=1, bias=False),
+                bn1=nn.BatchNorm2d(16),
+                relu=nn.ReLU(inplace=True),
+                layer1=_stage(blocks, 16, 16, stride=1),
+                layer2=_stage(blocks, 16, 32, stride=2),
+                layer3=_stage(blocks, 32, 64, stride=2),
+                avgpool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                fc=nn.Linear(64, num_classes),
+            )
+        )
+    )
+
+
+def _stage(blocks: int, channels: int, width: int, stride: int) -> nn.Sequential:
+    """Basic blocks (B, channels, H, W) -> (B, width, H / stride, W / stride); the first changes the shape."""
+    shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    first = BasicBlock(channels, width, stride, shortcut if stride > 1 else None)
+    return nn.Sequential(first, *(BasicBlock(width, width) for _ in range(blocks - 1)))
+
+
+def _vgg_bn(layers: str, num_classes: int, in_shape: Shape) -> nn.Module:
+    """torchvision's VGG features with batch norm (arXiv 1409.1556), global pooling and one linear classifier.
+
+    layers: "A", "D" or "E", the paper's table 1. Its own classifier would be 120 M of 134 M parameters.
+    Raises ValueError for images that five poolings leave nothing of.
+    """
+    if min(in_shape[1:]) < 32:
+        raise ValueError(
+            f"VGG halves its input five times: images of {in_shape[1:]} are too small, 32 pixels at least"
+        )
+    features = vgg.make_layers(vgg.cfgs[layers], batch_norm=True)
+    features[0] = nn.Conv2d(in_shape[0], 64, 3, padding=1)
+    classifier = nn.Linear(512, num_classes)
+    parts = OrderedDict(
+        features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classifier=classifier
+    )
+    return _initialise(nn.Sequential(parts))
+
+
+def _initialise(model: nn.Module) -> nn.Module:
+    """Draws convolutions as torchvision does (He et al. 2015, arXiv 1502.01852, fan out); the rest stays."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+MODELS: dict[str, Factory] = {
+    "resnet8": partial(_cifar_resnet, 1),
+    "resnet20": partial(_cifar_resnet, 3),
+    "resnet56": partial(_cifar_resnet, 9),
+    "resnet18": partial(_resnet, BasicBlock, [2, 2, 2, 2]),
+    "resnet34": partial(_resnet, BasicBlock, [3, 4, 6, 3]),
+    "resnet50": partial(_resnet, Bottleneck, [3, 4, 6, 3]),
+    "vgg11_bn": partial(_vgg_bn, "A"),
+    "vgg16_bn": partial(_vgg_bn, "D"),
+    "vgg19_bn": partial(_vgg_bn, "E"),
+}

@@ -1,0 +1,1 @@
+"""The engine: a study file in, a results folder out."""

@@ -1,0 +1,245 @@
+"""The command: study file -> baseline -> search -> controls -> results folder.
+
+    python -m study.run --space quickstart
+    python -m study.run --space schedules --data-dir images --out results --trials 100 --set baseline.epochs=10
+    python -m study.run --space schedules --dry-run
+    python -m study.run --resume results/schedules
+
+Exit codes: 0 done, 1 the study failed, 2 the input is wrong, 130 interrupted (all is kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+import models
+from analysis import pareto
+from analysis.report import report as write_report
+from study import baseline as baselines
+from study import probe, results
+from study.config import Recipe, StudyFile, parse, read_study
+from study.data import Data
+from study.ledger import Ledger, Record, Ticket
+from study.trial import Shared
+from study.view import View, describe
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    args = _arguments().parse_args(argv)
+    try:
+        file, folder, record = _resumed(args) if args.resume else _begun(args)
+        if args.dry_run:
+            print(probe.describe(file, args.data_dir))
+            return 0
+        data = baselines.read_data(file.baseline, record["data_dir"])
+        baselines.check(file.baseline, data)
+        folder.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(folder, file)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        return _study(file, folder, record, data, ledger, args.address)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; all finished trials are kept. Go on with:\n  {_resume_command(folder)}")
+        return 130
+    except Exception as error:
+        print(f"error: the study failed: {type(error).__name__}: {error}\n{_resume_hint(folder)}", file=sys.stderr)
+        return 1
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m study.run", description="Search recipes for pruning a network, and report the best."
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--space", metavar="NAME_OR_PATH", help="the study file, or the name of one of the project's")
+    what.add_argument("--resume", metavar="DIR", type=Path, help="go on with the study in this results folder")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"), help="where results folders go")
+    parser.add_argument("--trials", metavar="N", type=int, help="recipes to finish, those of a resumed study included")
+    parser.add_argument("--hours", metavar="H", type=float, help="start no trial after this much time")
+    parser.add_argument("--seed", metavar="N", type=int, help="of the search and of all trials")
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")
+    parser.add_argument(
+        "--set", metavar="a.b=c", action="append", default=[], help="change a key of the study file (repeatable)"
+    )
+    parser.add_argument("--address", metavar="ADDR", help="of a running Ray cluster; 'auto' on its head node")
+    parser.add_argument("--dry-run", action="store_true", help="show the resolved study and what it would cost")
+    return parser
+
+
+def _begun(args: argparse.Namespace) -> tuple[StudyFile, Path, Record]:
+    file = read_study(args.space, args.set + _flags(args))
+    folder = args.out / file.study.name
+    if not args.dry_run and folder.exists() and any(folder.iterdir()):
+        raise ValueError(
+            f"{folder}: this results folder is taken; go on with it by --resume {folder}, "
+            f"or choose another --out or --set study.name=..."
+        )
+    record = results.provenance(["python", "-m", "study.run", *sys.argv[1:]])
+    data_dir = str(args.data_dir.resolve()) if args.data_dir else None
+    return file, folder, record | {"data_dir": data_dir}
+
+
+def _resumed(args: argparse.Namespace) -> tuple[StudyFile, Path, Record]:
+    folder = args.resume
+    if not (folder / "optuna.journal").is_file() or not (folder / "study.yaml").is_file():
+        raise ValueError(f"{folder}: no results folder of a study (study.yaml and optuna.journal are not both there)")
+    if args.set or args.seed is not None:
+        raise ValueError("--resume: a study goes on as it began; only --trials and --hours may be given with it")
+    content = yaml.safe_load((folder / "study.yaml").read_text())
+    if not isinstance(content, dict) or not isinstance(record := content.pop("record", None), dict):
+        raise ValueError(f"{folder / 'study.yaml'}: no study file that this command wrote")
+    for key in ("trials", "hours"):
+        if getattr(args, key) is not None:
+            content["study"][key] = getattr(args, key)
+    if args.data_dir:
+        record["data_dir"] = str(args.data_dir.resolve())
+    return parse(content, str(folder / "study.yaml")), folder, record
+
+
+def _flags(args: argparse.Namespace) -> list[str]:
+    return [f"study.{key}={value}" for key in ("trials", "hours", "seed") if (value := getattr(args, key)) is not None]
+
+
+def _study(file: StudyFile, folder: Path, record: Record, data: Data, ledger: Ledger, address: str | None) -> int:
+    from study import search  # Ray takes seconds to import: wrong input is refused without it
+
+    results.write_study(folder, file.resolved(), record)
+    with search.cluster(address) as dashboard:
+        print(f"results: {folder}" + (f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""))
+        baseline = baselines.obtain(file.baseline, data, lambda: search.make_baseline(file.baseline, data))
+        record["baseline"] = {k: v for k, v in baseline.card.items() if k not in ("mean", "std", "class_names")}
+        results.write_study(folder, file.resolved(), record)
+        shared = Shared(baseline, data, file.baseline)
+        each, at_once = search.allotment(file.resources)
+        with View(file.study.name, ledger.runs, at_once, dashboard, len(ledger.rows())) as view:
+            keeper = Keeper(folder, ledger, view, baseline.card)
+            try:
+                search.run_trials(shared, file.resources, _agenda(file, ledger), keeper.report)
+            finally:
+                results.project(folder, ledger.records)
+    return _finish(folder, ledger)
+
+
+def _agenda(file: StudyFile, ledger: Ledger) -> Callable[[], Ticket | str | None]:
+    """What is to run next: the search, until it is finished or its hours are over, and then the controls."""
+    end = time.monotonic() + 3600 * (file.study.hours or float("inf"))
+
+    def ask() -> Ticket | str | None:
+        if time.monotonic() < end and (ticket := ledger.ask()):
+            return ticket
+        return "wait" if ledger.running else _control(file, ledger)
+
+    return ask
+
+
+class Keeper:
+    """Writes down what trials report: the ledger, the tables, and the networks that nothing dominates."""
+
+    def __init__(self, folder: Path, ledger: Ledger, view: View, card: Record) -> None:
+        self._folder, self._ledger, self._view, self._card = folder, ledger, view, card
+        self._objectives = ledger.file.study.objectives
+        self._project = results.Projector(folder)
+        self._front = self._nondominated()
+        self._drop_dominated()
+
+    def report(
+        self, ticket: Ticket, row: Record, history: list[Record], network: Callable[[], dict[str, np.ndarray]]
+    ) -> None:
+        """Keep a finished trial: its network first, so that a row on the front never lacks one."""
+        row["finished"] = time.time()
+        row["started"] = row["finished"] - row.get("wall_seconds", 0.0)
+        if self._wanted(ticket, row):
+            self._save(ticket, row, network())
+        self._ledger.tell(ticket, row, history)
+        self._front = self._nondominated()
+        self._drop_dominated()
+        self._project(self._ledger.records)
+        row, _ = self._ledger.records[ticket.trial_id]
+        self._view.trial(row, len(self._front), self._hypervolume(), search=ticket.kind == "search")
+
+    def _wanted(self, ticket: Ticket, row: Record) -> bool:
+        save = self._ledger.file.study.save
+        if row["state"] != "complete" or save == "none":
+            return False
+        if save == "all" or ticket.kind == "control":
+            return True
+        values = [self._values(front) for front in self._front] + [self._values(row)]
+        return bool(pareto.is_nondominated(np.array(values), list(self._objectives.values()))[-1])
+
+    def _save(self, ticket: Ticket, row: Record, state: dict[str, np.ndarray]) -> None:
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+        about = {"trial_id": ticket.trial_id, "recipe": ticket.recipe, "seed": ticket.seed, "row": row}
+        dense = {key: self._card[key] for key in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
+        models.save(self._folder / "models" / ticket.trial_id, tensors, dense | about)
+
+    def _values(self, row: Record) -> list[float]:
+        return [float(row[name]) for name in self._objectives]
+
+    def _nondominated(self) -> list[Record]:
+        rows = [row for row in self._ledger.rows() if row["feasible"]]
+        if not rows:
+            return []
+        mask = pareto.is_nondominated(np.array([self._values(r) for r in rows]), list(self._objectives.values()))
+        return [row for row, best in zip(rows, mask, strict=True) if best]
+
+    def _drop_dominated(self) -> None:
+        if self._ledger.file.study.save == "all":
+            return
+        kept = {row["trial_id"] for row in self._front} | {row["trial_id"] for row in self._ledger.rows("control")}
+        for folder in (self._folder / "models").glob("*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+
+    def _hypervolume(self) -> float:
+        if set(self._objectives) - {"accuracy", "sparsity"} or not self._front:
+            return 0.0
+        values = np.array([self._values(row) for row in self._front])
+        return pareto.hypervolume(values, list(self._objectives.values()), [0.0] * len(self._objectives))
+
+
+def _control(file: StudyFile, ledger: Ledger) -> Ticket | None:
+    """The dense network, given the fine-tuning of the most accurate network of the search; None if it is done."""
+    complete = [row for row in ledger.rows() if row["state"] == "complete"]
+    if "dense" not in file.study.controls or ledger.rows("control") or not complete:
+        return None
+    best = max(complete, key=lambda row: row["accuracy"])
+    keys = "finetune_epochs finetune_lr lr_schedule optimizer weight_decay recalibrate calibration_samples".split()
+    recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in keys}}
+    return ledger.ask_control("dense", Recipe(**recipe).model_dump())
+
+
+def _finish(folder: Path, ledger: Ledger) -> int:
+    write_report(folder)
+    complete = [row for row in ledger.rows() if row["state"] == "complete"]
+    failed = sum(row["state"] == "failed" for row in ledger.rows())
+    print(f"{len(complete)} trials complete, {failed} failed; tables, figures and networks are in {folder}")
+    if not complete:
+        errors = [describe(row) for row in ledger.rows()][:3]
+        print("error: no trial was completed. " + "; ".join(errors), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _resume_command(folder: Path) -> str:
+    return f"python -m study.run --resume {folder}"
+
+
+def _resume_hint(folder: Path) -> str:
+    return f"what is finished is kept; go on with: {_resume_command(folder)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The space of recipes: axes that are constants, lists of choices or ranges, some only under a condition."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, model_validator
+
+Axes = Mapping[str, "Axis"]
+
+
+class Axis(BaseModel):
+    """One key of a recipe: `choices`, or a range from `low` to `high`; active where `when` holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choices: tuple[Any, ...] | None = None
+    low: float | None = None  # of the key's own type: an int where the recipe takes one
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    when: dict[str, tuple[Any, ...]] = {}
+
+    @model_validator(mode="after")
+    def _is_meaningful(self) -> Axis:
+        if self.choices is not None:
+            if (self.low, self.high, self.step) != (None, None, None):
+                raise ValueError("either choices or low and high, not both")
+            if not self.choices:
+                raise ValueError("an empty list of choices")
+        elif self.low is None or self.high is None:
+            raise ValueError("a range needs both low and high")
+        elif self.low > self.high:
+            raise ValueError(f"an empty range: low {self.low:g} is above high {self.high:g}")
+        elif self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("a log range needs low > 0 and no step")
+        elif self.step is not None and self.step <= 0:
+            raise ValueError(f"step must be above 0, not {self.step:g}")
+        return self
+
+    def values(self) -> tuple[Any, ...] | None:
+        """All its values, or None for a range without step."""
+        if self.choices is not None:
+            return self.choices
+        if self.step is None:
+            return None
+        assert self.low is not None
+        assert self.high is not None
+        count = int(np.floor((self.high - self.low) / self.step + 1e-9)) + 1
+        return tuple(round(self.low + i * self.step, 12) for i in range(count))
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of the choices, or within the range."""
+        if self.choices is not None:
+            return value in self.choices
+        return bool(self.low <= value <= self.high)  # type: ignore[operator]
+
+
+def as_axis(value: Any, listed: bool = False) -> Any:
+    """What `Axis` reads from a value of the study file; `listed`: the key itself takes a list (`protect`)."""
+    if isinstance(value, Mapping):
+        given = dict(value)
+        if "when" in given and isinstance(given["when"], Mapping):
+            given["when"] = {
+                k: tuple(v) if isinstance(v, list) else (v,) for k, v in given["when"].items()
+            }
+        return given
+    if isinstance(value, list) and not (listed and all(isinstance(item, str) for item in value)):
+        return {"choices": value}
+    return {"choices": [value]}
+
+
+def compact(axis: Axis) -> Any:
+    """The shortest way to write an axis in a study file; `as_axis` reads it back."""
+    given = axis.model_dump(mode="json", exclude_defaults=True)
+    if list(given) != ["choices"]:
+        return given
+    return given["choices"][0] if len(given["choices"]) == 1 else given["choices"]
+
+
+def ordered(axes: Axes) -> dict[str, Axis]:
+    """The axes with every axis after those its `when` names. Raises ValueError on an unknown key or a circle."""
+    done: dict[str, Axis] = {}
+    waiting = dict(axes)
+    while waiting:
+        ready = [key for key, one in waiting.items() if all(parent in done for parent in one.when)]
+        if not ready:
+            key, one = next(iter(waiting.items()))
+            parents = ", ".join(one.when)
+            raise ValueError(f"{key}: its `when` names {parents}: unknown, or each waits for the other")
+        done |= {key: waiting.pop(key) for key in ready}
+    return done
+
+
+def draw(axes: Axes, pick: Callable[[str, Axis], Any]) -> dict[str, Any]:
+    """A point of the space: `pick(key, axis)` for every axis whose condition holds (`axes` as `ordered`)."""
+    chosen: dict[str, Any] = {}
+    for key, one in axes.items():
+        if _active(one, chosen):
+            chosen[key] = one.choices[0] if one.choices and len(one.choices) == 1 else pick(key, one)
+    return chosen
+
+
+def picker(seed: int) -> Callable[[str, Axis], Any]:
+    """A `pick` for `draw` that draws uniformly (log-uniformly where the axis says so) from `seed`."""
+    generator = np.random.default_rng(seed)
+
+    def pick(key: str, one: Axis) -> Any:
+        if (values := one.values()) is not None:
+            return values[generator.integers(len(values))]
+        low, high = (np.log([one.low, one.high]) if one.log else (one.low, one.high))  # type: ignore[list-item]
+        drawn = generator.uniform(low, high)
+        drawn = float(np.exp(drawn) if one.log else drawn)
+        return round(drawn) if isinstance(one.low, int) else drawn
+
+    return pick
+
+
+def grid(axes: Axes) -> Iterator[dict[str, Any]]:
+    """Every point of the space, the last axis fastest. Raises ValueError for a range without step."""
+
+    def below(keys: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if not keys:
+            yield chosen
+            return
+        key, *rest = keys
+        values = axes[key].values()
+        if values is None:
+            raise ValueError(f"space.{key}: search grid needs a step for a range")
+        for value in values if _active(axes[key], chosen) else ():
+            yield from below(rest, {**chosen, key: value})
+        if not _active(axes[key], chosen):
+            yield from below(rest, chosen)
+
+    return below(list(axes), {})
+
+
+def size(axes: Axes) -> int | None:
+    """How many points the space has; None if a range makes it uncountable."""
+    if any(one.values() is None for one in axes.values()):
+        return None
+    return sum(1 for _ in grid(axes))
+
+
+def label(value: Any) -> Any:
+    """A choice as Optuna's categorical takes it: lists become their JSON text."""
+    return json.dumps(value) if isinstance(value, (list, tuple)) else value
+
+
+def _active(one: Axis, chosen: Mapping[str, Any]) -> bool:
+    return all(chosen.get(parent) in allowed for parent, allowed in one.when.items())

@@ -1,0 +1,227 @@
+"""One trial: baseline -> [score -> allocate -> mask -> recalibrate -> fine-tune] x cuts -> measure -> row.
+
+    python -m study.trial --space quickstart --set space.sparsity=0.8 --seed 1
+
+runs one recipe in this process, without Ray; the last line of stdout is its row as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import models
+from pruning import cost, masks
+from pruning.criteria import CRITERIA, Criterion
+from pruning.schedules import cut_points
+from pruning.scopes import weight_masks
+from study import baseline as baselines
+from study import space as spaces
+from study import training
+from study.baseline import Baseline, epoch_line
+from study.config import BaselineSection, Recipe, read_study
+from study.data import Data, calibration
+from study.results import COLUMNS
+
+Record = dict[str, Any]
+
+
+class Shared(NamedTuple):
+    """What all trials of a study have in common; never written to."""
+
+    baseline: Baseline
+    data: Data
+    section: BaselineSection
+
+
+class Outcome(NamedTuple):
+    """What a trial leaves: its row, a history row per fine-tuning epoch, and the network's state."""
+
+    row: Record
+    history: list[Record]
+    state: dict[str, np.ndarray] | None
+
+
+def run_trial(
+    recipe: Recipe, seed: int, shared: Shared, device: torch.device, say: Callable[[str], None] = lambda line: None
+) -> Outcome:
+    """The whole trial at once; see `live`. `say` gets a line per fine-tuning epoch."""
+    story = live(recipe, seed, shared, device)
+    try:
+        while True:
+            say(epoch_line(next(story), recipe.epochs))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def live(
+    recipe: Recipe, seed: int, shared: Shared, device: torch.device
+) -> Generator[Record, None, Outcome]:
+    """The story of one trial; yields a history row after every fine-tuning epoch.
+
+    What the recipe itself causes (a target that cannot be met, a loss that is no number, no memory left, a
+    user's function that raises) becomes a row with state `failed` and the reason in `error`.
+    """
+    started = time.perf_counter()
+    history: list[Record] = []
+    row = {**_recipe_columns(recipe), "seed": seed, "error": None}
+    state = None
+    try:
+        torch.manual_seed(seed)
+        model = yield from _pruned(recipe, seed, shared, device, history)
+        row |= _measured(model, shared, device, history) | {"state": "complete"}
+        state = baselines.arrays(model)
+    except Exception as error:  # a recipe's own failure is a result, not an accident of the study
+        row |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+    row["train_seconds"] = sum(record["seconds"] for record in history)
+    row["wall_seconds"] = time.perf_counter() - started
+    return Outcome(row, history, state)
+
+
+def _pruned(
+    recipe: Recipe, seed: int, shared: Shared, device: torch.device, history: list[Record]
+) -> Generator[Record, None, nn.Module]:
+    baseline, data, section = shared
+    images = training.on_device(data, device)
+    train, validation = (training.rows_of(rows, device) for rows in (data.train, data.validation))
+    probe = training.rows_of(calibration(data, recipe.calibration_samples, seed), device)
+    generator = torch.Generator(device).manual_seed(seed)
+
+    model = baseline.network(device)
+    cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
+    epoch = training.steps_per_epoch(len(train), section.batch_size)
+    total = recipe.epochs * epoch
+    factor = training.LR_SCHEDULES[recipe.lr_schedule]
+    batches = training.endless_batches(images, train, section.batch_size, section.augment, seed)
+    optimizer = training.OPTIMIZERS[recipe.optimizer](
+        model.parameters(), recipe.finetune_lr, recipe.weight_decay
+    )
+
+    kept: masks.Masks | None = None
+    step, losses, started = 0, 0.0, time.perf_counter()
+    for cut, sparsity in enumerate(cuts):
+        kept = _mask(model, recipe, sparsity, kept, images, probe, generator)
+        if recipe.recalibrate:
+            training.recalibrate(model, images, probe)
+        until = round((cut + 1) * total / len(cuts))
+        while step < until:
+            stop = min(until, (step // epoch + 1) * epoch)
+            rates = [recipe.finetune_lr * factor(s / total) for s in range(step, stop)]
+            losses += (stop - step) * training.train(
+                model, batches, optimizer, rates, after_step=masks.hold_masks(model, kept)
+            )
+            step = stop
+            if step % epoch == 0:
+                history.append(
+                    {
+                        "epoch": step // epoch,
+                        "progress": step / total,
+                        "sparsity": masks.sparsity(model),
+                        "train_loss": losses / epoch,
+                        "accuracy": training.evaluate(model, images, validation),
+                        "seconds": time.perf_counter() - started,
+                    }
+                )
+                losses, started = 0.0, time.perf_counter()
+                yield history[-1]
+    return model
+
+
+def _mask(
+    model: nn.Module,
+    recipe: Recipe,
+    sparsity: float,
+    previous: masks.Masks | None,
+    images: training.Images,
+    probe: Tensor,
+    generator: torch.Generator,
+) -> masks.Masks:
+    """One cut: score -> allocate -> mask. `sparsity` counts against all prunable weights, protected ones too."""
+    score = criterion(recipe.criterion).weight
+    if score is None:
+        raise ValueError(f"criterion {recipe.criterion} does not score single weights")
+    scores = score(model, [images.batch(rows) for rows in probe.split(128)], generator)
+    protected = {name for name in scores if name.rpartition(".")[0] in recipe.protect}
+    fixed = sum(scores[name].numel() for name in protected)
+    free = {name: values for name, values in scores.items() if name not in protected}
+    kept = weight_masks(free, sparsity, recipe.scope, previous=previous, fixed=fixed)
+    masks.apply_masks(model, kept)
+    return kept
+
+
+def criterion(name: str) -> Criterion:
+    """A criterion of `pruning`, or a user's own `package.module:function` for single weights."""
+    return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name))
+
+
+def _measured(model: nn.Module, shared: Shared, device: torch.device, history: list[Record]) -> Record:
+    data, dense = shared.data, shared.baseline.card
+    images = training.on_device(data, device)
+    accuracy = (
+        history[-1]["accuracy"]
+        if history
+        else training.evaluate(model, images, training.rows_of(data.validation, device))
+    )
+    nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, data.in_shape)
+    return {
+        "sparsity": masks.sparsity(model),
+        "channel_sparsity": 0.0,
+        "compression_ratio": dense["params"] / nonzero,
+        "baseline_accuracy": dense["accuracy"],
+        "baseline_test_accuracy": dense["test_accuracy"],
+        "accuracy": accuracy,
+        "accuracy_drop": dense["accuracy"] - accuracy,
+        "test_accuracy": training.evaluate(model, images, training.rows_of(data.test, device)),
+        "params": cost.parameters(model),
+        "nonzero_params": nonzero,
+        "macs": cost.macs(model, data.in_shape),
+        "nonzero_macs": nonzero_macs,
+        "theoretical_speedup": dense["macs"] / nonzero_macs,
+        "size_bytes": cost.size_bytes(model),
+    }
+
+
+def _recipe_columns(recipe: Recipe) -> Record:
+    columns = recipe.model_dump()
+    return {
+        "requested_sparsity": columns.pop("sparsity"),
+        **columns,
+        "finetune_epochs": recipe.epochs,
+        "protect": " ".join(recipe.protect),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one recipe in this process; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m study.trial", description="Run one recipe, without Ray.")
+    parser.add_argument("--space", metavar="NAME_OR_PATH", required=True, help="the study file")
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")
+    parser.add_argument("--set", metavar="a.b=c", action="append", default=[], help="change a key of the study file")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="draws the axes left open; the trial's seed")
+    args = parser.parse_args(argv)
+    try:
+        file = read_study(args.space, args.set)
+        data = baselines.read_data(file.baseline, args.data_dir)
+        baselines.check(file.baseline, data)
+        recipe = Recipe(**spaces.draw(file.axes, spaces.picker(args.seed)))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    baseline = baselines.obtain(file.baseline, data, lambda: baselines.make(file.baseline, data, device))
+    outcome = run_trial(recipe, args.seed, Shared(baseline, data, file.baseline), device, say=print)
+    print(json.dumps({name: outcome.row.get(name) for name in COLUMNS}))
+    return 0 if outcome.row["state"] == "complete" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

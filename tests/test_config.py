@@ -1,0 +1,109 @@
+"""Study files: what they mean, and what is said of wrong ones."""
+
+import pytest
+import yaml
+
+import search_spaces
+from study.config import Recipe, parse, read_study
+
+
+def study(**sections):
+    return parse({"study": {"name": "x"}, **sections}, "x.yaml")
+
+
+@pytest.mark.parametrize("name", search_spaces.names())
+def test_every_space_of_the_project_resolves_and_reads_back(name):
+    file = read_study(name)
+    assert file.study.name == name
+    assert parse(yaml.safe_load(yaml.safe_dump(file.resolved())), name).resolved() == file.resolved()
+
+
+def test_defaults_are_those_of_the_design():
+    file = study()
+    assert file.study.objectives == {"accuracy": "max", "sparsity": "max"}
+    assert file.trials == 60
+    assert file.axes["steps"].when == {"schedule": ("iterative", "gradual")}
+    assert file.axes["sparsity"].low == 0.1
+    assert file.baseline.batch_size == 128
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"study": {}}, r"x.yaml: study.name: required"),
+        ({"study": {"name": "a b"}}, r"study.name: .*pattern"),
+        ({"stduy": {}}, r"stduy: unknown key 'stduy'; choices: study, resources, baseline, space"),
+        ({"baseline": {"epoch": 3}}, r"baseline.epoch: unknown key 'epoch'; choices: model, checkpoint"),
+        ({"baseline": {"dataset": "mnist"}}, r"baseline.dataset: unknown dataset 'mnist'; choices: .*digits"),
+        ({"baseline": {"dataset": "imagefolder"}}, r"image_size"),
+        ({"baseline": {"bn_l1": 1e-4}}, r"bn_l1 is not built yet"),
+        ({"space": {"criterion": "magnitude"}}, r"criterion: unknown criterion 'magnitude'; .*magnitude_l1"),
+        ({"space": {"criterion": ["fisher"]}}, r"'fisher' is not built yet"),
+        ({"space": {"granularity": "n:m"}}, r"'n:m' is not built yet"),
+        ({"space": {"sparsity": 1.5}}, r"space: sparsity: .*less than 1, not 1.5"),
+        ({"space": {"sparsity": {"low": 0.9, "high": 0.1}}}, r"empty range: low 0.9 is above high 0.1"),
+        ({"space": {"sparsity": {"lo": 0.9, "high": 0.1}}}, r"unknown key 'lo'; choices: choices, low, high"),
+        ({"space": {"sparsty": 0.5}}, r"sparsty: unknown key; choices: criterion"),
+        ({"space": {"criterion": {"low": 1, "high": 2}}}, r"criterion"),
+        ({"space": {"finetune_epochs": 3, "epochs_per_step": 2}}, r"epochs_per_step: stands instead"),
+        ({"space": {"steps": {"choices": [3], "when": {"schedule": "gradul"}}}}, r"steps.when.schedule: unknown"),
+        ({"space": {"initial_sparsity": 0.5, "sparsity": {"low": 0.3, "high": 0.9}}}, r"above the lowest"),
+        ({"space": [1, 2]}, r"space: expected axes"),
+        ({"study": {"name": "x", "search": "grid"}}, r"search grid needs a step"),
+        ({"study": {"name": "x", "objectives": {"accuracy": "min"}}}, r"accuracy is to be max"),
+        ({"study": {"name": "x", "objectives": {"beauty": "max"}}}, r"unknown objective 'beauty'"),
+        ({"study": {"name": "x", "constraints": {"beauty": "<= 1"}}}, r"unknown column 'beauty'"),
+        ({"study": {"name": "x", "stop_early": {"min_epochs": 1}}}, r"stop_early is not built yet"),
+        ({"study": {"name": "x", "start_with": [{"sparsity": 0.99}]}}, r"start_with\[0\].sparsity: .* outside"),
+        ({"study": {"name": "x", "trials": 0}}, r"study.trials: .*greater than or equal to 1"),
+    ],
+)
+def test_wrong_files_get_one_message_with_file_key_and_choices(sections, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        study(**sections)
+    assert str(caught.value).startswith("x.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert study(space={"finetune_lr": ["1e-3", 0.1]}).axes["finetune_lr"].choices == (0.001, 0.1)
+
+
+def test_protect_takes_a_list_or_a_list_of_lists():
+    assert study(space={"protect": ["conv1", "fc"]}).axes["protect"].choices == (("conv1", "fc"),)
+    assert study(space={"protect": [[], ["fc"]]}).axes["protect"].choices == ((), ("fc",))
+
+
+def test_one_shot_has_one_cut_and_epochs_count_cuts():
+    assert Recipe(sparsity=0.5, schedule="one_shot", steps=5).steps == 1
+    assert Recipe(sparsity=0.5, schedule="gradual", steps=5, epochs_per_step=2).epochs == 10
+
+
+@pytest.mark.parametrize("setting", ["study.trials", "=3", "study..trials=3", "study.name.x=3", "study.trials=[3"])
+def test_wrong_settings_are_refused(setting):
+    with pytest.raises(ValueError, match="--set|study.name"):
+        read_study("quickstart", [setting])
+
+
+def test_settings_reach_every_key():
+    file = read_study("quickstart", ["baseline.epochs=2", "space.steps=[3,5]", "space.sparsity=0.8"])
+    assert file.baseline.epochs == 2
+    assert file.axes["steps"].choices == (3, 5)
+    assert file.axes["sparsity"].choices == (0.8,)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is empty"), ("- 1", "holds a list"), ("a: [", "not readable as YAML"), ("a: 1\na: 2", "stands twice")],
+)
+def test_files_that_are_no_study_are_named(tmp_path, content, message):
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_study(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named_with_the_choices():
+    with pytest.raises(ValueError, match="nowhere.yaml: no such study file; .*quickstart"):
+        read_study("nowhere.yaml")

@@ -1,0 +1,154 @@
+"""The ledger: nothing finished is lost, nothing runs twice, whatever kills the driver."""
+
+import pytest
+
+from study.config import parse
+from study.ledger import Ledger
+
+SPACE = {"criterion": "magnitude_l1", "scope": ["global", "layer"], "schedule": "one_shot"}
+
+
+def study_file(**study):
+    return parse({"study": {"name": "x", "trials": 4, **study}, "space": SPACE}, "x.yaml")
+
+
+def row(accuracy=0.5, sparsity=0.5, state="complete"):
+    return {"state": state, "error": None, "accuracy": accuracy, "sparsity": sparsity, "accuracy_drop": 0.9 - accuracy}
+
+
+def drain(ledger):
+    tickets = []
+    while ticket := ledger.ask():
+        tickets.append(ticket)
+        ledger.tell(ticket, row(), [{"epoch": 1}])
+    return tickets
+
+
+def test_asks_as_many_as_the_study_wants_and_keeps_rows_and_history(tmp_path):
+    ledger = Ledger(tmp_path, study_file())
+    tickets = drain(ledger)
+    assert [t.trial_id for t in tickets] == ["0000", "0001", "0002", "0003"]
+    assert len({t.seed for t in tickets}) == 4
+    ledger.close()
+    again = Ledger(tmp_path, study_file())
+    assert again.ask() is None
+    assert [r["trial_id"] for r in again.rows()] == ["0000", "0001", "0002", "0003"]
+    assert again.records["0002"][1] == [{"trial_id": "0002", "epoch": 1}]
+
+
+def test_what_was_in_flight_runs_again_with_its_seed_and_recipe(tmp_path):
+    ledger = Ledger(tmp_path, study_file())
+    finished, lost = ledger.ask(), ledger.ask()
+    ledger.tell(finished, row(), [])
+    ledger.close()
+    ledger = Ledger(tmp_path, study_file())
+    again = ledger.ask()
+    assert (again.recipe, again.seed) == (lost.recipe, lost.seed)
+    ledger.tell(again, row(), [])
+    assert len(drain(ledger)) == 2
+    assert len(ledger.rows()) == 4
+
+
+def test_a_trial_lost_twice_is_failed_with_its_reason(tmp_path):
+    for _ in range(2):
+        ledger = Ledger(tmp_path, study_file())
+        assert ledger.ask()
+        ledger.close()
+    ledger = Ledger(tmp_path, study_file())
+    (only,) = ledger.rows()
+    assert (only["state"], only["error"]) == ("failed", "lost with its driver 2 times")
+    assert len(drain(ledger)) == 3
+
+
+def test_recorded_but_not_told_is_told_not_run_again(tmp_path):
+    ledger = Ledger(tmp_path, study_file())
+    ticket = ledger.ask()
+    ledger._conclude = lambda trial, row: None  # killed between the two writes
+    ledger.tell(ticket, row(0.7), [])
+    ledger.close()
+    ledger = Ledger(tmp_path, study_file())
+    assert [r["accuracy"] for r in ledger.rows()] == [0.7]
+    assert len(drain(ledger)) == 3
+
+
+def test_a_half_written_line_and_a_stale_journal_lock_are_survived(tmp_path):
+    ledger = Ledger(tmp_path, study_file())
+    ledger.tell(ledger.ask(), row(), [])
+    ledger.close()
+    with open(tmp_path / "optuna.journal", "ab") as journal:
+        journal.write(b'{"op_code": 4, "worker_id": "half')
+    (tmp_path / "optuna.journal.lock").symlink_to("gone")
+    ledger = Ledger(tmp_path, study_file())
+    assert len(ledger.rows()) == 1
+    assert len(drain(ledger)) == 3
+
+
+def test_a_second_driver_is_refused_and_a_changed_file_is_shown(tmp_path):
+    ledger = Ledger(tmp_path, study_file())
+    with pytest.raises(ValueError, match="another run"):
+        Ledger(tmp_path, study_file())
+    ledger.close()
+    with pytest.raises(ValueError, match=r"study\.seed was 0, is 1"):
+        Ledger(tmp_path, study_file(seed=1))
+
+
+def test_more_trials_later(tmp_path):
+    ledger = Ledger(tmp_path, study_file())
+    drain(ledger)
+    ledger.close()
+    assert len(drain(Ledger(tmp_path, study_file(trials=6)))) == 2
+
+
+def test_every_recipe_runs_with_every_seed(tmp_path):
+    tickets = drain(Ledger(tmp_path, study_file(trials=2, seeds=3)))
+    assert len(tickets) == 6
+    assert tickets[0].recipe == tickets[1].recipe == tickets[2].recipe != tickets[3].recipe
+    assert len({t.seed for t in tickets}) == 6
+
+
+def test_grid_runs_each_point_once_even_over_a_restart(tmp_path):
+    space = {**SPACE, "sparsity": {"low": 0.5, "high": 0.9, "step": 0.2}, "finetune_lr": 0.1}
+    file = parse({"study": {"name": "x", "search": "grid"}, "space": space}, "x.yaml")
+    ledger = Ledger(tmp_path, file)
+    first = ledger.ask()
+    ledger.tell(first, row(), [])
+    lost = ledger.ask()
+    ledger.close()
+    points = [first, *drain(Ledger(tmp_path, file))]
+    assert lost.recipe in [p.recipe for p in points]
+    assert sorted((p.recipe["scope"], p.recipe["sparsity"]) for p in points) == [
+        (scope, sparsity) for scope in ("global", "layer") for sparsity in (0.5, 0.7, 0.9)
+    ]
+
+
+def test_known_recipes_come_first(tmp_path):
+    start = {"scope": "layer", "sparsity": 0.25, "finetune_lr": 0.05}
+    tickets = drain(Ledger(tmp_path, study_file(start_with=[start])))
+    assert start.items() <= tickets[0].recipe.items()
+
+
+def test_a_stored_repeat_counts_without_running(tmp_path):
+    space = {**SPACE, "scope": "global", "sparsity": 0.5, "finetune_lr": 0.1}
+    file = parse({"study": {"name": "x", "trials": 5, "repeats": "stored"}, "space": space}, "x.yaml")
+    ledger = Ledger(tmp_path, file)
+    assert len(drain(ledger)) == 1
+    assert len(ledger.rows()) == 5
+
+
+def test_infeasible_rows_are_kept_and_marked(tmp_path):
+    ledger = Ledger(tmp_path, study_file(constraints={"accuracy_drop": "<= 0.2"}))
+    for accuracy in (0.8, 0.6):
+        ledger.tell(ledger.ask(), row(accuracy), [])
+    assert [r["feasible"] for r in ledger.rows()] == [True, False]
+    assert [t.values for t in ledger._search.best_trials] == [[0.8, 0.5]]
+
+
+def test_controls_are_rows_that_the_sampler_never_hears_of(tmp_path):
+    ledger = Ledger(tmp_path, study_file())
+    drain(ledger)
+    control = ledger.ask_control("dense", {"sparsity": 0.0})
+    ledger.tell(control, row(0.99, 0.0), [])
+    assert control.trial_id == "c0000"
+    assert [r["schedule"] for r in ledger.rows("control")] == ["dense"]
+    assert len(ledger._search.trials) == 4
+    assert all(t.values != [0.99, 0.0] for t in ledger._search.trials)
