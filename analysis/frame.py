@@ -27,7 +27,7 @@ _BY_TYPE = {  # Int64 and boolean are pandas' types that know an empty cell
 }
 TYPES = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
 HISTORY = "trial_id epoch progress sparsity train_loss accuracy seconds".split()
-TRIALS = [column for column in TYPES if column not in HISTORY or column in ("trial_id", "sparsity", "accuracy")]
+TRIALS = [column for column in TYPES if column not in ("epoch", "progress", "train_loss", "seconds")]
 
 
 class Results(NamedTuple):
@@ -96,11 +96,10 @@ def _read_study(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{path}: study.objectives: expected a mapping of columns to max or min")
     if unknown := [column for column in objectives if column not in TRIALS]:
         raise ValueError(f"{path}: study.objectives: {unknown[0]!r} is no column of trials.csv")
-    record = content.pop("record", None) or {}
-    if record.get("schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: written by a later version (schema {record['schema_version']}; known is {SCHEMA_VERSION})"
-        )
+    record = content.pop("record", None)
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise ValueError(f"{path}: record.schema_version: {version!r}; this program reads 1 to {SCHEMA_VERSION}")
     return content, record
 
 
@@ -119,13 +118,25 @@ def _typed(cells: pd.Series, path: Path) -> pd.Series:
     dtype = TYPES.get(str(cells.name), "str")
     if dtype == "str":
         return cells
-    if dtype == "boolean":
-        values: pd.Series = cells.map({"True": True, "False": False}).astype("boolean")
-    else:
-        values = pd.to_numeric(cells, errors="coerce").astype("float64")
-    if (wrong := cells[cells.notna() & values.isna() & (cells.str.lower() != "nan")]).size:
-        raise ValueError(f"{path}: column {cells.name}: {wrong.iloc[0]!r} is no {dtype}")
-    return values.astype(dtype)  # type: ignore[call-overload, no-any-return]
+    read = {"boolean": {"True": True, "False": False}.get, "Int64": _integer, "float64": _float}[dtype]
+    values = [None if pd.isna(cell) else read(cell) for cell in cells]
+    for cell, value in zip(cells, values, strict=True):
+        if value is None and not pd.isna(cell):
+            raise ValueError(f"{path}: column {cells.name}: {cell!r} is no {dtype}")
+    return pd.Series(values, index=cells.index, dtype=dtype)
+
+
+def _integer(cell: str) -> int | None:
+    number = _float(cell)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def _float(cell: str) -> float | None:
+    # Python's own float: a number is read back to the last bit, which pandas' faster one does not promise.
+    try:
+        return float(cell)
+    except ValueError:
+        return None
 
 
 def _check_trials(trials: pd.DataFrame, path: Path) -> None:

@@ -71,8 +71,8 @@ def front(frame: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     rows = rows[rows["feasible"].fillna(True).astype(bool)]
     values = rows[list(objectives)].to_numpy(dtype=float, na_value=np.nan)
     best = rows[is_nondominated(values, list(objectives.values()))]
-    order = sorted(objectives, key=lambda name: name == "accuracy")
-    return best.sort_values([order[0], "accuracy", "trial_id"])
+    first = next((name for name in objectives if name != "accuracy"), "accuracy")
+    return best.sort_values([*dict.fromkeys([first, "accuracy"]), "trial_id"])
 
 
 def _costs(values: npt.ArrayLike, directions: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -80,7 +80,7 @@ def _costs(values: npt.ArrayLike, directions: Sequence[str]) -> npt.NDArray[np.f
     if not len(directions) or not set(directions) <= set(SIGN):
         raise ValueError(f"directions: {list(directions)}; expected one of max, min for each objective")
     array = np.asarray(values, dtype=float)
-    if array.size == 0:
+    if array.shape == (0,):
         array = array.reshape(0, len(directions))
     if array.ndim != 2 or array.shape[1] != len(directions):
         raise ValueError(f"values: shape {array.shape} does not go with {len(directions)} directions; expected (n, m)")

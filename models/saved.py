@@ -89,17 +89,11 @@ def _check_card(path: Path, card: Any) -> None:
         raise ValueError(f"{path}: holds a {type(card).__name__}, not the card of a network")
     for key, kind in {**CARD, "sha256": dict}.items():
         if type(card.get(key)) is not kind:
-            raise ValueError(
-                f"{path}: {key} should be a {kind.__name__}, but is {card.get(key, 'missing')!r}"
-            )
+            raise ValueError(f"{path}: {key} should be a {kind.__name__}, but is {card.get(key, 'missing')!r}")
     if [type(size) for size in card["in_shape"]] != [int, int, int]:
         raise ValueError(f"{path}: in_shape should be [channels, height, width], but is {card['in_shape']}")
     channels, classes = card["in_shape"][:1], card["num_classes"]
-    if (
-        [len(card["mean"])] != channels
-        or [len(card["std"])] != channels
-        or len(card["class_names"]) != classes
-    ):
+    if [len(card["mean"])] != channels or [len(card["std"])] != channels or len(card["class_names"]) != classes:
         raise ValueError(
             f"{path}: mean ({len(card['mean'])}), std ({len(card['std'])}) or class_names "
             f"({len(card['class_names'])}) do not fit in_shape {card['in_shape']} and num_classes {classes}"

@@ -38,16 +38,12 @@ def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Modu
             "and (channels, height, width), each at least 1"
         )
     if ":" not in name and name not in MODELS:
-        raise ValueError(
-            f"model {name!r} is unknown; choose from {', '.join(MODELS)}, or package.module:factory"
-        )
+        raise ValueError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}, or package.module:factory")
     factory = imported(name) if ":" in name else MODELS[name]
     channels, height, width = in_shape
     model = factory(num_classes, (channels, height, width))
     if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"model {name}: the factory returned a {type(model).__name__}, not a torch.nn.Module"
-        )
+        raise ValueError(f"model {name}: the factory returned a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
@@ -61,18 +57,14 @@ def imported(name: str) -> Callable:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(
-            f"model {name}: {module_name} cannot be imported from {os.getcwd()}: {error}"
-        ) from error
+        raise ValueError(f"model {name}: {module_name} cannot be imported from {os.getcwd()}: {error}") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise ValueError(f"model {name}: {module.__file__} has no function {attribute!r}")
     return factory
 
 
-def _resnet(
-    block: type[BasicBlock | Bottleneck], depths: list[int], num_classes: int, in_shape: Shape
-) -> nn.Module:
+def _resnet(block: type[BasicBlock | Bottleneck], depths: list[int], num_classes: int, in_shape: Shape) -> nn.Module:
     """torchvision's ResNet (He et al. 2016, arXiv 1512.03385, section 4.1).
 
     For images of up to 64 pixels it has the CIFAR stem: a 3x3 convolution of stride 1 and no max-pooling.
@@ -125,15 +117,11 @@ def _vgg_bn(layers: str, num_classes: int, in_shape: Shape) -> nn.Module:
     Raises ValueError for images that five poolings leave nothing of.
     """
     if min(in_shape[1:]) < 32:
-        raise ValueError(
-            f"VGG halves its input five times: images of {in_shape[1:]} are too small, 32 pixels at least"
-        )
+        raise ValueError(f"VGG halves its input five times: images of {in_shape[1:]} are too small, 32 pixels at least")
     features = vgg.make_layers(vgg.cfgs[layers], batch_norm=True)
     features[0] = nn.Conv2d(in_shape[0], 64, 3, padding=1)
     classifier = nn.Linear(512, num_classes)
-    parts = OrderedDict(
-        features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classifier=classifier
-    )
+    parts = OrderedDict(features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classifier=classifier)
     return _initialise(nn.Sequential(parts))
 
 

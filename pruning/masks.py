@@ -121,11 +121,7 @@ def _pairs(model: nn.Module, masks: Masks) -> list[tuple[nn.Parameter, Tensor]]:
     weights = prunable(model)
     for name, mask in masks.items():
         if name not in weights:
-            raise ValueError(
-                f"mask for {name!r}, which is no prunable weight; those are {', '.join(weights)}"
-            )
+            raise ValueError(f"mask for {name!r}, which is no prunable weight; those are {', '.join(weights)}")
         if mask.shape != weights[name].shape:
-            raise ValueError(
-                f"mask for {name!r} is {tuple(mask.shape)}, the weight {tuple(weights[name].shape)}"
-            )
+            raise ValueError(f"mask for {name!r} is {tuple(mask.shape)}, the weight {tuple(weights[name].shape)}")
     return [(weights[name], mask) for name, mask in masks.items()]

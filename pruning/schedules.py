@@ -69,8 +69,7 @@ def cut_points(schedule: str, final: float, steps: int, initial: float = 0.0) ->
     sparsity_at = SCHEDULES[schedule]
     before_last = 0 if sparsity_at is one_shot else steps - 1
     progress = [i / (steps - 1) if initial else (i + 1) / steps for i in range(before_last)]
-    # Rounding must not put a cut a hair above the last one.
-    return [min(sparsity_at(p, final, initial), final) for p in progress] + [final]
+    return [sparsity_at(p, final, initial) for p in progress] + [final]
 
 
 def _check(progress: float, final: float, initial: float) -> None:

@@ -70,7 +70,7 @@ def weight_masks(
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1); it is {sparsity}")
     total = fixed + sum(score.numel() for score in scores.values())
-    keep = total - int(sparsity * total + .5) - fixed
+    keep = total - round(sparsity * total) - fixed
     if keep < 0:
         raise ValueError(f"sparsity {sparsity} of {total} weights is out of reach: {fixed} are protected")
     if previous is not None:

@@ -42,7 +42,7 @@ class Baseline:
         model = models.build(self.card["model"], self.card["num_classes"], tuple(self.card["in_shape"]))
         # torch.tensor copies: the arrays belong to all trials of this node.
         model.load_state_dict({name: torch.tensor(array) for name, array in self.state.items()})
-        return model.to(device, memory_format=torch.channels_last)
+        return model.to(device).to(memory_format=torch.channels_last)
 
 
 def arrays(model: nn.Module) -> dict[str, np.ndarray]:
@@ -94,9 +94,7 @@ def _read_checkpoint(path: str, model: nn.Module) -> dict[str, torch.Tensor]:
         if name not in state or name not in own:
             raise ValueError(f"{where}: {name!r} is only in the {'model' if name in own else 'checkpoint'}")
         if own[name].shape != state[name].shape:
-            raise ValueError(
-                f"{where}: {name!r} is {tuple(state[name].shape)}, the model's {tuple(own[name].shape)}"
-            )
+            raise ValueError(f"{where}: {name!r} is {tuple(state[name].shape)}, the model's {tuple(own[name].shape)}")
     return dict(state)
 
 
@@ -104,11 +102,9 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
     """Train (or load the checkpoint) and measure: yields a record per epoch, and at last the `Baseline`."""
     torch.manual_seed(SEED)
     images = training.on_device(data, device)
-    train, validation, test = (
-        training.rows_of(r, device) for r in (data.train, data.validation, data.test)
-    )
+    train, validation, test = (training.rows_of(r, device) for r in (data.train, data.validation, data.test))
     model = models.build(section.model, len(data.class_names), data.in_shape)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     history: list[Record] = []
     if section.checkpoint:
         model.load_state_dict(_read_checkpoint(section.checkpoint, model))

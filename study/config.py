@@ -38,7 +38,19 @@ DIRECTIONS = {
 }
 SAMPLERS = ("tpe",)
 PLANNED = {  # the vocabulary of a later version: refused by a message of its own, not as a typing error
-    "criterion": "bn_scale gradient_norm saliency taylor fisher obs apoz regression thinet fpgm activation".split(),
+    "criterion": [
+        "bn_scale",
+        "gradient_norm",
+        "saliency",
+        "taylor",
+        "fisher",
+        "obs",
+        "apoz",
+        "regression",
+        "thinet",
+        "fpgm",
+        "activation",
+    ],
     "scope": ["erk", "lamp", "uniform_plus", "sensitivity"],
     "granularity": ["channel", "n:m", "hybrid"],
     "sampler": ["nsga2", "nsga3", "gp", "qmc"],
@@ -186,10 +198,19 @@ class Recipe(_Section):
         return self.finetune_epochs if self.epochs_per_step is None else self.epochs_per_step * self.steps
 
 
-CONSTRAINABLE = (
-    "accuracy accuracy_drop sparsity channel_sparsity compression_ratio params nonzero_params macs nonzero_macs "
-    "theoretical_speedup size_bytes"
-).split()
+CONSTRAINABLE = [
+    "accuracy",
+    "accuracy_drop",
+    "sparsity",
+    "channel_sparsity",
+    "compression_ratio",
+    "params",
+    "nonzero_params",
+    "macs",
+    "nonzero_macs",
+    "theoretical_speedup",
+    "size_bytes",
+]
 DEFAULT_SPACE: dict[str, Any] = {
     "criterion": ["magnitude_l1", "random"],
     "scope": ["global", "layer"],
@@ -282,7 +303,7 @@ class StudyFile(_Section):
 @cache
 def _adapter(key: str) -> TypeAdapter[Any]:
     field = Recipe.model_fields[key]
-    return TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])
+    return TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])  # type: ignore[arg-type]
 
 
 def _checked(key: str, value: Any, where: str) -> Any:

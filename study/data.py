@@ -1,4 +1,4 @@
-"""The images of a study: loaded once, split by a seed, augmented and normalised by the batch on any device."""
+"""The images of a study: loaded once, split by a seed, augmented and normalised by the batch on a device."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def load(
     """The data set `dataset` (of DATASETS), decoded at the first call and kept in `cache_dir(cache)`.
 
     validation: share of the training images, in (0, 1), that is cut from them first; train_samples: how many
-    of the remaining ones are used (all). Both are stratified and drawn by `seed`, on which the test images never
-    depend. Raises ValueError for whatever the images, the folder or the numbers make impossible.
+    of the remaining ones are used (all). Both are stratified and drawn by `seed`; the test images are always
+    the same. Raises ValueError for whatever the images, the folder or the numbers make impossible.
     """
     source = find(dataset, data_dir, image_size, cache)
     arrays = open_arrays(source, cache)
@@ -80,16 +80,12 @@ def load(
     train, held_out = _validation_cut(arrays.labels, train, validation, seed)
     if train_samples is not None:
         if not 1 <= train_samples <= len(train):
-            raise ValueError(
-                f"train_samples {train_samples}: {dataset} has {len(train)} after validation is cut"
-            )
+            raise ValueError(f"train_samples {train_samples}: {dataset} has {len(train)} after validation is cut")
         train = train[stratified(arrays.labels[train], train_samples, [seed, _SAMPLES])]
     mean, std = _mean_std(arrays, train)
     drawn = json.dumps([arrays.fingerprint, train_samples, validation, seed])
     fingerprint = hashlib.sha256(drawn.encode()).hexdigest()[:16]
-    return Data(
-        arrays.images, arrays.labels, train, held_out, test, arrays.class_names, mean, std, fingerprint
-    )
+    return Data(arrays.images, arrays.labels, train, held_out, test, arrays.class_names, mean, std, fingerprint)
 
 
 def shape_of(
@@ -101,7 +97,7 @@ def shape_of(
     """
     source = find(dataset, data_dir, image_size)
     height, width, channels = source.shape
-    test = source.test or round(TEST_SHARE * source.train)
+    test = _test_count(source)
     return (channels, height, width), source.classes, source.train + source.test - test, test
 
 
@@ -118,34 +114,37 @@ def stratified(labels: np.ndarray, count: int, seed: int | Sequence[int]) -> np.
     quotas[np.argsort(-remainders, kind="stable")[: count - quotas.sum()]] += 1
     generator = np.random.default_rng(seed)
     drawn = [
-        generator.permutation(np.flatnonzero(labels == c))[:quota]
-        for c, quota in zip(classes, quotas, strict=True)
+        generator.permutation(np.flatnonzero(labels == c))[:quota] for c, quota in zip(classes, quotas, strict=True)
     ]
     return np.sort(np.concatenate([np.empty(0, np.int64), *drawn]))
 
 
 def calibration(data: Data, samples: int, seed: int) -> np.ndarray:
-    """Sorted indices into `data.images` of `samples` train images, stratified; ValueError if there are fewer."""
+    """Sorted indices into `data.images` of `samples` train images, stratified. ValueError if too many."""
     if not 1 <= samples <= len(data.train):
         raise ValueError(f"calibration_samples {samples}: there are {len(data.train)} train images")
     return data.train[stratified(data.labels[data.train], samples, [seed, _CALIBRATION])]
 
 
 def _test_cut(labels: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    given = np.arange(source.train)
     if source.test:
-        return np.split(np.arange(source.train + source.test), [source.train])  # type: ignore[return-value]
-    test = stratified(labels, round(TEST_SHARE * source.train), _TEST_SEED)
-    return np.setdiff1d(np.arange(source.train), test), test
+        return given, source.train + np.arange(source.test)
+    test = stratified(labels, _test_count(source), _TEST_SEED)
+    return np.setdiff1d(given, test), test
 
 
-def _validation_cut(
-    labels: np.ndarray, train: np.ndarray, share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _test_count(source: Source) -> int:
+    count = source.test or round(TEST_SHARE * source.train)
+    if not count:
+        raise ValueError(f"{source.key['dataset']}: {source.train} images are too few to cut a test set from")
+    return count
+
+
+def _validation_cut(labels: np.ndarray, train: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     count = round(share * len(train)) if 0 < share < 1 else 0
     if not 0 < count < len(train):
-        raise ValueError(
-            f"validation {share}: a share in (0, 1) that leaves images on both sides of {len(train)}"
-        )
+        raise ValueError(f"validation {share}: a share in (0, 1) that leaves images on both sides of {len(train)}")
     held_out = train[stratified(labels[train], count, [seed, _VALIDATION])]
     return np.setdiff1d(train, held_out), held_out
 
@@ -175,7 +174,7 @@ def augment(images: Tensor, generator: torch.Generator, pad: int | None = None) 
     """Each image of a batch, uint8 (B, H, W, C), padded by zeros, cropped at random and flipped by a coin.
 
     pad: pixels on each side, by default an eighth of the height (at least 1; 4 at 32, as in He et al. 2016,
-    arXiv 1512.03385, section 4.2). Draws, in order: top (B,) and left (B,) in [0, 2 * pad], flip (B,) in {0, 1}.
+    arXiv 1512.03385, section 4.2). Draws, in order: top (B,), left (B,) in [0, 2 * pad], flip (B,) in {0, 1}.
     """
     batch, height, width, channels = images.shape
     pad = max(1, height // 8) if pad is None else pad

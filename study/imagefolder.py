@@ -36,14 +36,10 @@ def list_classes(folder: Path) -> dict[str, list[File]]:
         raise ValueError(f"{folder}: no such folder; images are expected as {folder}/<class>/<name>.jpg")
     classes = {entry.name: list(_files(entry.path)) for entry in _entries(folder) if entry.is_dir()}
     if len(classes) < 2:
-        found = (
-            f"one class only ({', '.join(classes)})" if classes else "no class (a sub-folder of images each)"
-        )
+        found = f"one class only ({', '.join(classes)})" if classes else "no class (a sub-folder of images each)"
         raise ValueError(f"{folder}: holds {found}; at least two are needed to tell apart")
     if empty := [name for name, files in classes.items() if not files]:
-        raise ValueError(
-            f"{folder}: no image in {', '.join(empty)}; known are {' '.join(sorted(EXTENSIONS))}"
-        )
+        raise ValueError(f"{folder}: no image in {', '.join(empty)}; known are {' '.join(sorted(EXTENSIONS))}")
     return classes
 
 
@@ -78,8 +74,8 @@ def decode(path: str, size: int) -> np.ndarray:
 def decode_all(paths: Sequence[str], out: np.ndarray) -> None:
     """Decode `paths` into `out`, uint8 (N, size, size, 3); a progress bar on stderr where that is a terminal.
 
-    In threads: Pillow lets go of the interpreter while it decodes and resizes, most of the time for all but
-    tiny images. Raises one ValueError with the number, and the first five, of all images that cannot be decoded.
+    In threads: Pillow lets go of the interpreter as it decodes and resizes, most of the time for all but tiny
+    images. Raises one ValueError with the number, and the first five, of all images that cannot be decoded.
     """
 
     def task(start: int) -> list[str]:
@@ -92,7 +88,7 @@ def decode_all(paths: Sequence[str], out: np.ndarray) -> None:
             return f"{paths[row]} ({type(error).__name__})"
         return ""
 
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
     try:
         tasks = range(0, len(paths), IMAGES_PER_TASK)
         bad = [one for some in _shown(pool.map(task, tasks), len(tasks)) for one in some]
@@ -101,8 +97,7 @@ def decode_all(paths: Sequence[str], out: np.ndarray) -> None:
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ValueError(
-            f"{len(bad)} of {len(paths)} images cannot be decoded: {', '.join(bad[:5])}{more}; "
-            "replace or remove them"
+            f"{len(bad)} of {len(paths)} images cannot be decoded: {', '.join(bad[:5])}{more}; replace or remove them"
         )
 
 

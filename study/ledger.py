@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study import space as spaces
@@ -52,7 +53,9 @@ class Ledger:
             self.axes = {k: axis.model_copy(update={"choices": axis.values()}) for k, axis in self.axes.items()}
         self._lock = _locked(folder)
         storage = JournalStorage(_mended_journal(folder / "optuna.journal"))
-        directions = ["maximize" if d == "max" else "minimize" for d in file.study.objectives.values()]
+        directions = [
+            StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in file.study.objectives.values()
+        ]
         self._search, self._controls = (
             optuna.create_study(
                 storage=storage,
@@ -159,9 +162,7 @@ class Ledger:
         return Ticket(trial_id, kind, recipe, seed)
 
     def _enqueue_fixed(self) -> None:
-        if self._begun < len(self._fixed) and not self._search.get_trials(
-            deepcopy=False, states=(TrialState.WAITING,)
-        ):
+        if self._begun < len(self._fixed) and not self._search.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._search.enqueue_trial(self._fixed[self._begun])
 
     def _stored(self, trial: Trial) -> tuple[Record, list[Record]] | None:

@@ -36,7 +36,7 @@ def describe(file: StudyFile, data_dir: Path | None) -> str:
     )
     model = models.build(section.model, classes, in_shape)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pace = _pace(model.to(device, memory_format=torch.channels_last), in_shape, section.batch_size)
+    pace = _pace(model.to(device).to(memory_format=torch.channels_last), in_shape, section.batch_size)
     train = min(section.train_samples or train_images, round(train_images * (1 - section.validation)))
     validation = round(train_images * section.validation)
     baseline = section.epochs * (train * pace.train + validation * pace.evaluate)
@@ -100,8 +100,8 @@ def _seconds(work: object, device: torch.device, least: float = 1.0) -> float:
 
 def _mean_epochs(file: StudyFile) -> float:
     """Fine-tuning epochs of a recipe, on average over the choices of the axes that decide it."""
-    deciding = [key for key in ("schedule", "steps", "finetune_epochs", "epochs_per_step") if key in file.axes]
-    axes = {key: file.axes[key] for key in file.axes if key in deciding}
+    deciding = {"schedule", "steps", "finetune_epochs", "epochs_per_step"}
+    axes = {key: axis for key, axis in file.axes.items() if key in deciding}
     axes = {k: a if a.values() else a.model_copy(update={"choices": (a.low, a.high)}) for k, a in axes.items()}
     totals = [Recipe(sparsity=0.5, **point).epochs for point in spaces.grid(spaces.ordered(axes))]
     return sum(totals) / len(totals)

@@ -16,16 +16,56 @@ from typing import Any
 import yaml
 
 SCHEMA_VERSION = 1
-COLUMNS = (
-    "trial_id kind state error seed criterion granularity scope schedule requested_sparsity sparsity_of "
-    "initial_sparsity steps finetune_epochs epochs_per_step finetune_lr lr_schedule optimizer weight_decay recalibrate "
-    "calibration_samples min_channels round_to protect sparsity channel_sparsity compression_ratio baseline_accuracy "
-    "baseline_test_accuracy accuracy accuracy_drop test_accuracy params nonzero_params macs nonzero_macs "
-    "theoretical_speedup size_bytes latency_ms baseline_latency_ms speedup feasible train_seconds wall_seconds "
-    "started finished"
-).split()
-HISTORY = "trial_id epoch progress sparsity train_loss accuracy seconds".split()
-PACKAGES = "torch torchvision ray optuna numpy pandas matplotlib".split()
+COLUMNS = [
+    "trial_id",
+    "kind",
+    "state",
+    "error",
+    "seed",
+    "criterion",
+    "granularity",
+    "scope",
+    "schedule",
+    "requested_sparsity",
+    "sparsity_of",
+    "initial_sparsity",
+    "steps",
+    "finetune_epochs",
+    "epochs_per_step",
+    "finetune_lr",
+    "lr_schedule",
+    "optimizer",
+    "weight_decay",
+    "recalibrate",
+    "calibration_samples",
+    "min_channels",
+    "round_to",
+    "protect",
+    "sparsity",
+    "channel_sparsity",
+    "compression_ratio",
+    "baseline_accuracy",
+    "baseline_test_accuracy",
+    "accuracy",
+    "accuracy_drop",
+    "test_accuracy",
+    "params",
+    "nonzero_params",
+    "macs",
+    "nonzero_macs",
+    "theoretical_speedup",
+    "size_bytes",
+    "latency_ms",
+    "baseline_latency_ms",
+    "speedup",
+    "feasible",
+    "train_seconds",
+    "wall_seconds",
+    "started",
+    "finished",
+]
+HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
+PACKAGES = ["torch", "torchvision", "ray", "optuna", "numpy", "pandas", "matplotlib"]
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -16,15 +16,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from analysis.report import report as write_report
 
 import models
 from analysis import pareto
-from analysis.report import report as write_report
 from study import baseline as baselines
 from study import probe, results
 from study.config import Recipe, StudyFile, parse, read_study
@@ -216,7 +215,15 @@ def _control(file: StudyFile, ledger: Ledger) -> Ticket | None:
     if "dense" not in file.study.controls or ledger.rows("control") or not complete:
         return None
     best = max(complete, key=lambda row: row["accuracy"])
-    keys = "finetune_epochs finetune_lr lr_schedule optimizer weight_decay recalibrate calibration_samples".split()
+    keys = [
+        "finetune_epochs",
+        "finetune_lr",
+        "lr_schedule",
+        "optimizer",
+        "weight_decay",
+        "recalibrate",
+        "calibration_samples",
+    ]
     recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in keys}}
     return ledger.ask_control("dense", Recipe(**recipe).model_dump())
 

@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -67,7 +68,8 @@ def make_baseline(section: BaselineSection, data: Data) -> Iterator[Record | bas
         torch.set_num_threads(int(cores))
         yield from baselines.make(section, data, _device(gpus))
 
-    for reference in task.remote(section, data):
+    references: Any = task.remote(section, data)
+    for reference in references:
         yield ray.get(reference)
 
 
@@ -88,7 +90,8 @@ def allotment(resources: Resources) -> tuple[dict[str, float], int]:
 class Trainable(tune.Trainable):
     """One trial after another in one process; a step is a fine-tuning epoch, the last brings the outcome."""
 
-    def setup(self, config: dict[str, Any], shared: Shared, resources: dict[str, float]) -> None:
+    def setup(self, config: dict[str, Any], **parameters: Any) -> None:
+        shared, resources = parameters["shared"], parameters["resources"]
         torch.set_num_threads(int(resources["cpu"]))
         self._shared, self._device = shared, _device(resources["gpu"])
         self.reset_config(config)
@@ -182,9 +185,7 @@ def run_trials(
     trainable = tune.with_parameters(Trainable, shared=shared, resources=each)
     tuner = tune.Tuner(
         tune.with_resources(trainable, each),
-        tune_config=tune.TuneConfig(
-            search_alg=asker, num_samples=-1, max_concurrent_trials=at_once, reuse_actors=True
-        ),
+        tune_config=tune.TuneConfig(search_alg=asker, num_samples=-1, max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(
             storage_path=str(scratch),
             name="trials",

@@ -5,12 +5,14 @@ Adding one: write a function (data_dir, image_size) -> Source and name it in DAT
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,6 +25,7 @@ from study import imagefolder
 FORMAT = 1  # to be raised when what is kept changes its form or meaning
 DIGITS_IMAGES = 1797
 CIFAR_IMAGES = (50_000, 10_000)  # train, test
+DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError)  # raised by files missing, truncated or foreign
 
 
 class Source(NamedTuple):
@@ -33,9 +36,7 @@ class Source(NamedTuple):
     train: int  # number of images, which come before those of test
     test: int  # 0: to be cut from train
     key: dict[str, Any]  # JSON; a change of it means other images
-    read: Callable[
-        [np.ndarray], tuple[np.ndarray, list[str]]
-    ]  # fills images (N, H, W, C); labels (N,), class names
+    read: Callable[[np.ndarray], tuple[np.ndarray, list[str]]]  # fills images (N, H, W, C); labels (N,), class names
 
 
 class Arrays(NamedTuple):
@@ -53,9 +54,7 @@ def cache_dir(cache: str | Path | None = None) -> Path:
     return Path(cache or os.environ.get("STUDY_CACHE") or "~/.cache/pruning-study").expanduser().absolute()
 
 
-def find(
-    dataset: str, data_dir: str | Path | None, image_size: int | None, cache: str | Path | None = None
-) -> Source:
+def find(dataset: str, data_dir: str | Path | None, image_size: int | None, cache: str | Path | None = None) -> Source:
     """The Source called `dataset`; only names of files are read. ValueError for what does not fit it."""
     if dataset not in DATASETS:
         raise ValueError(f"dataset {dataset!r} is unknown; choose from {', '.join(DATASETS)}")
@@ -69,20 +68,33 @@ def open_arrays(source: Source, cache: str | Path | None = None) -> Arrays:
     text = json.dumps({"format": FORMAT, **source.key}, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = root / f"{source.key['dataset']}-{source.shape[0]}-{fingerprint}"
-    try:
+    with suppress(*DAMAGED):
         return _opened(folder, source, fingerprint)
-    except (OSError, EOFError, ValueError, KeyError, TypeError):  # missing, truncated, or of another form
-        pass
-    _build(folder, source)
-    return _opened(folder, source, fingerprint)
+    with _alone(folder):
+        with suppress(*DAMAGED):  # another process may have built it while this one waited
+            return _opened(folder, source, fingerprint)
+        _build(folder, source)
+        return _opened(folder, source, fingerprint)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time build `folder`."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise ValueError(f"{lock.parent}: cannot be written ({error.strerror}); set STUDY_CACHE") from error
+    with open(lock, "a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _opened(folder: Path, source: Source, fingerprint: str) -> Arrays:
     about = json.loads((folder / "about.json").read_text())
     # asarray: a plain array over the same mapping, which Ray hands out without a copy.
-    arrays = [
-        np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("images", "labels", "moments")
-    ]
+    arrays = [np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("images", "labels", "moments")]
     total, channels = source.train + source.test, source.shape[2]
     expected = [(total, *source.shape), (total,), (total, 2, channels)]
     if [a.shape for a in arrays] != expected or len(about["class_names"]) != source.classes:
@@ -92,32 +104,30 @@ def _opened(folder: Path, source: Source, fingerprint: str) -> Arrays:
 
 
 def _build(folder: Path, source: Source) -> None:
-    """Fill `folder` whole or not at all: beside it first, then by rename."""
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    """Fill `folder` whole or not at all: beside it first, then by rename. To be called alone."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
+    part.mkdir()
+    shape = (source.train + source.test, *source.shape)
+    needed, free = math.prod(shape), shutil.disk_usage(part).free
     try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(f"{folder.parent}: cannot be written ({error.strerror}); set STUDY_CACHE") from error
-    try:
-        shape = (source.train + source.test, *source.shape)
-        images = np.lib.format.open_memmap(temporary / "images.npy", "w+", np.uint8, shape)
+        if needed > free:  # writing to a mapped file on a full disk would kill the process
+            raise ValueError(f"{folder.parent}: {needed:,} bytes of images do not fit in {free:,}; set STUDY_CACHE")
+        images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, shape)
         labels, class_names = source.read(images)
         images.flush()
-        np.save(temporary / "labels.npy", labels.astype(np.int64))
-        np.save(temporary / "moments.npy", _moments(images))
+        np.save(part / "labels.npy", labels.astype(np.int64))
+        np.save(part / "moments.npy", _moments(images))
         about = {"class_names": class_names, **{k: v for k, v in source.key.items() if k != "files"}}
-        (temporary / "about.json").write_text(json.dumps(about))
+        (part / "about.json").write_text(json.dumps(about))
         shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    except OSError:
-        if not folder.exists():  # otherwise another process was as quick
-            raise
+        part.rename(folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _moments(images: np.ndarray) -> np.ndarray:
-    """int64 (N, 2, C): sums of pixel values and of their squares; they give any split's exact mean and std."""
+    """int64 (N, 2, C): sums of pixel values and of their squares, for the exact mean and std of any split."""
     result = np.empty((len(images), 2, images.shape[3]), np.int64)
     for start in range(0, len(images), 64):  # a few images at a time: squares take four times the memory
         pixels = images[start : start + 64].reshape(-1, images.shape[1] * images.shape[2], images.shape[3])
@@ -130,9 +140,7 @@ def _digits(data_dir: Path | None, image_size: int | None, cache: Path) -> Sourc
     """scikit-learn's handwritten digits: 1,797 images of 8x8x1, in the package (Alpaydin and Kaynak 1998)."""
     _fixed_size("digits", 8, image_size)
     if data_dir is not None:
-        raise ValueError(
-            f"digits are part of scikit-learn and not read from {data_dir}; for images there: imagefolder"
-        )
+        raise ValueError(f"digits are part of scikit-learn and not read from {data_dir}; for images there: imagefolder")
 
     def read(images: np.ndarray) -> tuple[np.ndarray, list[str]]:
         from sklearn.datasets import load_digits  # takes a second to import
@@ -145,7 +153,7 @@ def _digits(data_dir: Path | None, image_size: int | None, cache: Path) -> Sourc
 
 
 def _cifar(name: str, classes: int, data_dir: Path | None, image_size: int | None, cache: Path) -> Source:
-    """CIFAR-10 or -100 by torchvision, from `data_dir` (else the cache), downloaded into it if missing there."""
+    """CIFAR-10 or -100 by torchvision, from `data_dir` (else the cache), downloaded into it if missing."""
     _fixed_size(name, 32, image_size)
     root = data_dir or cache
 
@@ -172,23 +180,17 @@ def _imagefolder(data_dir: Path | None, image_size: int | None, cache: Path) -> 
     if data_dir is None:
         raise ValueError("imagefolder needs --data-dir DIR, with images as DIR/train/<class>/<name>.jpg")
     if image_size is None or image_size < 1:
-        raise ValueError(
-            f"imagefolder needs image_size, the pixels to which images are resized; got {image_size}"
-        )
+        raise ValueError(f"imagefolder needs image_size, the pixels to which images are resized; got {image_size}")
     train = imagefolder.list_classes(data_dir / "train")
     test = imagefolder.list_classes(data_dir / "test") if (data_dir / "test").exists() else {}
     if test and (odd := sorted(set(train) ^ set(test))):
-        raise ValueError(
-            f"{data_dir}: train and test differ in their classes: {', '.join(odd)} is in one of them only"
-        )
+        raise ValueError(f"{data_dir}: train and test differ in their classes: {', '.join(odd)} is in one of them only")
     parts = [list(chain.from_iterable(part.values())) for part in (train, test)]
     files = parts[0] + parts[1]
 
     def read(images: np.ndarray) -> tuple[np.ndarray, list[str]]:
         imagefolder.decode_all([file.path for file in files], images)
-        labels = [
-            np.repeat(np.arange(len(part)), [len(f) for f in part.values()]) for part in (train, test) if part
-        ]
+        labels = [np.repeat(np.arange(len(part)), [len(f) for f in part.values()]) for part in (train, test) if part]
         return np.concatenate(labels), list(train)
 
     key = {"dataset": "imagefolder", "image_size": image_size, "folder": str(data_dir), "files": files}

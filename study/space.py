@@ -56,7 +56,7 @@ class Axis(BaseModel):
         """Whether `value` is one of the choices, or within the range."""
         if self.choices is not None:
             return value in self.choices
-        return bool(self.low <= value <= self.high)  # type: ignore[operator]
+        return bool(self.low <= value <= self.high)
 
 
 def as_axis(value: Any, listed: bool = False) -> Any:
@@ -64,9 +64,7 @@ def as_axis(value: Any, listed: bool = False) -> Any:
     if isinstance(value, Mapping):
         given = dict(value)
         if "when" in given and isinstance(given["when"], Mapping):
-            given["when"] = {
-                k: tuple(v) if isinstance(v, list) else (v,) for k, v in given["when"].items()
-            }
+            given["when"] = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in given["when"].items()}
         return given
     if isinstance(value, list) and not (listed and all(isinstance(item, str) for item in value)):
         return {"choices": value}
@@ -111,9 +109,8 @@ def picker(seed: int) -> Callable[[str, Axis], Any]:
     def pick(key: str, one: Axis) -> Any:
         if (values := one.values()) is not None:
             return values[generator.integers(len(values))]
-        low, high = (np.log([one.low, one.high]) if one.log else (one.low, one.high))  # type: ignore[list-item]
-        drawn = generator.uniform(low, high)
-        drawn = float(np.exp(drawn) if one.log else drawn)
+        low, high = np.array([one.low, one.high], float)
+        drawn = float(np.exp(generator.uniform(np.log(low), np.log(high))) if one.log else generator.uniform(low, high))
         return round(drawn) if isinstance(one.low, int) else drawn
 
     return pick

@@ -60,12 +60,10 @@ def run_trial(
         while True:
             say(epoch_line(next(story), recipe.epochs))
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return end.value
 
 
-def live(
-    recipe: Recipe, seed: int, shared: Shared, device: torch.device
-) -> Generator[Record, None, Outcome]:
+def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Generator[Record, None, Outcome]:
     """The story of one trial; yields a history row after every fine-tuning epoch.
 
     What the recipe itself causes (a target that cannot be met, a loss that is no number, no memory left, a
@@ -102,9 +100,7 @@ def _pruned(
     total = recipe.epochs * epoch
     factor = training.LR_SCHEDULES[recipe.lr_schedule]
     batches = training.endless_batches(images, train, section.batch_size, section.augment, seed)
-    optimizer = training.OPTIMIZERS[recipe.optimizer](
-        model.parameters(), recipe.finetune_lr, recipe.weight_decay
-    )
+    optimizer = training.OPTIMIZERS[recipe.optimizer](model.parameters(), recipe.finetune_lr, recipe.weight_decay)
 
     kept: masks.Masks | None = None
     step, losses, started = 0, 0.0, time.perf_counter()

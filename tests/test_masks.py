@@ -32,9 +32,7 @@ def by_sorting(scores: list[float], keep: int) -> list[bool]:
 
 
 def test_prunable_names_convolutions_and_linear_layers_in_module_order() -> None:
-    model = nn.ModuleDict(
-        {"z": nn.Conv1d(1, 1, 1), "norm": nn.BatchNorm1d(1), "a": nn.ConvTranspose3d(1, 1, 1)}
-    )
+    model = nn.ModuleDict({"z": nn.Conv1d(1, 1, 1), "norm": nn.BatchNorm1d(1), "a": nn.ConvTranspose3d(1, 1, 1)})
     model["inner"] = nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 2))
     assert list(prunable(model)) == ["z.weight", "a.weight", "inner.1.weight"]
     named = dict(model.named_parameters())
@@ -146,9 +144,7 @@ def test_apply_masks_zeroes_exactly_the_masked_weights_even_infinite_ones() -> N
 
 def test_held_weights_stay_zero_through_momentum_and_decay() -> None:
     model = network().to(memory_format=torch.channels_last)
-    masks = {
-        name: keep_top(weight.detach().abs(), weight.numel() // 3) for name, weight in prunable(model).items()
-    }
+    masks = {name: keep_top(weight.detach().abs(), weight.numel() // 3) for name, weight in prunable(model).items()}
     apply_masks(model, masks)
     dense = {name: weight.detach().clone() for name, weight in prunable(model).items()}
     hold = hold_masks(model, masks)

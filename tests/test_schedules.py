@@ -36,17 +36,13 @@ def test_the_examples_in_the_docstrings() -> None:
         ("iterative", 0.0, 2, 0.0, [0.0, 0.0]),
     ],
 )
-def test_cut_points_by_hand(
-    schedule: str, final: float, steps: int, initial: float, points: list[float]
-) -> None:
+def test_cut_points_by_hand(schedule: str, final: float, steps: int, initial: float, points: list[float]) -> None:
     assert cut_points(schedule, final, steps, initial) == pytest.approx(points, abs=1e-12)
 
 
 @each_schedule
 @given(ends=ends, steps=st.integers(1, 40))
-def test_cuts_never_shrink_and_end_exactly_at_the_target(
-    schedule: str, ends: list[float], steps: int
-) -> None:
+def test_cuts_never_shrink_and_end_exactly_at_the_target(schedule: str, ends: list[float], steps: int) -> None:
     initial, final = ends
     points = cut_points(schedule, final, steps, initial)
     assert len(points) == (1 if schedule == "one_shot" else steps)

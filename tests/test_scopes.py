@@ -28,9 +28,7 @@ def distinct(*shapes: tuple[int, ...]) -> Scores:
     """Scores 1 .. n in random order, cut into tensors of the given shapes."""
     sizes = [int(torch.tensor(shape).prod()) for shape in shapes]
     values = (torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(3)) + 1.0).split(sizes)
-    return {
-        f"{i}.weight": value.view(shape) for i, (value, shape) in enumerate(zip(values, shapes, strict=True))
-    }
+    return {f"{i}.weight": value.view(shape) for i, (value, shape) in enumerate(zip(values, shapes, strict=True))}
 
 
 def joined(masks: Masks) -> Tensor:
@@ -45,9 +43,7 @@ def scores_of(*layers: list[float]) -> Scores:
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 @settings(deadline=None, max_examples=50)
 @given(scores=networks)
-def test_masks_are_exact_to_the_weight_and_empty_no_layer(
-    scope: str, sparsity: float, scores: Scores
-) -> None:
+def test_masks_are_exact_to_the_weight_and_empty_no_layer(scope: str, sparsity: float, scores: Scores) -> None:
     total = sum(score.numel() for score in scores.values())
     keep = total - round(sparsity * total)
     if keep < len(scores):
@@ -65,15 +61,11 @@ def test_masks_are_exact_to_the_weight_and_empty_no_layer(
 
 @settings(deadline=None)
 @given(networks, st.data())
-def test_global_without_a_floor_is_one_stable_ranking_of_everything(
-    scores: Scores, data: st.DataObject
-) -> None:
+def test_global_without_a_floor_is_one_stable_ranking_of_everything(scores: Scores, data: st.DataObject) -> None:
     everything = torch.cat(list(scores.values()))
     keep = data.draw(st.integers(0, len(everything)))
     counts = global_counts(scores, keep, floor=0)
-    assert torch.equal(
-        joined({n: keep_top(s, counts[n]) for n, s in scores.items()}), keep_top(everything, keep)
-    )
+    assert torch.equal(joined({n: keep_top(s, counts[n]) for n, s in scores.items()}), keep_top(everything, keep))
 
 
 @settings(deadline=None)
@@ -190,9 +182,7 @@ schedules = st.lists(st.floats(0, 0.98), min_size=2, max_size=5).map(sorted)
 @pytest.mark.parametrize("scope", SCOPES)
 @settings(deadline=None)
 @given(scores=networks, points=schedules, seed=st.integers(0, 99))
-def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(
-    scope, scores, points, seed
-) -> None:
+def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(scope, scores, points, seed) -> None:
     generator = torch.Generator().manual_seed(seed)
     total = sum(score.numel() for score in scores.values())
     assume(total - round(points[-1] * total) >= len(scores))

@@ -1,0 +1,203 @@
+"""What each operation does to channels: one function per kind of operation, and the tables that name them.
+
+A rule (tracker, node, value) -> ids says which channel variables axis 1 of the node's value carries, given those of
+its inputs; None: it can't say, and the operation is opaque. `pruning.tracing` calls them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, fx, nn
+
+if TYPE_CHECKING:
+    from pruning.tracing import Tracker
+
+Ids = np.ndarray  # (channels,) int64: the channel variable at each place of axis 1
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+POINTWISE_LAYERS = (
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
+    *(nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardshrink),
+)
+SPATIAL_LAYERS = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad2d, nn.ReplicationPad2d),
+    *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+)
+# Names of torch's functions and of tensor methods; an in-place form (relu_, iadd) goes by its plain name.
+POINTWISE = (
+    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardtanh hardsigmoid sigmoid logsigmoid tanh "
+    "softplus softsign hardshrink dropout alpha_dropout dropout1d dropout2d dropout3d stochastic_depth add sub mul "
+    "truediv div neg abs pow square sqrt exp clamp clamp_min maximum minimum max min contiguous clone detach to float "
+    "double half bfloat16 expand_as"
+).split()
+SPATIAL = (
+    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d interpolate pad"
+).split()
+IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
+
+
+def operation(node: fx.Node) -> str:
+    """The plain name of a function or method node: `relu` for F.relu, torch.relu_ and Tensor.relu_ alike."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    return IN_PLACE.get(name, name.rstrip("_"))
+
+
+def rule_of(node: fx.Node, layer: nn.Module | None) -> Callable[[Tracker, fx.Node, Any], Any] | None:
+    """The rule for a node, which calls `layer` if it calls a module; None if there is none."""
+    if layer is not None:
+        return LAYER_RULES.get(type(layer))  # exactly that type: a subclass may compute anything
+    module = "torch" if isinstance(node.target, str) else getattr(node.target, "__module__", None) or ""
+    return RULES.get(operation(node)) if module.split(".")[0] in ("torch", "torchvision", "_operator") else None
+
+
+def _conv(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+    layer, (_, ids) = t.layers[str(node.target)], _source(t, node)
+    if ids is None or value.ndim != layer.weight.ndim:
+        return None  # not a batch
+    if layer.groups == 1:
+        return t.note_layer(node, ids, t.outputs(node, layer.out_channels))
+    # Input and output channels of one convolution group go together, the whole group at once.
+    first = ids.reshape(layer.groups, -1)[:, 0]
+    t.classes.unite(ids, first.repeat(layer.in_channels // layer.groups))
+    return t.note_layer(node, ids, first.repeat(layer.out_channels // layer.groups))
+
+
+def _linear(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+    _, ids = _source(t, node)
+    if ids is None or value.ndim != 2:
+        return None  # its features are not on axis 1
+    return t.note_layer(node, ids, t.outputs(node, value.shape[1]))
+
+
+def _norm(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+    _, ids = _source(t, node)
+    return None if ids is None else t.note_layer(node, None, ids)
+
+
+def _pointwise(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
+    """The operands' channels pairwise; an operand of one channel that meets many is never cut."""
+    if not isinstance(value, Tensor):
+        return None
+    same = []
+    for source in node.all_input_nodes:
+        operand, ids = t.env[source], t.ids[source]
+        if not isinstance(operand, Tensor) or operand.numel() == 1:
+            continue
+        from_end = value.ndim - 1  # axis 1 as broadcasting counts it
+        channels = operand.shape[-from_end] if operand.ndim >= from_end > 0 else 1
+        if ids is None and channels == 1:
+            continue
+        if ids is None or operand.ndim != value.ndim:
+            return None
+        if channels == value.shape[1]:
+            same.append(ids)
+        else:
+            t.fixed.append(ids)
+    for ids in same[1:]:
+        t.classes.unite(ids, same[0])
+    return same[0] if same else None
+
+
+def _spatial(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
+    before, ids = _source(t, node)
+    name = type(t.layers[str(node.target)]).__name__ if node.op == "call_module" else operation(node)
+    if name[-2:] in ("1d", "2d", "3d") and before.ndim != int(name[-2]) + 2:
+        return None  # not a batch: channels would be taken for rows
+    return ids if isinstance(value, Tensor) and value.ndim == before.ndim else None
+
+
+def _reduction(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
+    before, ids = _source(t, node)
+    dims = _argument(node, 1, "dim", "axis")
+    dims = [dims] if isinstance(dims, int) else dims
+    if not dims or not all(isinstance(dim, int) for dim in dims) or {dim % before.ndim for dim in dims} & {0, 1}:
+        return None
+    return ids
+
+
+def _reshape(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
+    """Axes 1 .. k merged into axis 1: there each channel stands once per place of axes 2 .. k."""
+    before, ids = _source(t, node)
+    if ids is None or not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] != before.shape[0]:
+        return None
+    repeats = [math.prod(before.shape[2:k]) for k in range(2, before.ndim + 1)]
+    repeat = next((n for n in repeats if len(ids) * n == value.shape[1]), None)
+    sizes = node.args[1:] if operation(node) in ("view", "reshape") else ()
+    sizes = sizes[0] if sizes and isinstance(sizes[0], (tuple, list)) else sizes
+    if len(sizes) > 1 and isinstance(sizes[1], int) and sizes[1] != -1:
+        t.demand(node, f"fixes the number of channels at {sizes[1]} (write -1 or torch.flatten(x, 1))", ids)
+    return None if repeat is None else ids.repeat(repeat)
+
+
+def _cat(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+    parts = list(_argument(node, 0, "tensors"))
+    if _argument(node, 1, "dim", "axis", default=0) % value.ndim == 1:
+        # A constant's channels are never cut.
+        return np.concatenate([t.never_cut(t.env[p]) if t.ids[p] is None else t.ids[p] for p in parts])
+    if any(t.ids[part] is None for part in parts):
+        return None
+    for part in parts[1:]:
+        t.classes.unite(t.ids[part], t.ids[parts[0]])
+    return t.ids[parts[0]]
+
+
+def _chunk(t: Tracker, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
+    """Equal parts stay equal, and as many, if what is cut from one is cut from all."""
+    before, ids = _source(t, node)
+    if ids is None or _argument(node, 2, "dim", default=0) % before.ndim != 1:
+        return None
+    if len(value) != _argument(node, 1, "chunks") or len(ids) % len(value):
+        return None
+    parts = list(ids.reshape(len(value), -1))
+    for part in parts[1:]:
+        t.classes.unite(part, parts[0])
+    return parts
+
+
+def _getitem(t: Tracker, node: fx.Node, value: Any) -> Any:
+    (_, ids), index = _source(t, node), node.args[1]
+    if isinstance(ids, list):
+        return ids[index] if isinstance(index, int) else None
+    whole = isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
+    return ids if whole else None
+
+
+def _source(t: Tracker, node: fx.Node) -> tuple[Any, Any]:
+    """The value and the channel variables of a node's first input, given by position or by keyword."""
+    first = node.all_input_nodes[0]
+    return t.env[first], t.ids[first]
+
+
+def _argument(node: fx.Node, position: int, *names: str, default: Any = None) -> Any:
+    if len(node.args) > position:
+        return node.args[position]
+    return next((node.kwargs[name] for name in names if name in node.kwargs), default)
+
+
+RULES: dict[str, Callable[[Tracker, fx.Node, Any], Any]] = {
+    **dict.fromkeys(POINTWISE, _pointwise),
+    **dict.fromkeys(SPATIAL, _spatial),
+    **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduction),
+    **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), _reshape),
+    "cat": _cat,
+    "chunk": _chunk,
+    "getitem": _getitem,
+}
+LAYER_RULES: dict[type, Callable[[Tracker, fx.Node, Any], Any]] = {
+    **dict.fromkeys(CONVS, _conv),
+    **dict.fromkeys(NORMS, _norm),
+    **dict.fromkeys(POINTWISE_LAYERS, _pointwise),
+    **dict.fromkeys(SPATIAL_LAYERS, _spatial),
+    nn.Flatten: _reshape,
+    nn.Linear: _linear,
+}

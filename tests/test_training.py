@@ -1,0 +1,128 @@
+"""Training, evaluation and recalibration, against torch's own and closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from study import data as datasets
+from study import training
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return datasets.load("digits", cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def images(digits):
+    return training.on_device(digits, CPU)
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_the_data_reach_the_device_without_a_copy(digits, images):
+    assert images.images.data_ptr() == digits.images.__array_interface__["data"][0]
+
+
+def test_batches_cover_an_epoch_once_and_repeat_by_seed(images):
+    rows = torch.arange(100)
+    seen = [batch for batch, _ in zip(training.endless_batches(images, rows, 20, False, 3), range(10), strict=False)]
+    again = training.endless_batches(images, rows, 20, False, 3)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(seen, again, strict=False))
+    first, second = (torch.cat([labels for _, labels in seen[i : i + 5]]) for i in (0, 5))
+    assert torch.equal(first.sort().values, images.labels[:100].sort().values)
+    assert not torch.equal(first, second)
+
+
+def test_a_rest_that_fills_no_batch_is_left_out_unless_it_is_all(images):
+    assert training.steps_per_epoch(99, 20) == 4
+    assert training.steps_per_epoch(7, 20) == 1
+    inputs, _ = next(training.endless_batches(images, torch.arange(7), 20, True, 0))
+    assert inputs.shape == (7, 1, 8, 8)
+
+
+def test_one_step_of_sgd_is_the_gradient_step_worked_by_hand(images):
+    model = linear()
+    inputs, labels = images.batch(torch.arange(32))
+    weight = model[1].weight.detach().clone()
+    share = torch.softmax(inputs.flatten(1) @ weight.T + model[1].bias.detach(), 1)
+    gradient = (share - nn.functional.one_hot(labels, 10)).T @ inputs.flatten(1) / 32
+    loss = training.train(model, [(inputs, labels)], torch.optim.SGD(model.parameters(), 1.0), [0.1])
+    assert torch.allclose(model[1].weight, weight - 0.1 * gradient, atol=1e-5)
+    assert loss == pytest.approx(-share[range(32), labels].log().mean().item(), rel=1e-4)
+
+
+def test_train_takes_one_batch_per_learning_rate_and_no_more(images):
+    batches = iter([images.batch(torch.arange(8)) for _ in range(5)])
+    model = linear()
+    calls: list[int] = []
+    training.train(
+        model, batches, training.sgd(model.parameters(), 0.1, 0), [0.1] * 3, after_step=lambda: calls.append(1)
+    )
+    assert len(list(batches)) == 2
+    assert len(calls) == 3
+
+
+def test_divergence_is_an_error(images):
+    model = linear()
+    batches = [images.batch(torch.arange(8))] * 50
+    with pytest.raises(FloatingPointError, match="diverged"):
+        training.train(model, batches, training.sgd(model.parameters(), 0.1, 0), [float("inf")] * 50)
+
+
+def test_evaluate_counts_right_answers(digits, images):
+    class Oracle(nn.Module):
+        def forward(self, inputs):
+            return nn.functional.one_hot(images.labels[: len(inputs)], 10).float()
+
+    assert training.evaluate(Oracle(), images, torch.arange(50)) == 1.0
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    nn.init.zeros_(constant[1].weight)
+    constant[1].bias.data = torch.eye(10)[3]
+    expected = float((digits.labels == 3).mean())
+    assert training.evaluate(constant, images, torch.arange(len(digits.labels)), 100) == pytest.approx(expected)
+
+
+def test_recalibrated_statistics_are_those_of_the_data(images):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.5))
+    rows = torch.arange(256)
+    training.recalibrate(model, images, rows, batch_size=64)
+    with torch.no_grad():
+        outputs = model[0](images.batch(rows)[0])
+    assert torch.allclose(model[1].running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
+    # The average of the batches' variances: what is between batches is small here, but not nothing.
+    assert torch.allclose(model[1].running_var, outputs.var((0, 2, 3)), rtol=0.05)
+    assert model[1].momentum == 0.3
+    assert not model.training
+
+
+def test_learning_rates_agree_with_torch():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    for step in range(20):
+        assert training.cosine(step / 20) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("name", training.LR_SCHEDULES)
+def test_learning_rates_lie_between_nothing_and_all(name):
+    factors = [training.LR_SCHEDULES[name](p) for p in np.linspace(0, 1, 101)]
+    assert max(factors) == pytest.approx(1)
+    assert min(factors) >= 0
+
+
+@pytest.mark.parametrize("name", training.OPTIMIZERS)
+def test_every_optimiser_learns(images, name):
+    torch.manual_seed(0)
+    model = linear()
+    optimizer = training.OPTIMIZERS[name](model.parameters(), 0.01, 5e-4)
+    batches = training.endless_batches(images, torch.arange(1000), 100, False, 0)
+    training.train(model, batches, optimizer, [0.01] * 60)
+    assert training.evaluate(model, images, torch.arange(1000)) > 0.8

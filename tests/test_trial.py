@@ -1,0 +1,144 @@
+"""One trial, from recipe to row."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from study import trial
+from study.baseline import Baseline
+from study.config import Recipe
+from study.results import COLUMNS
+from study.trial import Shared, run_trial
+
+CPU = torch.device("cpu")
+TIMES = {"train_seconds", "wall_seconds"}
+
+
+def run(shared, seed=0, **recipe):
+    return run_trial(
+        Recipe(**{"sparsity": 0.8, "finetune_epochs": 2, "calibration_samples": 64} | recipe), seed, shared, CPU
+    )
+
+
+def test_a_row_tells_recipe_result_and_cost(shared):
+    row, history, state = run(shared)
+    assert row["state"] == "complete"
+    assert set(row) <= set(COLUMNS)
+    weights = sum(a.size for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
+    left = sum(np.count_nonzero(a) for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
+    assert row["sparsity"] == pytest.approx(1 - left / weights)
+    assert left == weights - round(0.8 * weights)
+    assert row["nonzero_params"] == row["params"] - (weights - left)
+    assert row["compression_ratio"] == pytest.approx(row["params"] / row["nonzero_params"])
+    assert row["accuracy_drop"] == pytest.approx(row["baseline_accuracy"] - row["accuracy"])
+    assert [h["epoch"] for h in history] == [1, 2]
+    assert history[-1]["accuracy"] == row["accuracy"]
+    json.dumps([row, history])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sparsities"),
+    [
+        ({"schedule": "one_shot"}, [0.8, 0.8, 0.8, 0.8]),
+        ({"schedule": "iterative", "steps": 4}, [0.2, 0.4, 0.6, 0.8]),
+        ({"schedule": "iterative", "steps": 2, "epochs_per_step": 2}, [0.4, 0.4, 0.8, 0.8]),
+        ({"schedule": "gradual", "steps": 4}, [0.8 * (1 - (1 - p) ** 3) for p in (0.25, 0.5, 0.75, 1)]),
+        ({"schedule": "iterative", "steps": 4, "initial_sparsity": 0.2}, [0.2, 0.4, 0.6, 0.8]),
+    ],
+)
+def test_every_schedule_has_the_same_budget_evenly_spread(shared, recipe, sparsities):
+    row, history, _ = run(shared, finetune_epochs=4, **recipe)
+    assert [h["sparsity"] for h in history] == pytest.approx(sparsities, abs=1e-4)
+    assert [h["progress"] for h in history] == [0.25, 0.5, 0.75, 1.0]
+    assert row["finetune_epochs"] == 4
+
+
+def test_the_same_seed_gives_the_same_row_and_network(shared):
+    (first, _, a), (second, _, b), (other, _, _) = (run(shared, seed, criterion="random") for seed in (1, 1, 2))
+    assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert first["accuracy"] != other["accuracy"] or first["test_accuracy"] != other["test_accuracy"]
+
+
+def test_the_baseline_is_left_alone(shared):
+    before = {name: array.copy() for name, array in shared.baseline.state.items()}
+    run(shared)
+    assert all(np.array_equal(before[name], array) for name, array in shared.baseline.state.items())
+
+
+def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared):
+    row, history, _ = run(shared, sparsity=0.0, finetune_epochs=0, recalibrate=False)
+    assert history == []
+    assert (row["accuracy"], row["test_accuracy"]) == (row["baseline_accuracy"], row["baseline_test_accuracy"])
+    assert row["compression_ratio"] == 1
+
+
+def test_protected_layers_stay_whole_and_still_count(shared):
+    row, _, state = run(shared, protect=("conv1", "fc"), sparsity=0.9)
+    assert np.count_nonzero(state["conv1.weight"]) == state["conv1.weight"].size
+    assert row["sparsity"] == pytest.approx(0.9, abs=1e-4)
+
+
+class Fussy(nn.Module):
+    """A user's model that raises."""
+
+    def forward(self, inputs):
+        raise RuntimeError("no batches of mine")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (
+            {"protect": ("layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer3.0.conv2"), "sparsity": 0.95},
+            "protected",
+        ),
+        ({"criterion": "tests.test_trial:nan_scores"}, "NaN"),
+        ({"criterion": "tests.nowhere:f"}, "cannot be imported"),
+        ({"calibration_samples": 10**6}, "calibration_samples"),
+        ({"finetune_lr": 1e30}, "diverged"),
+    ],
+)
+def test_a_recipes_own_failure_is_a_row_with_its_reason(shared, recipe, reason):
+    row, _, state = run(shared, **recipe)
+    assert row["state"] == "failed"
+    assert reason in row["error"]
+    assert state is None
+    json.dumps(row)
+
+
+def nan_scores(model, batches, generator):
+    return {name: torch.full_like(w, float("nan")) for name, w in trial.masks.prunable(model).items()}
+
+
+def test_a_users_model_that_raises_is_a_failed_row(shared, monkeypatch):
+    monkeypatch.setattr(Baseline, "network", lambda self, device: Fussy())
+    row, _, _ = run(Shared(shared.baseline, shared.data, shared.section))
+    assert row["state"] == "failed"
+
+
+def test_random_is_clearly_worse_than_magnitude(shared):
+    """Without fine-tuning, which would blur what the criteria are worth."""
+    accuracies = {
+        criterion: run(shared, criterion=criterion, sparsity=0.6, finetune_epochs=0)[0]["accuracy"]
+        for criterion in ("magnitude_l1", "random")
+    }
+    assert accuracies["magnitude_l1"] > accuracies["random"] + 0.2
+
+
+def test_the_command_prints_the_row_last(capsys):
+    code = trial.main(
+        ["--space", "quickstart", "--seed", "3", "--set", "baseline.epochs=3", "--set", "baseline.train_samples=400",
+         "--set", "space.sparsity=0.5", "--set", "space.calibration_samples=64"]
+    )  # fmt: skip
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert code == 0
+    assert row["requested_sparsity"] == 0.5
+
+
+def test_the_command_refuses_wrong_input(capsys):
+    assert trial.main(["--space", "nowhere"]) == 2
+    assert "nowhere: no such study file" in capsys.readouterr().err
