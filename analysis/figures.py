@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import pareto
-from analysis.frame import Results, dense_control, networks
+from analysis.frame import Results, dense_control, networks, ordered
 
 STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -88,14 +88,14 @@ def front(results: Results) -> Figure:
         ax.set_ylabel("test accuracy (%)")
     panels[-1].set_xlabel(UNITS[abscissa(results)][0])
     if floor is not None:
-        _close_up(panels[0], floor, rows["test_accuracy"])
+        _close_up(panels[0], floor, pd.concat([rows, control])["test_accuracy"])
         panels[0].set_title("Near the baseline")
         panels[1].set_title("All")
     keys = [*_keys(colours, markers), *_place_keys(rows), *_baseline_keys(results, "test_accuracy")]
     keys += [_key("dense control", marker="*", **_STAR)] if len(control) else []
     figure.legend(handles=keys, loc="outside right upper")
     _title(figure, f"{(rows['place'] == 'front').sum()} of {_count(len(rows), 'network')} on the front")
-    names = ("validation accuracy" if name == "accuracy" else _plain(name) for name in results.objectives)
+    names = (UNITS[name][0].split(" (")[0] for name in results.objectives)
     chosen = f"The front is chosen on {_and(names)}, but drawn with test accuracy, so it may bend back."
     _caption(figure, f"{chosen} {_not_drawn(results)}")
     return figure
@@ -132,7 +132,7 @@ def accuracy_by_schedule_data(results: Results) -> dict[str, pd.DataFrame]:
     """For every schedule its complete networks: trial_id, scope, sparsity, test_accuracy (fractions)."""
     rows = _complete(results).dropna(subset=["sparsity", "test_accuracy"]).sort_values("sparsity")
     columns = ["trial_id", "scope", "sparsity", "test_accuracy"]
-    return {name: rows.loc[rows["schedule"] == name, columns] for name in _ordered(rows["schedule"])}
+    return {name: rows.loc[rows["schedule"] == name, columns] for name in ordered(rows["schedule"])}
 
 
 @_styled
@@ -170,7 +170,9 @@ def accuracy_by_schedule(results: Results) -> Figure:
     keys += _baseline_keys(results, "test_accuracy")
     figure.legend(handles=[_heading("scope"), *keys], loc="outside right upper")
     _title(figure, "Test accuracy by schedule")
-    _caption(figure, "Every complete network is a point, each of one run; recipes differ in more than schedule and scope.")
+    _caption(
+        figure, "Every complete network is a point, each of one run; recipes differ in more than schedule and scope."
+    )
     return figure
 
 
@@ -205,7 +207,7 @@ def life(results: Results) -> Figure:
         upper.set_title(f"{(last < floor).sum()} of {len(last)} end below the axis")
     figure.legend(handles=[*_keys(colours, markers), *_baseline_keys(results, "accuracy")], loc="outside right upper")
     _title(figure, f"The fine-tuning of {_count(len(last), 'network')} on the front")
-    _caption(figure, "Measured after each epoch: a fall at a cut is seen less what the same epoch mends of it.")
+    _caption(figure, "Measured after each epoch, so a fall at a cut is seen once that epoch has mended part of it.")
     return figure
 
 
@@ -229,7 +231,7 @@ def title(figure: Figure) -> str:
 
 _EDGED = {"markeredgecolor": "white", "markeredgewidth": 0.4, "markersize": 5.5}
 _DASHED = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 3)), "zorder": 1}
-_STAR = {"color": INK, "markersize": 10, "linestyle": "none"}
+_STAR = {"color": INK, "markersize": 10, "linestyle": "none", "zorder": 4}
 _LOOKS: dict[str, dict[str, Any]] = {
     "front": {"markersize": 7, "markeredgewidth": 0.9, "zorder": 3},
     "dominated": {"markersize": 4.5, "markeredgewidth": 0, "alpha": 0.35},
@@ -310,14 +312,8 @@ def _not_drawn(results: Results) -> str:
     return f"Not drawn: {_and(absent)}." if absent else ""
 
 
-def _ordered(names: Iterable[Any]) -> list[Any]:
-    """The distinct names, those of the oldest schedules first, so that their colours never change."""
-    known = ["one_shot", "iterative", "gradual", "global", "layer"]
-    return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), str(name)))
-
-
 def _assign(names: Iterable[Any], looks: tuple[str, ...]) -> dict[Any, str]:
-    return {name: looks[i % len(looks)] for i, name in enumerate(_ordered(names))}
+    return {name: looks[i % len(looks)] for i, name in enumerate(ordered(names))}
 
 
 def _keys(colours: dict[Any, str], markers: dict[Any, str]) -> list[Line2D]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ _BY_TYPE = {  # Int64 and boolean are pandas' types that know an empty cell
 TYPES = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
 HISTORY = "trial_id epoch progress sparsity train_loss accuracy seconds".split()
 TRIALS = [column for column in TYPES if column not in ("epoch", "progress", "train_loss", "seconds")]
+
+_USUAL = ("one_shot", "iterative", "gradual", "global", "layer")
 
 
 class Results(NamedTuple):
@@ -83,6 +86,11 @@ def axes(trials: pd.DataFrame) -> tuple[list[str], dict[str, Any]]:
     varying = [key for key in RECIPE if rows[key].nunique(dropna=False) > 1]
     constant = [key for key in RECIPE if key not in varying and rows[key].notna().any()]
     return varying, {key: rows[key].iloc[0] for key in constant}
+
+
+def ordered(names: Iterable[Any]) -> list[Any]:
+    """The distinct names, those that every study knows first and in their usual order, the others by name."""
+    return sorted(set(names), key=lambda name: (_USUAL.index(name) if name in _USUAL else len(_USUAL), str(name)))
 
 
 def _read_study(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -44,51 +44,50 @@ def report(folder: Path) -> None:
     tables.write_whole(folder / "report.html", page(results, made, drawn, images))
 
 
-def answer(results: Results) -> str:
-    """The study's answer in a sentence or two, as far as its trials and seeds go.
+def answer(results: Results) -> tuple[str, str]:
+    """The study's answer in a sentence, and in another what its trials and seeds do not allow to be said.
 
-    The network is chosen on validation accuracy and quoted with test accuracy; where a recipe ran with one seed
-    no recipe is called better than another.
+    The network is chosen on validation accuracy and quoted with test accuracy.
     """
     complete, best = networks(results.trials), front(results.trials, results.objectives)
     if complete.empty:
-        states = results.trials["state"].value_counts()
-        ended = ", ".join(f"{states[state]} {state}" for state in states.index) or "none has ended"
-        return f"No network was completed, so there is no answer yet (trials: {ended})."
+        return "No network was completed, so there is no answer yet.", _ended(results.trials)
     if best.empty:
-        return f"None of the {len(complete)} complete networks meets the constraints, so there is no answer."
+        which = "The only complete network" if len(complete) == 1 else f"None of the {len(complete)} complete networks"
+        return f"{which} {'does not meet' if len(complete) == 1 else 'meets'} the constraints.", _ended(results.trials)
     chosen, why = _choose(best, results)
     runs = complete[_same_recipe(complete, chosen)].drop_duplicates("seed")
-    return f"{_finding(chosen, why, runs, len(complete))}{_against(results, chosen)}. {_strength(results, runs)}"
+    return f"{_finding(chosen, why, runs, len(complete))}{_against(results)}.", _limits(runs, len(complete))
 
 
 def _choose(best: pd.DataFrame, results: Results) -> tuple[pd.Series, str]:
     """The row of the front to be quoted, and by what it was chosen."""
-    name, objectives = figures.abscissa(results), results.objectives
+    name = figures.abscissa(results)
     near = best[best["accuracy_drop"] <= WITHIN]
-    if near.empty or name not in objectives:
+    if near.empty or name not in results.objectives:
         return best.loc[best["accuracy"].idxmax()], "the most accurate on validation data"
-    extreme = near[name].astype("float64")
-    place = extreme.idxmax() if objectives[name] == "max" else extreme.idxmin()
-    most = f"the {'highest' if objectives[name] == 'max' else 'lowest'} {tables.label(name).split(' (')[0]}"
-    return near.loc[place], f"the one with {most} within {100 * WITHIN:.0f} point of the baseline on validation data"
+    highest = results.objectives[name] == "max"
+    values = near[name].astype("float64")
+    most = f"{'highest' if highest else 'lowest'} {figures.UNITS[name][0].split(' (')[0]}"
+    chosen = near.loc[values.idxmax() if highest else values.idxmin()]
+    return chosen, f"the one of {most} within {100 * WITHIN:.0f} point of the baseline on validation data"
 
 
 def _finding(row: pd.Series, why: str, runs: pd.DataFrame, count: int) -> str:
     recipe = ", ".join(str(row[key]).replace("_", " ") for key in ("criterion", "scope", "schedule"))
     tested = runs["test_accuracy"].dropna()
-    measured = f"{tables.percent(tested.mean())} %"
+    measured = f"{tables.percent(tested.mean())} %" if len(tested) else "unknown"
     if len(tested) > 1:
         low, high = tables.percent(tested.min()), tables.percent(tested.max())
         measured += f" (mean of {len(tested)} seeds, {low} to {high} %)"
-    among = f"Of {count} complete networks" if count > 1 else "The only complete network"
+    which = f"Of {count} complete networks, {why} is" if count > 1 else "The only complete network is"
     return (
-        f"{among}, {why} is trial {row['trial_id']} ({recipe}): without {tables.percent(row['sparsity'])} % of the "
-        f"prunable weights its test accuracy is {measured}"
+        f"{which} trial {row['trial_id']} ({recipe}): without {tables.percent(row['sparsity'])} % of the prunable "
+        f"weights its test accuracy is {measured}"
     )
 
 
-def _against(results: Results, row: pd.Series) -> str:
+def _against(results: Results) -> str:
     known = {
         "the baseline's": (results.record.get("baseline") or {}).get("test_accuracy"),
         "the dense control's": dense_control(results.trials)["test_accuracy"].mean(),
@@ -97,15 +96,17 @@ def _against(results: Results, row: pd.Series) -> str:
     return f", {' and '.join(told)}" if told else ""
 
 
-def _strength(results: Results, runs: pd.DataFrame) -> str:
-    if len(runs) == 1:
+def _limits(runs: pd.DataFrame, count: int) -> str:
+    if count == 1:
+        return "One run shows that it can be done, and compares nothing."
+    if runs["seed"].nunique() > 1:
         return (
-            "Its recipe ran with one seed, and it was picked from many: a small difference may be chance, and no "
-            "recipe is shown to be better than another."
+            f"Its recipe ran with {len(runs)} seeds and was picked for the best of them, so the mean is what to expect; "
+            "recipes whose ranges overlap are not told apart."
         )
     return (
-        f"Its recipe ran with {len(runs)} seeds, but was picked for the best of them: the mean is what to expect, and "
-        f"recipes whose ranges overlap are not told apart."
+        "Its recipe ran with one seed and was picked from many, so small differences may be chance, and no recipe is "
+        "shown to be better than another."
     )
 
 
@@ -119,22 +120,27 @@ def _same_recipe(rows: pd.DataFrame, row: pd.Series) -> pd.Series:
 def failures(trials: pd.DataFrame) -> pd.DataFrame:
     """A row for every reason trials failed or stopped for: reason, state, number, trials (some ids). Most first."""
     ended = trials[trials["state"] != "complete"].assign(reason=lambda rows: rows["error"].fillna("not said"))
-    grouped = ended.groupby(["reason", "state"], sort=False)["trial_id"]
+    grouped = ended.groupby(["reason", "state"])["trial_id"]
     frame = grouped.agg(number="size", trials=_some).reset_index()
     return frame.sort_values(["number", "reason"], ascending=[False, True], ignore_index=True)
+
+
+def _ended(trials: pd.DataFrame) -> str:
+    """'Trials: 54 complete, 6 failed.'"""
+    states = trials["state"].value_counts()
+    return f"Trials: {', '.join(f'{states[state]} {state}' for state in states.index) or 'none has ended'}."
 
 
 def _some(names: pd.Series, most: int = 8) -> str:
     return ", ".join(names.iloc[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def page(
-    results: Results, made: dict[str, tables.Table], drawn: dict[str, Figure], images: dict[str, bytes]
-) -> str:
+def page(results: Results, made: dict[str, tables.Table], drawn: dict[str, Figure], images: dict[str, bytes]) -> str:
     """report.html: one file that asks nothing of the network, in the light or the dark as the reader has it."""
     name = html.escape(str(results.study["study"].get("name", results.folder.name)))
+    sentence, limits = (html.escape(part) for part in answer(results))
     shown = "\n".join(_image(figures.title(drawn[key]), images[key]) for key in drawn)
-    listed = "\n".join(f'<div class="wide">{tables.as_html(*table)}</div>' for table in made.values())
+    wide = {key: f'<div class="wide">{tables.as_html(*table)}</div>' for key, table in made.items()}
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -149,11 +155,15 @@ def page(
 <body>
 <main>
 <h1>{name}</h1>
-<p class="answer">{html.escape(answer(results))}</p>
+<p class="quiet">{html.escape(_subject(results))}</p>
+<p class="answer">{sentence}</p>
+<p>{limits}</p>
 {shown}
 <h2>The front</h2>
-{listed}
-<h2>What failed</h2>
+{wide["summary"]}
+<h2>By schedule</h2>
+{wide["schedules"]}
+<h2>Failed and stopped trials</h2>
 {_failed(results.trials)}
 <h2>How to run it again</h2>
 {_again(results)}
@@ -161,6 +171,11 @@ def page(
 </body>
 </html>
 """
+
+
+def _subject(results: Results) -> str:
+    dense = results.study.get("baseline") or {}
+    return f"{dense.get('model', 'a network')} on {dense.get('dataset', 'unknown data')}. {_ended(results.trials)}"
 
 
 def _image(name: str, png: bytes) -> str:
@@ -211,7 +226,9 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 sy
 main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { margin: 0 0 .5rem; font-size: 1.7rem; }
 h2 { margin: 2.5rem 0 .75rem; font-size: 1.2rem; }
-.answer { font-size: 1.1rem; max-width: 46rem; }
+p { max-width: 46rem; }
+.answer { font-size: 1.15rem; }
+.quiet { margin: 0; color: var(--quiet); }
 figure { margin: 1.5rem 0; padding: .75rem; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 .wide { overflow-x: auto; margin-bottom: 1.5rem; }

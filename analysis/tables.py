@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.frame import Results, axes, dense_control, networks
+from analysis.frame import RECIPE, Results, axes, dense_control, networks, ordered
 from analysis.pareto import front
 
 BINS = (0.0, 0.5, 0.8, 0.95, inf)  # of achieved sparsity, each from its lower edge up to the next
@@ -35,37 +35,42 @@ class Table(NamedTuple):
 def summary(results: Results) -> Table:
     """The front, below a row for the baseline and one for each dense control. One row per network.
 
-    Columns: trial_id, those recipe keys that vary in the study, the measures, and objectives not among them.
+    Columns: trial_id, schedule and those recipe keys that vary in the study, the measures, other objectives.
     """
     varying, constant = axes(results.trials)
+    keys = [key for key in RECIPE if key in varying or key == "schedule"]
     best = front(results.trials, results.objectives)
     rows = pd.concat([_baseline(results), dense_control(results.trials), best], ignore_index=True)
     extra = [name for name in results.objectives if name not in MEASURES]
-    frame = rows[["trial_id", *varying, *MEASURES, *extra]]
-    frame = frame.assign(trial_id=rows["trial_id"].mask(rows["kind"] == "control", rows["trial_id"] + " (dense)"))
-    # A control is no recipe of the space: its other keys are defaults that did nothing.
-    idle = {key: rows[key].where(rows["kind"].isin(["search", "confirm"])) for key in varying if key not in _TRAINING}
-    frame = frame.assign(**idle)
-    shared = "; ".join(f"{label(key)} {text(key, value)}" for key, value in constant.items())
-    what = f"The {len(best)} networks on the front" if len(best) != 1 else "The one network on the front"
-    return Table(frame, f"{what}, chosen on validation accuracy." + f" The same for all: {shared}." * bool(shared))
+    # A control is no recipe of the space: what prunes was at its default there, and did nothing.
+    searched = rows["kind"].isin(["search", "confirm"])
+    idle = {key: rows[key].where(searched) for key in keys if key not in _TRAINING}
+    shared = "; ".join(f"{label(key)} {text(key, value)}" for key, value in constant.items() if key not in keys)
+    what = f"{len(best) or 'No'} {'network is' if len(best) < 2 else 'networks are'} on the front"
+    return Table(
+        rows.assign(**idle)[["trial_id", *keys, *MEASURES, *extra]],
+        f"{what}, which is chosen on validation accuracy." + f" The same for all: {shared}." * bool(shared),
+    )
 
 
 def schedules(results: Results) -> Table:
-    """For every range of achieved sparsity and every schedule: the networks, and the best of them.
+    """For every range of achieved sparsity and every schedule: how many networks, and the best of them.
 
     Columns: sparsity_range, schedule, networks, trial_id, sparsity, accuracy, test_accuracy: the last four are
     those of the network with the highest validation accuracy. Ranges without a network have no row.
     """
-    rows = networks(results.trials).dropna(subset=["accuracy", "sparsity"])
+    rows = networks(results.trials).dropna(subset=["accuracy", "sparsity", "schedule"])
     # Binned as they are printed: 0.94999, where 0.95 was asked for and weights come whole, is 95.0 %.
-    ranges = pd.cut(rows["sparsity"].round(3), BINS, right=False, labels=[_range(*e) for e in pairwise(BINS)])
-    grouped = rows.assign(sparsity_range=ranges).groupby(["sparsity_range", "schedule"], observed=True)
+    ranges = pd.cut(rows["sparsity"].round(3), BINS, right=False, labels=[_range(*edges) for edges in pairwise(BINS)])
+    names = pd.Categorical(rows["schedule"], ordered(rows["schedule"]))
+    grouped = rows.assign(sparsity_range=ranges, schedule=names).groupby(["sparsity_range", "schedule"], observed=True)
     best = rows.loc[grouped["accuracy"].idxmax(), ["trial_id", "sparsity", "accuracy", "test_accuracy"]]
-    counts = grouped.size().rename("networks").reset_index().astype({"sparsity_range": "str"})
-    frame = pd.concat([counts, best.reset_index(drop=True)], axis=1)
-    caption = "The network with the best validation accuracy of each schedule. The best of many is higher by luck alone."
-    return Table(frame, caption)
+    counts = grouped.size().rename("networks").reset_index().astype({"sparsity_range": "str", "schedule": "str"})
+    return Table(
+        pd.concat([counts, best.reset_index(drop=True)], axis=1),
+        "In each range of sparsity, each schedule's network of the best validation accuracy. The more networks there "
+        "are, the higher is their best by luck alone.",
+    )
 
 
 def write_table(frame: pd.DataFrame, stem: Path, caption: str = "") -> list[Path]:
@@ -104,7 +109,8 @@ def as_latex(frame: pd.DataFrame, caption: str = "") -> str:
     sides = ["r" if number else "l" for number in _numeric(frame)]
     words = (r" \\ ".join(name.split()) for name in head)
     stacked = [
-        rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}{name}\end{{tabular}}" for side, name in zip(sides, words, strict=True)
+        rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}{name}\end{{tabular}}"
+        for side, name in zip(sides, words, strict=True)
     ]
     rows = [" & ".join(row) + r" \\" for row in (stacked, *body)]
     lines = [rf"\begin{{tabular}}{{{''.join(sides)}}}", r"\hline", rows[0], r"\hline", *rows[1:], r"\hline"]
@@ -117,9 +123,7 @@ def as_html(frame: pd.DataFrame, caption: str = "") -> str:
     """An HTML table, everything in it escaped."""
     numeric = [' class="number"' if number else "" for number in _numeric(frame)]
     head, *body = _cells(frame, html.escape)
-    rows = (
-        "".join(f"<td{side}>{cell}</td>" for side, cell in zip(numeric, row, strict=True)) for row in body
-    )
+    rows = ("".join(f"<td{side}>{cell}</td>" for side, cell in zip(numeric, row, strict=True)) for row in body)
     heads = "".join(f'<th scope="col"{side}>{cell}</th>' for side, cell in zip(numeric, head, strict=True))
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     body_rows = "\n".join(f"<tr>{row}</tr>" for row in rows)
@@ -182,7 +186,7 @@ _LATEX = {
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "−": "$-$"},
     **{"[": "{[}", "*": "{*}"},  # which the end of the row before would take for its own argument
 }
-_TRAINING = "finetune_epochs epochs_per_step finetune_lr lr_schedule optimizer weight_decay recalibrate".split()
+_TRAINING = "schedule finetune_epochs epochs_per_step finetune_lr lr_schedule optimizer weight_decay".split()
 
 
 def _times(ratio: float) -> str:
@@ -191,7 +195,7 @@ def _times(ratio: float) -> str:
 
 _FORMATS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trial_id": ("trial", str),
-    "sparsity_range": ("sparsity", str),
+    "sparsity_range": ("range of sparsity", str),
     "requested_sparsity": ("asked for (%)", percent),
     "sparsity": ("sparsity (%)", percent),
     "compression_ratio": ("compression (×)", _times),

@@ -20,6 +20,7 @@ Ids = np.ndarray  # (channels,) int64: the channel variable at each place of axi
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+CUTTABLE = (*CONVS, nn.Linear, *NORMS)  # exactly these types: a subclass may compute anything
 POINTWISE_LAYERS = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
@@ -55,7 +56,7 @@ def operation(node: fx.Node) -> str:
 def rule_of(node: fx.Node, layer: nn.Module | None) -> Callable[[Tracker, fx.Node, Any], Any] | None:
     """The rule for a node, which calls `layer` if it calls a module; None if there is none."""
     if layer is not None:
-        return LAYER_RULES.get(type(layer))  # exactly that type: a subclass may compute anything
+        return LAYER_RULES.get(type(layer))
     module = "torch" if isinstance(node.target, str) else getattr(node.target, "__module__", None) or ""
     return RULES.get(operation(node)) if module.split(".")[0] in ("torch", "torchvision", "_operator") else None
 
@@ -132,11 +133,13 @@ def _reshape(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
         return None
     repeats = [math.prod(before.shape[2:k]) for k in range(2, before.ndim + 1)]
     repeat = next((n for n in repeats if len(ids) * n == value.shape[1]), None)
+    if repeat is None:
+        return None
     sizes = node.args[1:] if operation(node) in ("view", "reshape") else ()
     sizes = sizes[0] if sizes and isinstance(sizes[0], (tuple, list)) else sizes
     if len(sizes) > 1 and isinstance(sizes[1], int) and sizes[1] != -1:
         t.demand(node, f"fixes the number of channels at {sizes[1]} (write -1 or torch.flatten(x, 1))", ids)
-    return None if repeat is None else ids.repeat(repeat)
+    return ids.repeat(repeat)
 
 
 def _cat(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:

@@ -1,16 +1,16 @@
-"""Dependency groups: which channels of which layers can only be removed together, and what they score and cost.
+"""Dependency groups: which channels of which layers can only go together, what they score and what they cost.
 
-A *unit* is what is removed at once: one channel of a plain convolution with everything that depends on it (its batch
-norm's entry, its place in a residual sum and in all that is added to it, its 49 inputs of a linear layer after
-7x7 maps), or one whole group of a grouped convolution. A *group* is the units that one convolution or linear layer
-makes, with those of all layers bound to them. From scores to a smaller network there are four steps:
+A *unit* is what is removed at once: one channel of a plain convolution with all that depends on it (its entry in a
+batch norm, its place in a residual sum and in whatever is added to it, its 49 inputs of a linear layer after 7x7
+maps), or one whole group of a grouped convolution. A *group* is the units that one layer makes, with those of all
+layers bound to them. From a network to a smaller one there are four steps, each with a result to look at:
 
-    graph  = dependency_graph(model, example_input)            # once, of the dense network
-    scores = group_scores(graph, magnitude_l1(model, ...))     # score
-    plan   = allocate(graph, scores, 0.5)                      # allocate: a plan, plain JSON
-    small  = apply_plan(model, plan)                           # cut
+    graph = dependency_graph(model, example_input)                        # of the dense network, once
+    scores = group_scores(graph, magnitude_l1(model, [], generator))      # score
+    plan = allocate(graph, scores, 0.5)                                   # allocate
+    small = apply_plan(model, plan)                                       # apply
 
-(`allocate` is in `pruning.allocation`, plans and cutting are in `pruning.surgery`.)
+with `allocate` in `pruning.allocation` and `apply_plan` in `pruning.surgery`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ import torch
 from torch import Tensor, nn
 
 from pruning.masks import prunable
-from pruning.surgery import Plan, removed_places
-from pruning.tracing import CUTTABLE, Classes, Tracker, operation, track, where
+from pruning.plans import SIDES, VERSION, Plan, check_plan, sizes
+from pruning.surgery import layer_sizes
+from pruning.tracing import Classes, Tracker, makes_channels, track
 
-COSTS = ("params", "channels", "macs")
-Axis = tuple[str, str]  # (layer, "out" or "in")
+
+COSTS = ("params", "channels", "macs")  # what is counted: prunable weights, removable units, multiply-adds
 
 
 @dataclass(frozen=True)
 class Group:
-    """`size` removable units, the graph's units start .. start + size - 1; `width` channels each in its first layer.
+    """`size` removable units, the graph's units start .. start + size - 1.
 
-    name: the first layer that makes its channels, in the order of the forward pass.
+    name: the first layer, in the order of the forward pass, that makes its channels; width: how many of that layer's
+    channels make up one unit (1 where units differ in that).
     """
 
     name: str
@@ -45,7 +47,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Member:
-    """The part of a group on one axis of one layer: place index[i] belongs to the group's unit[i]."""
+    """A group's part of one axis of one layer: place index[i] goes with the group's unit[i]; side is "out" or "in"."""
 
     layer: str
     side: str
@@ -55,10 +57,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, linear or norm layer: its weights per pair of channels, and where an image uses them.
+    """What a layer's channels cost, in weights and in places of one image where these are used.
 
-    per_pair: weights per (output, input) channel, or per output channel if groups > 1; 0 for a norm, and for a weight
-    that an earlier layer holds. positions: places per image at which the layer is applied, over all its calls.
+    per_pair: weights per pair of output and input channel, or per output channel if groups > 1; 0 for norms, and for
+    a weight that is counted with an earlier layer. positions: summed over the layer's calls; 0 if it is never called.
     """
 
     per_pair: int
@@ -68,15 +70,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Graph:
-    """The dependency groups of a dense network, and what its cost is made of.
+    """The dependency groups of a dense network and the sums of its costs.
 
-    axes: (layer, side) -> the unit at each of its places, -1 where nothing can be cut. other_weights: prunable weights
-    of layers that are not in `layers`; other_macs: MACs of opaque operations.
+    axes: (layer, side) -> unit at each of its places, -1 where nothing can be cut; in module order. other_weights:
+    prunable weights that are in no layer here; other_macs: MACs of operations that nothing is known about.
     """
 
     groups: tuple[Group, ...]
     layers: Mapping[str, Layer]
-    axes: Mapping[Axis, np.ndarray]
+    axes: Mapping[tuple[str, str], np.ndarray]
     other_weights: int
     other_macs: int
 
@@ -86,7 +88,7 @@ class Graph:
         return sum(group.size for group in self.groups)
 
     def members(self, group: Group) -> list[Member]:
-        """Where a group's units lie, axis by axis in module order."""
+        """Where the group's units lie, axis by axis, in module order."""
         found = []
         for (layer, side), units in self.axes.items():
             index = np.flatnonzero((units >= group.start) & (units < group.start + group.size))
@@ -101,22 +103,33 @@ def dependency_graph(
     """The dependency groups of `model`, which is neither run nor changed.
 
     example_input: a tensor (N, C, ...) of the size the network is for, or one per argument; only shapes and dtypes
-    count. protect: paths of modules of which nothing is cut, neither what they make nor what they read; so the
-    groups they take part in are not there. Inputs and outputs of the network are never cut.
-    Raises ValueError, with the module and the operation, if the model can't be traced, if it holds an operation that
-    is not known to treat channels one by one, where that meets channels that could be cut, or for an unknown path.
+    count. protect: paths of modules of which nothing is cut, neither what they make nor what they read. Inputs and
+    outputs of the network are never cut. Groups come in the order of the forward pass.
+    Raises ValueError, naming module and operation, if the model can't be traced, if an operation that is not known to
+    treat channels one by one meets channels that could be cut, or if there is no module of a protected path.
     """
     protect = [protect] if isinstance(protect, str) else list(protect)
-    paths = dict(model.named_modules())
+    paths = [path for path, _ in model.named_modules() if path]
     for path in protect:
-        if path not in paths or not path:
-            raise ValueError(f"protect: no module {path!r}; choices: {', '.join(filter(None, paths))}")
+        if path not in paths:
+            raise ValueError(f"protect: there is no module {path!r}; choices: {', '.join(paths)}")
     tracker = track(model, example_input, protect)
     roots = tracker.classes.roots(np.arange(len(tracker.classes.parent)))
     fixed = np.zeros(len(roots), dtype=bool)
-    fixed[roots[np.concatenate([*tracker.fixed, np.arange(0)])]] = True
+    for ids in tracker.fixed:
+        fixed[roots[ids]] = True
+    fixed = fixed[roots]
     _refuse(tracker, roots, fixed)
-    return _assemble(model, tracker, roots, fixed)
+    makers = _makers(tracker)
+    groups, unit = _groups(makers, roots, fixed)
+    axes = {
+        (path, side): unit[tracker.axes[path, side]] if (path, side) in tracker.axes else np.full(count, -1)
+        for path, size in layer_sizes(model).items()
+        for side, count in size.items()
+        if side in SIDES
+    }
+    layers, other_weights = _layers(model, tracker)
+    return Graph(groups, layers, axes, other_weights, tracker.opaque_macs)
 
 
 def group_scores(
@@ -127,32 +140,140 @@ def group_scores(
     sides: Sequence[str] = ("out",),
     plan: Plan | None = None,
 ) -> dict[str, Tensor]:
-    """A score per unit of every group, from scores per weight: over all members of the group.
+    """A score per unit of every group, from scores per weight, over all members of the group.
 
-    scores: parameter name -> tensor of the weight's shape, or (outputs,), of the network as it is now, which `plan`
-    (in the dense network's indices) has cut; units gone score -inf. A parameter without scores counts nothing.
-    reduce: "sum" over all elements of a unit, or "mean", their average. sides: "out" counts the filters that make the
-    channels (Li et al. 2016, arXiv:1608.08710), "in" what reads them. Only filters by default: what they are worth
-    then does not grow with the number of layers that read them, and saliencies w * dL/dw, whose sums over what makes
-    and what reads a channel are equal, don't count twice. Both sides with "sum" are torch-pruning's
-    MagnitudeImportance(group_reduction="sum", normalizer=None), given |w| ** p of the same layers.
-    Returns group name -> float64 (size,) on the CPU. Raises ValueError on shapes that don't fit, an unknown `reduce`
-    or side, and for a group without any score.
+    scores: parameter name -> tensor of the parameter's shape, or (outputs,), of the network as it is after `plan`
+    (in the dense network's indices); units gone score -inf. Parameters without scores don't count. reduce: "sum" of
+    a unit's elements, or "mean", their average. sides: "out" counts the filters that make the channels (and their
+    norms), as Li et al. 2016, arXiv:1608.08710; "in" counts the weights that read them. By default the filters alone:
+    their sum does not grow with the number of readers, and saliencies w * dL/dw, of which both sides have the same
+    sum, don't count twice. Both sides, summed, of |w| ** p are torch-pruning's MagnitudeImportance of these layers
+    with group_reduction="sum" and normalizer=None.
+    Returns group name -> float64 (size,), on the CPU. Raises ValueError on an unknown `reduce` or side, on shapes that
+    don't fit, and for a unit that nothing scores.
     """
-    if reduce not in ("sum", "mean") or not set(sides) <= {"out", "in"} or not sides:
-        raise ValueError(f"reduce must be sum or mean, sides of out and in; they are {reduce!r} and {list(sides)}")
-    total, count = torch.zeros(2, graph.size, dtype=torch.float64)
+    if reduce not in ("sum", "mean") or not sides or not set(sides) <= set(SIDES):
+        raise ValueError(f"reduce is sum or mean and sides are of out and in, not {reduce!r} and {list(sides)}")
     gone = np.zeros(graph.size, dtype=bool) if plan is None else removed_units(graph, plan)
-    for (layer, side), units in graph.axes.items():
-        score = scores.get(f"{layer}.weight")
-        if score is None or side not in sides or (side == "in" and (score.ndim < 2 or graph.layers[layer].groups > 1)):
+    total, count = np.zeros(graph.size), np.zeros(graph.size)
+    for (path, side), dense_units in graph.axes.items():
+        score = scores.get(f"{path}.weight")
+        dim = SIDES.index(side)
+        if score is None or side not in sides or dim >= score.ndim or (dim and graph.layers[path].groups > 1):
             continue
-        left = units[~(gone[units] & (units >= 0))] if graph.size else units
-        dim = 0 if side == "out" else 1
-        if score.shape[dim] != len(left):
-            raise ValueError(f"scores of '{layer}.weight' are {tuple(score.shape)}; it has {len(left)} {side} channels")
-        sums = score.detach().transpose(0, dim).flatten(1).sum(1) if score.ndim > 1 else score.detach()
-        free = torch.from_numpy(left >= 0)
-        total.index_add_(0, torch.from_numpy(left)[free], sums.to("cpu", torch.float64)[free])
-        count.index_add_(0, torch.from_numpy(left)[free], torch.full_like(total, score.numel() / len(left))[: len(left)][free])
-    return {}
+        units = dense_units[~np.append(gone, False)[dense_units]]
+        if score.shape[dim] != len(units):
+            raise ValueError(f"scores of '{path}.weight' are {tuple(score.shape)}, its {side} channels {len(units)}")
+        sums = score.detach().transpose(0, dim).reshape(len(units), -1).sum(1).double().cpu().numpy()
+        total += np.bincount(units[units >= 0], sums[units >= 0], graph.size)
+        count += np.bincount(units[units >= 0], minlength=graph.size) * (score.numel() / len(units))
+    for group in graph.groups:
+        if not (count + gone)[group.start : group.start + group.size].all():
+            raise ValueError(f"no scores for the channels of group {group.name!r}")
+    values = total / np.maximum(count, 1) if reduce == "mean" else total
+    values[gone] = -np.inf
+    return {g.name: torch.from_numpy(values[g.start : g.start + g.size].copy()) for g in graph.groups}
+
+
+def costs(graph: Graph, plan: Plan | None = None) -> dict[str, int]:
+    """What `plan` (by default: none) leaves: `params` (prunable weights), `channels` (removable units), `macs`.
+
+    Exact. MACs are those of one image at the example's size. Raises ValueError if the plan is for another network.
+    """
+    return costs_without(graph, np.zeros(graph.size, dtype=bool) if plan is None else removed_units(graph, plan))
+
+
+def costs_without(graph: Graph, removed: np.ndarray) -> dict[str, int]:
+    """As `costs`, without the units where `removed` (size,) is True."""
+    gone = np.append(removed, False)  # the unit -1
+    left = {axis: len(units) - int(np.count_nonzero(gone[units])) for axis, units in graph.axes.items()}
+    params, macs = graph.other_weights, graph.other_macs
+    for path, layer in graph.layers.items():
+        if layer.per_pair:
+            weights = layer.per_pair * left[path, "out"] * (left[path, "in"] if layer.groups == 1 else 1)
+            params += weights
+            macs += weights * layer.positions
+    return {"params": params, "channels": graph.size - int(np.count_nonzero(removed)), "macs": macs}
+
+
+def plan_without(graph: Graph, removed: np.ndarray) -> Plan:
+    """The plan that cuts the units where `removed` (size,) is True."""
+    gone = np.append(removed, False)
+    layers: Plan = {path: {} for path in graph.layers}
+    for (path, side), units in graph.axes.items():
+        layers[path][side] = {"of": len(units), "removed": np.flatnonzero(gone[units]).tolist()}
+    for path, layer in graph.layers.items():
+        if layer.groups > 1:
+            layers[path]["groups"] = layer.groups
+    return {"version": VERSION, "layers": layers}
+
+
+def removed_units(graph: Graph, plan: Plan) -> np.ndarray:
+    """Which units a plan cuts: bool (size,). Raises ValueError if the plan is for another network, or parts a unit."""
+    nothing = plan_without(graph, np.zeros(graph.size, dtype=bool))
+    if sizes(check_plan(plan)) != sizes(nothing):
+        raise ValueError("the plan is for another network than the graph")
+    removed = np.zeros(graph.size, dtype=bool)
+    for (path, side), units in graph.axes.items():
+        cut = units[plan["layers"][path][side]["removed"]]
+        removed[cut[cut >= 0]] = True
+    if plan_without(graph, removed)["layers"] != plan["layers"]:
+        raise ValueError("the plan cuts channels that can't be cut, or can't be cut one without the other")
+    return removed
+
+
+def _refuse(tracker: Tracker, roots: np.ndarray, fixed: np.ndarray) -> None:
+    for node, reason, ids in tracker.demands:
+        loose = roots[ids[~fixed[ids]]]
+        if len(loose):
+            makers = [path for path, made in _makers(tracker).items() if np.isin(roots[made], loose).any()]
+            raise ValueError(
+                f"{tracker.where(node)} {reason}, so the channels it gets can't be cut; "
+                f"protect the module, or the layers that make them: {', '.join(makers)}"
+            )
+
+
+def _makers(tracker: Tracker) -> dict[str, np.ndarray]:
+    """The layers that make new channels, in the order of the forward pass, with the variables they make."""
+    return {
+        path: ids
+        for (path, side), ids in tracker.axes.items()
+        if side == "out" and makes_channels(tracker.layers[path])
+    }
+
+
+def _groups(
+    makers: Mapping[str, np.ndarray], roots: np.ndarray, fixed: np.ndarray
+) -> tuple[tuple[Group, ...], np.ndarray]:
+    """The groups, and the unit of every channel variable (-1: fixed)."""
+    bound = Classes()
+    bound.new(len(roots))
+    free = {path: roots[ids[~fixed[ids]]] for path, ids in makers.items()}
+    for classes in free.values():
+        bound.unite(classes[1:], classes[:1].repeat(max(len(classes) - 1, 0)))
+    heads = np.unique(roots[~fixed])
+    heads = heads[np.lexsort((heads, bound.roots(heads)))]  # group by group, each in the order of its first layer
+    unit = np.full(len(roots), -1)
+    unit[heads] = np.arange(len(heads))
+    names: dict[int, str] = {}
+    for path, classes in free.items():
+        if len(classes):
+            names.setdefault(int(bound.roots(classes)[0]), path)
+    groups, start = [], 0
+    for head, size in zip(*np.unique(bound.roots(heads), return_counts=True), strict=True):
+        share = np.bincount(unit[free[names[head]]] - start, minlength=size)
+        groups.append(Group(names[head], start, int(size), int(share[0]) if (share == share[0]).all() else 1))
+        start += int(size)
+    return tuple(groups), unit[roots]
+
+
+def _layers(model: nn.Module, tracker: Tracker) -> tuple[dict[str, Layer], int]:
+    """Every layer's costs, and the prunable weights that are in none."""
+    counted = prunable(model)
+    layers = {}
+    for path, size in layer_sizes(model).items():
+        groups = size.get("groups", 1)
+        pairs = size["out"] * (size.get("in", 1) if groups == 1 else 1)
+        weight = counted.pop(f"{path}.weight", None)
+        layers[path] = Layer(0 if weight is None else weight.numel() // pairs, tracker.positions[path], groups)
+    return layers, sum(weight.numel() for weight in counted.values())

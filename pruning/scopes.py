@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
-from pruning.masks import Masks, Scores, has_nan, keep_top, kth_largest
+from pruning.masks import Masks, Scores, has_nan, keep_top, largest
 
 Counts = dict[str, int]  # parameter name -> number of weights kept
 
@@ -23,13 +24,16 @@ def global_counts(scores: Scores, keep: int, floor: int = 1) -> Counts:
     Raises ValueError on NaN, and if `keep` is less than the floors ask for or more than is left.
     """
     low, _ = bounds(scores, keep, floor)
-    free, counts = dict(scores), dict(low)
-    while True:
-        ranked = _top_counts(free, keep - sum(counts[name] for name in scores if name not in free))
-        short = [name for name in free if ranked[name] < low[name]]
-        if not short:
-            return counts | ranked
-        free = {name: score for name, score in free.items() if name not in short}
+    top, highest = keep, list(scores.values())
+    while top:
+        highest = [largest(highest, top)]  # each ranking looks at what the one before left
+        ranked = _counts_from(scores, highest[0].min().reshape(1), top)
+        counts = {name: max(low[name], ranked[name]) for name in scores}
+        excess = sum(counts.values()) - keep
+        if not excess:
+            return counts
+        top -= excess  # never too far: giving up one rank takes at most one weight from the counts
+    return low
 
 
 def layer_counts(scores: Scores, keep: int, floor: int = 1) -> Counts:
@@ -125,15 +129,12 @@ def apportion(sizes: Mapping[str, float], keep: int, low: Counts, high: Counts) 
     return counts | {name: counts[name] + sign for name in by_error[: abs(missing)]}
 
 
-def _top_counts(scores: Scores, keep: int) -> Counts:
-    """How many of the `keep` highest scores lie in each layer; of equal scores the earlier layer's count."""
-    if keep == 0:
-        return dict.fromkeys(scores, 0)
+def _counts_from(scores: Scores, threshold: Tensor, top: int) -> Counts:
+    """How many of the `top` highest scores, the last equal to `threshold` (1,), each layer has; ties: the earlier."""
     layers = list(scores.values())
-    threshold = kth_largest(layers, keep)
     # One synchronisation for all layers, where they are on a GPU.
     counts = torch.stack([(layer >= threshold).count_nonzero() for layer in layers]).tolist()
-    surplus = sum(counts) - keep
+    surplus = sum(counts) - top
     for i in reversed(range(len(layers))):
         if surplus:
             ties = min(surplus, int((layers[i] == threshold).count_nonzero()))

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.channel_rules import CONVS, NORMS, POINTWISE_LAYERS, Ids, operation, rule_of
+from pruning.channel_rules import CONVS, CUTTABLE, NORMS, POINTWISE_LAYERS, Ids, operation, rule_of
 
-CUTTABLE = (*CONVS, *NORMS, nn.Linear)
 BATCH = 2  # images in the twin's run: an axis of 1 might be taken for another
 
 
@@ -84,7 +83,7 @@ class Tracker(fx.Interpreter):
         try:
             value = self._value(node)
         except Exception as error:
-            raise ValueError(f"{where(node)} fails on an input of the example's shape: {error}") from error
+            raise ValueError(f"{self.where(node)} fails on an input of the example's shape: {error}") from error
         self.env[node] = value
         self.ids[node] = self._channels(node, value)
         return value
@@ -152,6 +151,12 @@ class Tracker(fx.Interpreter):
         self.positions[name] += math.prod(self.env[node].shape[2:])
         return outputs
 
+    def where(self, node: fx.Node) -> str:
+        """A node in words: its module, and its operation or kind."""
+        if node.op == "call_module":
+            return f"module {node.target!r} ({type(self.layers[str(node.target)]).__name__})"
+        return f"operation {operation(node)!r} in " + (f"module {scope(node)!r}" if scope(node) else "the model itself")
+
     def fix_outputs(self) -> None:
         """Never cut what reaches the network's outputs without passing another layer's weights."""
         stack = [node for node in self.graph.nodes if node.op == "output"]
@@ -161,12 +166,8 @@ class Tracker(fx.Interpreter):
                 if source not in seen and _tensors(self.env[source]):
                     seen.add(source)
                     self.fixed += _arrays(self.ids[source])
-                    if not self._makes_channels(source):
+                    if source.op != "call_module" or not makes_channels(self.layers[str(source.target)]):
                         stack.append(source)
-
-    def _makes_channels(self, node: fx.Node) -> bool:
-        layer = self.layers[str(node.target)] if node.op == "call_module" else None
-        return isinstance(layer, nn.Linear) or (isinstance(layer, CONVS) and layer.groups == 1)
 
 
 def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: Iterable[str] = ()) -> Tracker:
@@ -191,11 +192,9 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
     return tracker
 
 
-def where(node: fx.Node) -> str:
-    """A node in words: its module, and its operation if that is not the module itself."""
-    if node.op == "call_module":
-        return f"module {node.target!r}"
-    return f"operation {operation(node)!r} in " + (f"module {scope(node)!r}" if scope(node) else "the model itself")
+def makes_channels(layer: nn.Module) -> bool:
+    """Whether a layer's output channels are its own, and not those of its input."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, CONVS) and layer.groups == 1)
 
 
 def scope(node: fx.Node) -> str:

@@ -71,8 +71,11 @@ PACKAGES = ["torch", "torchvision", "ray", "optuna", "numpy", "pandas", "matplot
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all: a temporary one beside it, then a rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

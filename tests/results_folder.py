@@ -64,7 +64,9 @@ def _row(random: np.random.Generator, recipe: dict[str, Any], number: int, faile
     half = COLLAPSE[recipe["schedule"]] - 0.02 * (recipe["scope"] == "layer")
     left = 1 / (1 + np.exp((asked - half) * 60)) - 0.02 * abs(np.log10(recipe["finetune_lr"]) + 2)
     accuracy = 0.1 + (BASELINE["accuracy"] - 0.09) * left + random.normal(0, 0.003)
-    return row | _measures(round(272474 * asked) / 272474, float(accuracy), float(accuracy + random.normal(-0.007, 0.003)))
+    return row | _measures(
+        round(272474 * asked) / 272474, float(accuracy), float(accuracy + random.normal(-0.007, 0.003))
+    )
 
 
 def _measures(sparsity: float, accuracy: float, test_accuracy: float) -> dict[str, Any]:

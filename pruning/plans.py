@@ -1,0 +1,123 @@
+"""Plans: which channels are cut, as plain JSON that can be read, checked, saved, and put one after another.
+
+A plan is in indices of the network it is for, of which it lists every convolution, linear and norm layer:
+
+    {"version": 1, "layers": {"conv1": {"out": {"of": 4, "removed": [1]}, "in": {"of": 3, "removed": []}}, ...}}
+
+A norm has no "in"; a convolution of several groups also has "groups": 32, of which only whole ones are removed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+Plan = dict[str, Any]
+
+VERSION = 1
+SIDES = ("out", "in")
+
+
+def compose(first: Plan, second: Plan) -> Plan:
+    """The plan of two cuts in turn, in indices of the first one's network; `second` is for what `first` leaves.
+
+    Raises ValueError if `second` is for another network.
+    """
+    check_plan(first)
+    check_plan(second)
+    if sizes(after(first)) != sizes(second):
+        raise ValueError("the second plan is not for the network that the first one leaves")
+
+    def both(path: str, side: str) -> dict:
+        one = first["layers"][path][side]
+        place = kept(one)
+        again = [place[i] for i in second["layers"][path][side]["removed"]]
+        return {"of": one["of"], "removed": sorted([*one["removed"], *again])}
+
+    return check_plan(_with_axes(first, both))
+
+
+def remainder(whole: Plan, first: Plan) -> Plan:
+    """What is still to be cut after `first` to come to `whole`: compose(first, remainder(whole, first)) == whole.
+
+    Both are for one network and `whole` contains `first`, otherwise ValueError is raised. The result is for the
+    network that `first` leaves, such as one that was fine-tuned since.
+    """
+    check_plan(whole)
+    check_plan(first)
+    if sizes(whole) != sizes(first):
+        raise ValueError("the plans are for different networks")
+
+    def rest(path: str, side: str) -> dict:
+        one, goal = first["layers"][path][side], set(whole["layers"][path][side]["removed"])
+        if not goal.issuperset(one["removed"]):
+            raise ValueError(f"the whole plan keeps {side} channels of {path!r} that the first one removes")
+        place = kept(one)
+        return {"of": len(place), "removed": [i for i, dense in enumerate(place) if dense in goal]}
+
+    return _with_axes(after(first), rest)
+
+
+def after(plan: Plan) -> Plan:
+    """The plan that cuts nothing from the network that `plan` leaves."""
+    nothing = _with_axes(plan, lambda path, side: {"of": len(kept(plan["layers"][path][side])), "removed": []})
+    for path, layer in nothing["layers"].items():
+        if "groups" in layer:
+            layer["groups"] = layer["groups"] * layer["out"]["of"] // plan["layers"][path]["out"]["of"]
+    return nothing
+
+
+def check_plan(plan: Plan) -> Plan:
+    """The plan itself if it is well formed; otherwise raises ValueError, with the layer at fault."""
+    if not isinstance(plan, dict) or plan.get("version") != VERSION or not isinstance(plan.get("layers"), dict):
+        raise ValueError(f"not a plan of version {VERSION}, which is a mapping of version and layers")
+    for path, layer in plan["layers"].items():
+        axes = [layer[side] for side in SIDES if side in layer] if isinstance(layer, dict) else []
+        if not axes or "out" not in layer or not all(_is_axis(axis) for axis in axes):
+            raise ValueError(f"plan, layer {path!r}: each of out and in is 0 <= rising removed < of, and not all of them")
+        if "groups" in layer and not _whole_groups(layer["groups"], axes):
+            raise ValueError(f"plan, layer {path!r}: of its {layer['groups']} groups only whole ones can be removed")
+    return plan
+
+
+def sizes(plan: Plan) -> dict[str, dict[str, int]]:
+    """Sizes of every layer of the network that a plan is for: out, and if there are any, in and groups > 1."""
+    return {
+        path: {side: layer[side]["of"] for side in SIDES if side in layer}
+        | ({"groups": layer["groups"]} if layer.get("groups", 1) > 1 else {})
+        for path, layer in plan["layers"].items()
+    }
+
+
+def kept(axis: dict) -> list[int]:
+    """The places of a plan's axis that stay, rising."""
+    return sorted(set(range(axis["of"])).difference(axis["removed"]))
+
+
+def _with_axes(plan: Plan, axis: Callable[[str, str], dict]) -> Plan:
+    """A plan like `plan` but for its axes, which are axis(path, side)."""
+    layers = {
+        path: {**layer, **{side: axis(path, side) for side in SIDES if side in layer}}
+        for path, layer in plan["layers"].items()
+    }
+    return {**plan, "layers": layers}
+
+
+def _is_axis(axis: Any) -> bool:
+    if not isinstance(axis, dict) or type(axis.get("of")) is not int or not isinstance(axis.get("removed"), list):
+        return False
+    removed = axis["removed"]
+    rising = all(type(i) is int for i in removed) and all(a < b for a, b in itertools.pairwise(removed))
+    return rising and len(removed) < axis["of"] and (not removed or 0 <= removed[0] <= removed[-1] < axis["of"])
+
+
+def _whole_groups(groups: Any, axes: list[dict]) -> bool:
+    """Whether every axis loses all places of some groups, the same on each, and none of the others."""
+    if type(groups) is not int or groups < 1 or any(axis["of"] % groups for axis in axes):
+        return False
+    gone = [{i * groups // axis["of"] for i in axis["removed"]} for axis in axes]
+    return all(
+        touched == gone[0] and len(axis["removed"]) == len(touched) * axis["of"] // groups
+        for touched, axis in zip(gone, axes, strict=True)
+    )

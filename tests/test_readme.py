@@ -1,0 +1,28 @@
+"""The README tells what the code knows, and nothing it does not have."""
+
+import re
+from pathlib import Path
+
+from models import MODELS
+from study.manual import space_table
+from study.data import DATASETS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_what_can_be_sampled_is_that_of_the_code():
+    """Refresh it with: python -c 'from study.manual import space_table; print(space_table())'."""
+    assert space_table() in README
+
+
+def test_all_models_and_datasets_are_named():
+    assert ", ".join(f"`{name}`" for name in MODELS) in README
+    assert ", ".join(f"`{name}`" for name in DATASETS) in README
+
+
+def test_every_figure_exists_and_is_small():
+    figures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+    assert figures
+    for figure in figures:
+        assert (ROOT / figure).stat().st_size < 200_000
