@@ -6,12 +6,9 @@ words what is missing when a study is too small for it.
 
 from __future__ import annotations
 
-import io
-import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,40 +16,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis import pareto
-from analysis.frame import Results, dense_control, networks, ordered
+from analysis import pareto, style
+from analysis.frame import Results, dense_control, networks, ordered, tally
+from analysis.style import COLOURS, DASHED, EDGED, INK, MARKERS, QUIET, STAR, styled
 
-STYLE: dict[str, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "figure.titlesize": 11,
-    "figure.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-    "pdf.fonttype": 42,  # letters stay text in the PDF
+UNITS = {  # column -> (name, unit, what one unit of the axis is)
+    "sparsity": ("sparsity", "%", 0.01),
+    "accuracy": ("validation accuracy", "%", 0.01),
+    "macs": ("MACs", "millions", 1e6),
+    "params": ("parameters", "millions", 1e6),
+    "size_bytes": ("size", "MB", 1e6),
+    "latency_ms": ("latency", "ms", 1.0),
 }
-INK, PALE = "#404040", "#c8c8c8"
-# Okabe and Ito's colours, told apart by the colour-blind; without yellow, too pale for print, and black.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-UNITS = {  # column -> (axis label, what one unit of the axis is)
-    "sparsity": ("sparsity (%)", 0.01),
-    "accuracy": ("validation accuracy (%)", 0.01),
-    "macs": ("MACs (millions)", 1e6),
-    "params": ("parameters (millions)", 1e6),
-    "size_bytes": ("size (MB)", 1e6),
-    "latency_ms": ("latency (ms)", 1.0),
+NEAR = 0.1  # a close-up reaches this far below the baseline's accuracy
+_LOOKS: dict[str, dict[str, Any]] = {
+    "front": {"markersize": 7, "markeredgewidth": 0.9, "markeredgecolor": "black", "zorder": 3},
+    "dominated": {"markersize": 4.5, "markeredgewidth": 0, "alpha": 0.35},
+    "infeasible": {"markersize": 4.5, "markeredgewidth": 0.8, "alpha": 0.5, "markerfacecolor": "none"},
 }
-_styled = matplotlib.rc_context(STYLE)
 
 
 def front_data(results: Results) -> pd.DataFrame:
@@ -70,62 +51,42 @@ def front_data(results: Results) -> pd.DataFrame:
     return drawn.dropna(subset=["x", "test_accuracy"]).sort_values(["x", "trial_id"])
 
 
-@_styled
+@styled
 def front(results: Results) -> Figure:
     """Test accuracy against sparsity (or what else was an objective): the front among all networks."""
-    rows = front_data(results)
+    rows, control = front_data(results), dense_control(results.trials)
     if rows.empty:
-        return _words("No network was completed, so there is no front to draw.", results)
-    colours, markers = _assign(rows["schedule"], COLOURS), _assign(rows["scope"], MARKERS)
-    control = dense_control(results.trials)
-    floor = closeup_floor(rows["test_accuracy"], _baseline(results, "test_accuracy"))
-    figure, panels = _panels(1 if floor is None else 2, 1, (7.2, 4.0 if floor is None else 6.4))
-    for ax in panels:
-        shown = rows if floor is None or ax is panels[-1] else rows[rows["test_accuracy"] >= floor]
-        _draw_front(ax, shown, rows, results, colours, markers)
-        _draw_baseline(ax, results, "test_accuracy")
-        ax.plot(_x(control, results), 100 * control["test_accuracy"], "*", **_STAR)
+        return _words("There is no complete network to draw a front of.", results)
+    name, unit, one = unit_of(abscissa(results))
+    colours, markers = style.assign(rows["schedule"], COLOURS), style.assign(rows["scope"], MARKERS)
+    floor = closeup_floor(rows["test_accuracy"], _dense(results, "test_accuracy"))
+    figure, axes = style.panels(1 if floor is None else 2, 1, (7.2, 4.0 if floor is None else 6.4), sharey=False)
+    for ax in axes:
+        shown = rows if floor is None or ax is axes[-1] else rows[rows["test_accuracy"] >= floor]
+        if len(results.objectives) == 2:  # of three, what is seen is a shadow of the front: a line would mislead
+            best = rows[rows["place"] == "front"]
+            ax.plot(best["x"] / one, 100 * best["test_accuracy"], color=INK, linewidth=0.9, zorder=2)
+        for (schedule, scope, place), group in shown.groupby(["schedule", "scope", "place"]):
+            look = _look(place, colours[schedule], markers[scope])
+            ax.plot(group["x"] / one, 100 * group["test_accuracy"], **look)
+        ax.plot(control[abscissa(results)].astype("float64") / one, 100 * control["test_accuracy"], **STAR)
+        baseline = _draw_baseline(ax, results, "test_accuracy")
         ax.set_ylabel("test accuracy (%)")
-    panels[-1].set_xlabel(UNITS[abscissa(results)][0])
+    axes[-1].set_xlabel(f"{name} ({unit})")
     if floor is not None:
-        _close_up(panels[0], floor, pd.concat([rows, control])["test_accuracy"])
-        panels[0].set_title("Near the baseline")
-        panels[1].set_title("All")
-    keys = [*_keys(colours, markers), *_place_keys(rows), *_baseline_keys(results, "test_accuracy")]
-    keys += [_key("dense control", marker="*", **_STAR)] if len(control) else []
-    figure.legend(handles=keys, loc="outside right upper")
-    _title(figure, f"{(rows['place'] == 'front').sum()} of {_count(len(rows), 'network')} on the front")
-    names = (UNITS[name][0].split(" (")[0] for name in results.objectives)
-    chosen = f"The front is chosen on {_and(names)}, but drawn with test accuracy, so it may bend back."
-    _caption(figure, f"{chosen} {_not_drawn(results)}")
+        _close_up(axes[0], floor, pd.concat([rows, control])["test_accuracy"])
+        axes[0].set_title("Near the baseline")
+        axes[1].set_title("All")
+    places = [style.key(p, **_look(p, INK, "o")) for p in _LOOKS if (rows["place"] == p).any()]
+    dense = baseline + [style.key("dense control", **STAR)] * bool(len(control))
+    style.legend(figure, {**_keys(colours, markers), "network": places + dense})
+    chosen = f"The front is chosen on {_and(unit_of(objective)[0] for objective in results.objectives)}"
+    style.head(
+        figure,
+        f"{(rows['place'] == 'front').sum()} of {_networks(len(rows))} on the front",
+        f"{chosen}, but drawn with test accuracy, so it may bend back. {_not_drawn(results)}",
+    )
     return figure
-
-
-def _draw_front(
-    ax: Axes,
-    shown: pd.DataFrame,
-    rows: pd.DataFrame,
-    results: Results,
-    colours: dict[Any, str],
-    markers: dict[Any, str],
-) -> None:
-    best = rows[rows["place"] == "front"]
-    if len(results.objectives) == 2:  # with three, what is seen is a shadow of the front: a line would mislead
-        ax.plot(_x(best, results), 100 * best["test_accuracy"], color=INK, linewidth=0.9, zorder=2)
-    for (schedule, scope, place), group in shown.groupby(["schedule", "scope", "place"]):
-        look = _look(place, colours[schedule])
-        ax.plot(_x(group, results), 100 * group["test_accuracy"], markers[scope], **look)
-
-
-def closeup_floor(accuracies: pd.Series, baseline: float | None) -> float | None:
-    """The accuracy from which a close-up is worth drawing: 10 points below the baseline.
-
-    None where nothing lies below it, or more than half does: recipes that collapse must not hide how the others differ.
-    """
-    if baseline is None:
-        return None
-    below = (accuracies < baseline - 0.1).mean()
-    return baseline - 0.1 if 0 < below <= 0.5 else None
 
 
 def accuracy_by_schedule_data(results: Results) -> dict[str, pd.DataFrame]:
@@ -135,44 +96,39 @@ def accuracy_by_schedule_data(results: Results) -> dict[str, pd.DataFrame]:
     return {name: rows.loc[rows["schedule"] == name, columns] for name in ordered(rows["schedule"])}
 
 
-@_styled
+@styled
 def accuracy_by_schedule(results: Results) -> Figure:
     """Test accuracy against sparsity, a panel for each schedule on the same axes; the others' networks in grey."""
-    panels = accuracy_by_schedule_data(results)
-    if not panels:
-        return _words("No network was completed, so schedules cannot be compared.", results)
-    everything = pd.concat(panels.values())
-    markers, colours = _assign(everything["scope"], MARKERS), _assign(everything["scope"], COLOURS)
-    floor = closeup_floor(everything["test_accuracy"], _baseline(results, "test_accuracy"))
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, plots = _panels(lines, columns, (1.8 + 2.3 * columns, 1.4 + 2.3 * lines))
+    by_schedule = accuracy_by_schedule_data(results)
+    if not by_schedule:
+        return _words("There is no complete network to compare schedules by.", results)
+    everything = pd.concat(by_schedule.values())
+    floor = closeup_floor(everything["test_accuracy"], _dense(results, "test_accuracy"))
     shown = everything if floor is None else everything[everything["test_accuracy"] >= floor]
-    for ax, (schedule, rows) in zip(plots, panels.items(), strict=False):
+    scopes = ordered(everything["scope"])
+    looks = {scope: {"color": COLOURS[i % 6], "marker": MARKERS[i % 7], **EDGED} for i, scope in enumerate(scopes)}
+    columns = min(3, len(by_schedule))
+    lines = -(-len(by_schedule) // columns)
+    figure, axes = style.panels(lines, columns, (1.8 + 2.3 * columns, 1.4 + 2.3 * lines), sharey=True)
+    for ax, (schedule, rows) in zip(axes, by_schedule.items(), strict=False):
         own = shown.index.isin(rows.index)
-        _dots(ax, shown[~own], marker="o", color=PALE, markersize=3)
+        ax.plot(100 * shown["sparsity"][~own], 100 * shown["test_accuracy"][~own], **QUIET)
         for scope, group in shown[own].groupby("scope"):
-            _dots(ax, group, marker=markers[scope], color=colours[scope], **_EDGED)
-        _draw_baseline(ax, results, "test_accuracy")
-        below = len(rows) - own.sum()
+            ax.plot(100 * group["sparsity"], 100 * group["test_accuracy"], **looks[scope])
+        baseline = _draw_baseline(ax, results, "test_accuracy")
+        below = len(rows) - int(own.sum())
         ax.set_title(f"{_plain(schedule)}: {len(rows)}" + f", {below} below the axis" * bool(below))
-        if floor is not None:
-            _close_up(ax, floor, everything["test_accuracy"])
-    for ax in plots[len(panels) :]:
-        ax.set_visible(False)
-    for ax in plots[len(panels) - columns : len(panels)]:
-        ax.set_xlabel("sparsity (%)")
-        ax.tick_params(labelbottom=True)
-    for ax in plots[::columns]:
-        ax.set_ylabel("test accuracy (%)")
-    keys = [_key(_plain(scope), marker=markers[scope], color=colours[scope], **_EDGED) for scope in markers]
-    keys += [_key("other schedules", marker="o", color=PALE, markersize=3)] if len(panels) > 1 else []
-    keys += _baseline_keys(results, "test_accuracy")
-    figure.legend(handles=[_heading("scope"), *keys], loc="outside right upper")
-    _title(figure, "Test accuracy by schedule")
-    _caption(
-        figure, "Every complete network is a point, each of one run; recipes differ in more than schedule and scope."
+        ax.set(xlabel="sparsity (%)", ylabel="test accuracy (%)")
+    if floor is not None:
+        _close_up(axes[0], floor, everything["test_accuracy"])
+    _tidy(axes, len(by_schedule), columns)
+    others = [style.key("other schedules", **QUIET)] * (len(by_schedule) > 1)
+    style.legend(
+        figure,
+        {"scope": [style.key(_plain(scope), **looks[scope]) for scope in scopes], "network": others + baseline},
     )
+    caption = "Every complete network is a point, each of one run; recipes differ in more than schedule and scope."
+    style.head(figure, "Test accuracy by schedule", caption)
     return figure
 
 
@@ -182,32 +138,31 @@ def life_data(results: Results) -> pd.DataFrame:
     return results.history.merge(best, on="trial_id").sort_values(["trial_id", "epoch"])
 
 
-@_styled
+@styled
 def life(results: Results) -> Figure:
     """Validation accuracy and sparsity after each fine-tuning epoch, for the networks on the front."""
     rows = life_data(results)
     if rows.empty:
         return _words("No network on the front has a history of fine-tuning.", results)
-    figure, (upper, lower) = _panels(2, 1, (7.2, 5.2), sharey=False)
-    colours, markers = _assign(rows["schedule"], COLOURS), _assign(rows["scope"], MARKERS)
-    for _, trial in rows.groupby("trial_id"):
-        schedule, scope = trial[["schedule", "scope"]].iloc[0]
-        look = {"color": colours[schedule], "marker": markers[scope], "alpha": 0.75, "markersize": 4}
+    colours, markers = style.assign(rows["schedule"], COLOURS), style.assign(rows["scope"], MARKERS)
+    figure, (upper, lower) = style.panels(2, 1, (7.2, 5.2), sharey=False)
+    for (schedule, scope, _), trial in rows.groupby(["schedule", "scope", "trial_id"]):
+        look: dict[str, Any] = {"color": colours[schedule], "marker": markers[scope], "alpha": 0.75, "markersize": 4}
         epochs = trial["epoch"].astype("float64")
         upper.plot(epochs, 100 * trial["accuracy"], **look)
         lower.plot(epochs, 100 * trial["sparsity"], **look)
-    _draw_baseline(upper, results, "accuracy")
+    baseline = _draw_baseline(upper, results, "accuracy")
     upper.set_ylabel("validation accuracy (%)")
     lower.set(ylabel="sparsity (%)", xlabel="fine-tuning epoch")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     last = rows.groupby("trial_id")["accuracy"].last()
-    floor = closeup_floor(last, _baseline(results, "accuracy"))
+    floor = closeup_floor(last, _dense(results, "accuracy"))
     if floor is not None:
         _close_up(upper, floor, rows["accuracy"])
         upper.set_title(f"{(last < floor).sum()} of {len(last)} end below the axis")
-    figure.legend(handles=[*_keys(colours, markers), *_baseline_keys(results, "accuracy")], loc="outside right upper")
-    _title(figure, f"The fine-tuning of {_count(len(last), 'network')} on the front")
-    _caption(figure, "Measured after each epoch, so a fall at a cut is seen once that epoch has mended part of it.")
+    style.legend(figure, {**_keys(colours, markers), "network": baseline})
+    caption = "Measured after each epoch, so a fall at a cut is seen once that epoch has mended part of it."
+    style.head(figure, f"The fine-tuning of {_networks(len(last))} on the front", caption)
     return figure
 
 
@@ -216,27 +171,20 @@ def abscissa(results: Results) -> str:
     return next((name for name in results.objectives if name != "accuracy"), "sparsity")
 
 
-@_styled
-def render(figure: Figure, kind: str) -> bytes:
-    """The figure as a file's content, kind "png" (200 dpi) or "pdf". The same figure gives the same bytes."""
-    file = io.BytesIO()
-    figure.savefig(file, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
-    return file.getvalue()
+def unit_of(column: str) -> tuple[str, str, float]:
+    """What an axis calls a column, its unit there, and how much of the column makes one such unit."""
+    return UNITS.get(column, (_plain(column), "1", 1.0))
 
 
-def title(figure: Figure) -> str:
-    """What the figure is headed with, for those who cannot see it."""
-    return figure.get_suptitle()
+def closeup_floor(accuracies: pd.Series, baseline: float | None) -> float | None:
+    """The accuracy (a fraction) from which a close-up is worth drawing: 10 points below the baseline.
 
-
-_EDGED = {"markeredgecolor": "white", "markeredgewidth": 0.4, "markersize": 5.5}
-_DASHED = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 3)), "zorder": 1}
-_STAR = {"color": INK, "markersize": 10, "linestyle": "none", "zorder": 4}
-_LOOKS: dict[str, dict[str, Any]] = {
-    "front": {"markersize": 7, "markeredgewidth": 0.9, "zorder": 3},
-    "dominated": {"markersize": 4.5, "markeredgewidth": 0, "alpha": 0.35},
-    "infeasible": {"markersize": 4.5, "markeredgewidth": 0.8, "alpha": 0.5, "markerfacecolor": "none"},
-}
+    Recipes that collapse must not hide how the others differ. None where nothing lies below it, or most does.
+    """
+    if baseline is None:
+        return None
+    below = (accuracies < baseline - NEAR).mean()
+    return baseline - NEAR if 0 < below <= 0.5 else None
 
 
 def _complete(results: Results) -> pd.DataFrame:
@@ -245,106 +193,63 @@ def _complete(results: Results) -> pd.DataFrame:
     return rows.assign(**{key: rows[key].fillna("none") for key in ("schedule", "scope")})
 
 
-def _look(place: str, colour: str) -> dict[str, Any]:
-    edge = {"front": "black", "dominated": "none", "infeasible": colour}[place]
-    return {"color": colour, "markeredgecolor": edge, "linestyle": "none", **_LOOKS[place]}
-
-
-def _panels(rows: int, columns: int, inches: tuple[float, float], sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """Axes in reading order; those of one row, or of one column, that are to be compared share their scale."""
-    figure = Figure(figsize=inches, layout="constrained")
-    shared = sharey and columns > 1
-    return figure, list(figure.subplots(rows, columns, sharex=True, sharey=shared, squeeze=False).flat)
-
-
-def _words(sentence: str, results: Results) -> Figure:
-    """A figure for a study that has nothing to draw yet."""
-    figure = Figure(figsize=(7.2, 2.0))
-    states = results.trials["state"].value_counts()
-    counts = ", ".join(f"{states[state]} {state}" for state in states.index) or "none yet"
-    figure.text(0.5, 0.5, f"{sentence}\nTrials: {counts}.", ha="center", va="center", color=INK, linespacing=1.8)
-    return figure
-
-
-def _dots(ax: Axes, rows: pd.DataFrame, **look: Any) -> None:
-    ax.plot(100 * rows["sparsity"], 100 * rows["test_accuracy"], linestyle="none", **look)
-
-
-def _x(rows: pd.DataFrame, results: Results) -> pd.Series:
-    name = abscissa(results)
-    return rows["x" if "x" in rows else name].astype("float64") / UNITS[name][1]
-
-
-def _baseline(results: Results, measure: str) -> float | None:
+def _dense(results: Results, measure: str) -> float | None:
     return (results.record.get("baseline") or {}).get(measure)
 
 
-def _draw_baseline(ax: Axes, results: Results, measure: str) -> None:
-    if (value := _baseline(results, measure)) is not None:
-        ax.axhline(100 * value, **_DASHED)
-
-
-def _baseline_keys(results: Results, measure: str) -> list[Line2D]:
-    value = _baseline(results, measure)
-    return [] if value is None else [_key(f"baseline, {100 * value:.1f} %", **_DASHED)]
+def _draw_baseline(ax: Axes, results: Results, measure: str) -> list[Line2D]:
+    """A dashed line at the baseline; its entry for the legend, none where the baseline is not known."""
+    if (value := _dense(results, measure)) is None:
+        return []
+    ax.axhline(100 * value, **DASHED)
+    return [style.key(f"baseline, {100 * value:.1f} %", **DASHED)]
 
 
 def _close_up(ax: Axes, floor: float, values: pd.Series) -> None:
-    """The y axis from `floor` to the highest value, with room for the markers."""
-    top = max(values.max(), floor + 0.1)
+    """The y axis from `floor` to the highest value or the baseline, in percent, with room for the markers."""
+    top = max(values.max(), floor + NEAR)
     room = 0.04 * (top - floor)
     ax.set_ylim(100 * (floor - room), 100 * (top + room))
 
 
-def _title(figure: Figure, words: str) -> None:
-    figure.suptitle(words, x=0.01, ha="left")
+def _look(place: Any, colour: str, marker: str) -> dict[str, Any]:
+    return {"color": colour, "marker": marker, "linestyle": "none", **_LOOKS[place]}
 
 
-def _caption(figure: Figure, sentence: str) -> None:
-    # supxlabel, because the constrained layout keeps room for it.
-    width = round(figure.get_figwidth() * 16)
-    figure.supxlabel(textwrap.fill(sentence, width), x=0.01, ha="left", fontsize=7.5, color=INK)
+def _keys(colours: dict[Any, str], markers: dict[Any, str]) -> dict[str, list[Line2D]]:
+    """Groups of legend entries: a colour per schedule, and a marker per scope where there are several."""
+    scopes = [style.key(_plain(n), marker=m, color=INK, markerfacecolor="none") for n, m in markers.items()]
+    schedules = [style.key(_plain(name), marker="o", color=colour) for name, colour in colours.items()]
+    return {"schedule": schedules, "scope": scopes if len(scopes) > 1 else []}
+
+
+def _tidy(axes: list[Axes], used: int, columns: int) -> None:
+    """Of a grid of axes on the same scales: hide those not used, and label only the outer ones."""
+    for place, ax in enumerate(axes):
+        ax.set_visible(place < used)
+        if place % columns:
+            ax.set_ylabel("")
+        if place + columns < used:
+            ax.set_xlabel("")
+        else:
+            ax.tick_params(labelbottom=True)
+
+
+def _words(sentence: str, results: Results) -> Figure:
+    return style.words(f"{sentence}\nTrials: {tally(results.trials)}.")
 
 
 def _not_drawn(results: Results) -> str:
-    states = results.trials["state"].value_counts()
-    absent = [f"{states[state]} {state}" for state in ("failed", "stopped") if state in states]
-    return f"Not drawn: {_and(absent)}." if absent else ""
+    absent = results.trials[results.trials["state"] != "complete"]
+    return f"Not drawn: {tally(absent)}." if len(absent) else ""
 
 
-def _assign(names: Iterable[Any], looks: tuple[str, ...]) -> dict[Any, str]:
-    return {name: looks[i % len(looks)] for i, name in enumerate(ordered(names))}
-
-
-def _keys(colours: dict[Any, str], markers: dict[Any, str]) -> list[Line2D]:
-    """Legend entries: a colour per schedule, and a marker per scope where there are several."""
-    scopes = [_key(_plain(name), marker=mark, color=INK, markerfacecolor="none") for name, mark in markers.items()]
-    return [
-        _heading("schedule"),
-        *(_key(_plain(name), marker="o", color=colour) for name, colour in colours.items()),
-        *([_heading("scope"), *scopes] if len(scopes) > 1 else []),
-        _heading(""),
-    ]
-
-
-def _place_keys(rows: pd.DataFrame) -> list[Line2D]:
-    return [_key(place, marker="o", **_look(place, INK)) for place in _LOOKS if (rows["place"] == place).any()]
-
-
-def _heading(words: str) -> Line2D:
-    return _key(rf"$\bf{{{words}}}$" if words else "")
-
-
-def _key(name: str, **look: Any) -> Line2D:
-    return Line2D([], [], label=name, **{"linestyle": "none", **look})
+def _networks(number: int) -> str:
+    return "1 network" if number == 1 else f"{number} networks"
 
 
 def _plain(name: Any) -> str:
     return str(name).replace("_", " ")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _and(names: Iterable[str]) -> str:

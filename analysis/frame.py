@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ import yaml
 SCHEMA_VERSION = 1
 FILES = ("study.yaml", "trials.csv", "history.csv")
 CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stopped", "failed")}
-RECIPE = (
-    "criterion granularity scope schedule sparsity_of initial_sparsity steps finetune_epochs epochs_per_step "
-    "finetune_lr lr_schedule optimizer weight_decay recalibrate calibration_samples min_channels round_to protect"
-).split()
+RECIPE = [
+    "criterion", "granularity", "reduce", "scope", "schedule", "sparsity_of", "initial_sparsity", "steps",
+    "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
+    "recalibrate", "calibration_samples", "min_channels", "round_to", "protect",
+]  # fmt: skip
 _BY_TYPE = {  # Int64 and boolean are pandas' types that know an empty cell
-    "str": "trial_id kind state error criterion granularity scope schedule sparsity_of lr_schedule optimizer protect",
+    "str": "trial_id kind state error criterion granularity reduce scope schedule sparsity_of lr_schedule optimizer protect",
     "Int64": "seed steps finetune_epochs epochs_per_step calibration_samples min_channels round_to params "
     "nonzero_params macs nonzero_macs size_bytes epoch",
     "boolean": "recalibrate feasible",
@@ -27,7 +28,8 @@ _BY_TYPE = {  # Int64 and boolean are pandas' types that know an empty cell
     "progress train_loss seconds",
 }
 TYPES = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
-HISTORY = "trial_id epoch progress sparsity train_loss accuracy seconds".split()
+HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
+NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accuracy", "test_accuracy", "accuracy_drop"]
 TRIALS = [column for column in TYPES if column not in ("epoch", "progress", "train_loss", "seconds")]
 
 _USUAL = ("one_shot", "iterative", "gradual", "global", "layer")
@@ -51,8 +53,9 @@ class Results(NamedTuple):
 def load(folder: Path | str) -> Results:
     """Read a results folder. Fractions stay in [0, 1], times in seconds; an empty cell is a missing value.
 
-    Raises ValueError, naming the folder or file and what is wrong with it: files or columns missing, a cell that
-    is not of its column's type, a kind or state that does not exist, or a schema newer than this program.
+    Trials have all columns of TRIALS: one that the file lacks, since it is older than the column, is all missing.
+    Raises ValueError, naming the folder or file and what is wrong with it: files or needed columns missing, a cell
+    that is not of its column's type, a kind or state that does not exist, a schema newer than this program.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -60,9 +63,9 @@ def load(folder: Path | str) -> Results:
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise ValueError(f"{folder}: no results folder of a study: {', '.join(missing)} missing")
     study, record = _read_study(folder / "study.yaml")
-    trials = _read_table(folder / "trials.csv", TRIALS)
+    trials = _read_table(folder / "trials.csv", TRIALS, NEEDED)
     _check_trials(trials, folder / "trials.csv")
-    return Results(folder, trials, _read_table(folder / "history.csv", HISTORY), study, record)
+    return Results(folder, trials, _read_table(folder / "history.csv", HISTORY, HISTORY), study, record)
 
 
 def networks(trials: pd.DataFrame) -> pd.DataFrame:
@@ -74,6 +77,12 @@ def dense_control(trials: pd.DataFrame) -> pd.DataFrame:
     """The rows of the dense network that was given the same fine-tuning (none, if it was not run)."""
     dense = (trials["kind"] == "control") & (trials["schedule"] == "dense")
     return trials[dense & (trials["state"] == "complete")]
+
+
+def tally(trials: pd.DataFrame) -> str:
+    """How the trials ended, controls apart: "54 complete, 6 failed"."""
+    counts = trials.loc[trials["kind"] != "control", "state"].value_counts()
+    return ", ".join(f"{counts[state]} {state}" for state in CHOICES["state"] if state in counts) or "none has ended"
 
 
 def axes(trials: pd.DataFrame) -> tuple[list[str], dict[str, Any]]:
@@ -111,27 +120,33 @@ def _read_study(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content, record
 
 
-def _read_table(path: Path, expected: list[str]) -> pd.DataFrame:
+def _read_table(path: Path, known: list[str], needed: list[str]) -> pd.DataFrame:
     try:
         # As text first: pandas' own guesses would make 7 of trial "0007" and nothing of an error "None".
         text = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as CSV: {' '.join(str(error).split())}") from None
-    if missing := [column for column in expected if column not in text.columns]:
+    if missing := [column for column in needed if column not in text.columns]:
         raise ValueError(f"{path}: columns missing: {', '.join(missing)}")
+    text = text.reindex(columns=[*text.columns, *(column for column in known if column not in text.columns)])
     return pd.DataFrame({name: _typed(text[name], path) for name in text.columns}, columns=text.columns)
 
 
 def _typed(cells: pd.Series, path: Path) -> pd.Series:
     dtype = TYPES.get(str(cells.name), "str")
     if dtype == "str":
-        return cells
-    read = {"boolean": {"True": True, "False": False}.get, "Int64": _integer, "float64": _float}[dtype]
+        return cells.astype("str") if cells.isna().all() else cells
+    readers: dict[str, Callable[[str], Any]] = {"boolean": _boolean, "Int64": _integer, "float64": _float}
+    read = readers[dtype]
     values = [None if pd.isna(cell) else read(cell) for cell in cells]
     for cell, value in zip(cells, values, strict=True):
         if value is None and not pd.isna(cell):
             raise ValueError(f"{path}: column {cells.name}: {cell!r} is no {dtype}")
     return pd.Series(values, index=cells.index, dtype=dtype)
+
+
+def _boolean(cell: str) -> bool | None:
+    return {"True": True, "False": False}.get(cell)
 
 
 def _integer(cell: str) -> int | None:

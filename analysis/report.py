@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import html
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from analysis import figures, tables
-from analysis.frame import RECIPE, Results, dense_control, load, networks
+from analysis import figures, style, tables
+from analysis.frame import RECIPE, Results, dense_control, load, networks, tally
 from analysis.pareto import front
 
 WITHIN = 0.01  # of the baseline's validation accuracy: what the answer asks of a network
@@ -37,10 +38,10 @@ def report(folder: Path) -> None:
     for name, table in made.items():
         tables.write_table(table.frame, folder / "tables" / name, table.caption)
     drawn = {name: draw(results) for name, draw in figures.FIGURES.items()}
-    images = {name: figures.render(figure, "png") for name, figure in drawn.items()}
+    images = {name: style.render(figure, "png") for name, figure in drawn.items()}
     for name, figure in drawn.items():
         tables.write_whole(folder / "figures" / f"{name}.png", images[name])
-        tables.write_whole(folder / "figures" / f"{name}.pdf", figures.render(figure, "pdf"))
+        tables.write_whole(folder / "figures" / f"{name}.pdf", style.render(figure, "pdf"))
     tables.write_whole(folder / "report.html", page(results, made, drawn, images))
 
 
@@ -51,10 +52,13 @@ def answer(results: Results) -> tuple[str, str]:
     """
     complete, best = networks(results.trials), front(results.trials, results.objectives)
     if complete.empty:
-        return "No network was completed, so there is no answer yet.", _ended(results.trials)
+        return "No network was completed, so there is no answer yet.", f"Trials: {tally(results.trials)}."
     if best.empty:
         which = "The only complete network" if len(complete) == 1 else f"None of the {len(complete)} complete networks"
-        return f"{which} {'does not meet' if len(complete) == 1 else 'meets'} the constraints.", _ended(results.trials)
+        return (
+            f"{which} {'does not meet' if len(complete) == 1 else 'meets'} the constraints.",
+            f"Trials: {tally(results.trials)}.",
+        )
     chosen, why = _choose(best, results)
     runs = complete[_same_recipe(complete, chosen)].drop_duplicates("seed")
     return f"{_finding(chosen, why, runs, len(complete))}{_against(results)}.", _limits(runs, len(complete))
@@ -65,11 +69,11 @@ def _choose(best: pd.DataFrame, results: Results) -> tuple[pd.Series, str]:
     name = figures.abscissa(results)
     near = best[best["accuracy_drop"] <= WITHIN]
     if near.empty or name not in results.objectives:
-        return best.loc[best["accuracy"].idxmax()], "the most accurate on validation data"
+        return best.iloc[int(best["accuracy"].argmax())], "the most accurate on validation data"
     highest = results.objectives[name] == "max"
     values = near[name].astype("float64")
-    most = f"{'highest' if highest else 'lowest'} {figures.UNITS[name][0].split(' (')[0]}"
-    chosen = near.loc[values.idxmax() if highest else values.idxmin()]
+    most = f"{'highest' if highest else 'lowest'} {figures.unit_of(name)[0]}"
+    chosen = near.iloc[int(values.argmax() if highest else values.argmin())]
     return chosen, f"the one of {most} within {100 * WITHIN:.0f} point of the baseline on validation data"
 
 
@@ -101,8 +105,8 @@ def _limits(runs: pd.DataFrame, count: int) -> str:
         return "One run shows that it can be done, and compares nothing."
     if runs["seed"].nunique() > 1:
         return (
-            f"Its recipe ran with {len(runs)} seeds and was picked for the best of them, so the mean is what to expect; "
-            "recipes whose ranges overlap are not told apart."
+            f"Its recipe ran with {len(runs)} seeds and was picked for the best one, so the mean is what to expect, "
+            "and recipes whose ranges overlap are not told apart."
         )
     return (
         "Its recipe ran with one seed and was picked from many, so small differences may be chance, and no recipe is "
@@ -125,12 +129,6 @@ def failures(trials: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(["number", "reason"], ascending=[False, True], ignore_index=True)
 
 
-def _ended(trials: pd.DataFrame) -> str:
-    """'Trials: 54 complete, 6 failed.'"""
-    states = trials["state"].value_counts()
-    return f"Trials: {', '.join(f'{states[state]} {state}' for state in states.index) or 'none has ended'}."
-
-
 def _some(names: pd.Series, most: int = 8) -> str:
     return ", ".join(names.iloc[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -139,7 +137,7 @@ def page(results: Results, made: dict[str, tables.Table], drawn: dict[str, Figur
     """report.html: one file that asks nothing of the network, in the light or the dark as the reader has it."""
     name = html.escape(str(results.study["study"].get("name", results.folder.name)))
     sentence, limits = (html.escape(part) for part in answer(results))
-    shown = "\n".join(_image(figures.title(drawn[key]), images[key]) for key in drawn)
+    shown = "\n".join(_image(style.title(drawn[key]), images[key]) for key in drawn)
     wide = {key: f'<div class="wide">{tables.as_html(*table)}</div>' for key, table in made.items()}
     return f"""<!doctype html>
 <html lang="en">
@@ -150,7 +148,7 @@ def page(results: Results, made: dict[str, tables.Table], drawn: dict[str, Figur
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <link rel="icon" href="data:,">
 <title>{name}: a pruning study</title>
-<style>{STYLE}</style>
+<style>{CSS}</style>
 </head>
 <body>
 <main>
@@ -175,7 +173,9 @@ def page(results: Results, made: dict[str, tables.Table], drawn: dict[str, Figur
 
 def _subject(results: Results) -> str:
     dense = results.study.get("baseline") or {}
-    return f"{dense.get('model', 'a network')} on {dense.get('dataset', 'unknown data')}. {_ended(results.trials)}"
+    return (
+        f"{dense.get('model', 'a network')} on {dense.get('dataset', 'unknown data')}. Trials: {tally(results.trials)}."
+    )
 
 
 def _image(name: str, png: bytes) -> str:
@@ -201,7 +201,7 @@ def _again(results: Results) -> str:
         "Hardware": _hardware(record.get("hardware") or {}),
     }
     lines = "\n".join(f"<dt>{key}</dt><dd>{html.escape(str(value))}</dd>" for key, value in facts.items() if value)
-    data = f" --data-dir {record['data_dir']}" if record.get("data_dir") else ""
+    data = f" --data-dir {shlex.quote(str(record['data_dir']))}" if record.get("data_dir") else ""
     study = yaml.safe_dump(results.study, sort_keys=False, allow_unicode=True)
     return f"""<p>Save the study file below as <code>again.yaml</code> and run</p>
 <pre>python -m study.run --out again --space again.yaml{html.escape(data)}</pre>
@@ -217,7 +217,7 @@ def _hardware(hardware: dict[str, Any]) -> str:
     return f"{hardware.get('cpu') or hardware.get('machine', 'unknown')}, {hardware.get('cores', '?')} cores, {gpus}"
 
 
-STYLE = """
+CSS = """
 :root { --paper: #fff; --ink: #1d1d1f; --quiet: #5c5c62; --line: #d9d9de; --box: #f4f4f6; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #17181a; --ink: #e8e8ea; --quiet: #a2a2a9; --line: #3a3b40; --box: #222327; }

@@ -20,9 +20,10 @@ from analysis.frame import RECIPE, Results, axes, dense_control, networks, order
 from analysis.pareto import front
 
 BINS = (0.0, 0.5, 0.8, 0.95, inf)  # of achieved sparsity, each from its lower edge up to the next
-MEASURES = (
-    "requested_sparsity sparsity compression_ratio theoretical_speedup accuracy test_accuracy accuracy_drop"
-).split()
+MEASURES = [
+    "requested_sparsity", "sparsity", "compression_ratio", "theoretical_speedup", "accuracy", "test_accuracy",
+    "accuracy_drop",
+]  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -186,7 +187,9 @@ _LATEX = {
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "−": "$-$"},
     **{"[": "{[}", "*": "{*}"},  # which the end of the row before would take for its own argument
 }
-_TRAINING = "schedule finetune_epochs epochs_per_step finetune_lr lr_schedule optimizer weight_decay".split()
+_TRAINING = {  # the keys that a dense control has in earnest
+    "schedule", "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
+}  # fmt: skip
 
 
 def _times(ratio: float) -> str:

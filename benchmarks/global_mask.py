@@ -50,7 +50,8 @@ def measure(method: str) -> dict:
     masks = METHODS[method](model)
     seconds, extra = time.process_time() - start, _peak_mib() - before
     kept = torch.cat([mask.bool().flatten() for mask in masks]).numpy()
-    return {"seconds": seconds, "mib": extra, "kept": kept}
+    # Packed, since a large parent would hide some of its next child's memory: a process's peak starts at its parent's.
+    return {"seconds": seconds, "mib": extra, "kept": np.packbits(kept)}
 
 
 def main() -> None:
@@ -60,11 +61,11 @@ def main() -> None:
             runs[method].append(pool.apply(measure, (method,)))
     us, them = (min(rows, key=lambda row: row["seconds"]) for rows in runs.values())
     for method, row in zip(METHODS, (us, them), strict=True):
-        kept = np.count_nonzero(row["kept"])
+        kept = np.bitwise_count(row["kept"]).sum()
         print(f"{method}: {row['seconds']:.3f} CPU s, {row['mib']:.0f} MiB extra, {kept} weights kept")
     faster, smaller = them["seconds"] / us["seconds"], them["mib"] / us["mib"]
     print(f"ratios: {faster:.1f}x less CPU time, {smaller:.1f}x less extra memory")
-    differ = np.count_nonzero(us["kept"] != them["kept"])
+    differ = np.bitwise_count(us["kept"] ^ them["kept"]).sum()
     print(f"weights on which the masks differ: {differ} (torch's empties the classifier, ours leaves it one)")
 
 

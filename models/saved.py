@@ -68,9 +68,13 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     contents = {name: _checked(folder / name, digest) for name, digest in card["sha256"].items()}
     model = build(card["model"], card["num_classes"], tuple(card["in_shape"]))
     if "plan.json" in contents:
-        from pruning.channels import apply_plan  # most networks are not cut, and need no surgery
+        from pruning.surgery import apply_plan  # only a network that was cut needs it
 
-        model = apply_plan(model, _parsed(folder / "plan.json", contents["plan.json"]))
+        plan = _parsed(folder / "plan.json", contents["plan.json"])
+        try:
+            model = apply_plan(model, plan)
+        except ValueError as error:
+            raise ValueError(f"{folder / 'plan.json'}: {error}") from error
     _fill(model, contents["weights.pt"], folder / "weights.pt")
     return model.eval(), card
 

@@ -88,7 +88,10 @@ def layer_ranks(score: np.ndarray, gone: np.ndarray) -> np.ndarray:
     return ranks
 
 
-SCOPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"global": global_ranks, "layer": layer_ranks}
+SCOPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "global": global_ranks,
+    "layer": layer_ranks,
+}
 
 
 def _order(graph: Graph, scores: Mapping[str, Tensor], gone: np.ndarray, scope: str) -> np.ndarray:
@@ -139,7 +142,10 @@ def _largest_step(graph: Graph, sparsity_of: str, round_to: int) -> int:
         out, into = (np.bincount(units[units >= 0], minlength=graph.size) for units in (made, read))
         pairs = out * len(read) + into * len(made) - out * into if layer.groups == 1 else out
         worth += pairs * layer.per_pair * (layer.positions if sparsity_of == "macs" else 1)
-    return max((int(worth[g.start : g.start + g.size].max()) * _multiple(g, round_to) for g in graph.groups), default=0)
+    return max(
+        (int(worth[g.start : g.start + g.size].max()) * _multiple(g, round_to) for g in graph.groups),
+        default=0,
+    )
 
 
 def _check(

@@ -24,7 +24,16 @@ CUTTABLE = (*CONVS, nn.Linear, *NORMS)  # exactly these types: a subclass may co
 POINTWISE_LAYERS = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
-    *(nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardshrink),
+    *(
+        nn.Hardtanh,
+        nn.Hardsigmoid,
+        nn.Sigmoid,
+        nn.LogSigmoid,
+        nn.Tanh,
+        nn.Softplus,
+        nn.Softsign,
+        nn.Hardshrink,
+    ),
 )
 SPATIAL_LAYERS = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
@@ -35,15 +44,19 @@ SPATIAL_LAYERS = (
 )
 # Names of torch's functions and of tensor methods; an in-place form (relu_, iadd) goes by its plain name.
 POINTWISE = (
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardtanh hardsigmoid sigmoid logsigmoid tanh "
-    "softplus softsign hardshrink dropout alpha_dropout dropout1d dropout2d dropout3d stochastic_depth add sub mul "
-    "truediv div neg abs pow square sqrt exp clamp clamp_min maximum minimum max min contiguous clone detach to float "
-    "double half bfloat16 expand_as"
-).split()
+    *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish"),
+    *("sigmoid", "logsigmoid", "tanh", "softplus", "softsign", "hardshrink", "hardtanh", "hardsigmoid"),
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "stochastic_depth"),
+    *("add", "sub", "mul", "truediv", "div", "neg", "abs", "pow", "square", "sqrt", "exp"),
+    *("clamp", "clamp_min", "maximum", "minimum", "max", "min", "expand_as"),
+    *("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16"),
+)
 SPATIAL = (
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d interpolate pad"
-).split()
+    *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+    *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+    *("interpolate", "pad"),
+)
 IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
 
 
@@ -109,6 +122,10 @@ def _pointwise(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
     return same[0] if same else None
 
 
+def _prelu(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+    return _pointwise(t, node, value) if t.layers[str(node.target)].num_parameters == 1 else None
+
+
 def _spatial(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
     before, ids = _source(t, node)
     name = type(t.layers[str(node.target)]).__name__ if node.op == "call_module" else operation(node)
@@ -135,7 +152,7 @@ def _reshape(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
     repeat = next((n for n in repeats if len(ids) * n == value.shape[1]), None)
     if repeat is None:
         return None
-    sizes = node.args[1:] if operation(node) in ("view", "reshape") else ()
+    sizes: Any = node.args[1:] if operation(node) in ("view", "reshape") else ()
     sizes = sizes[0] if sizes and isinstance(sizes[0], (tuple, list)) else sizes
     if len(sizes) > 1 and isinstance(sizes[1], int) and sizes[1] != -1:
         t.demand(node, f"fixes the number of channels at {sizes[1]} (write -1 or torch.flatten(x, 1))", ids)
@@ -143,21 +160,25 @@ def _reshape(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
 
 
 def _cat(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
-    parts = list(_argument(node, 0, "tensors"))
-    if _argument(node, 1, "dim", "axis", default=0) % value.ndim == 1:
-        # A constant's channels are never cut.
-        return np.concatenate([t.never_cut(t.env[p]) if t.ids[p] is None else t.ids[p] for p in parts])
-    if any(t.ids[part] is None for part in parts):
+    parts, dim = _argument(node, 0, "tensors"), _argument(node, 1, "dim", "axis", default=0)
+    values, arrays = fx.map_arg(parts, lambda part: t.env[part]), fx.map_arg(parts, lambda part: t.ids[part])
+    if not isinstance(dim, int):
         return None
-    for part in parts[1:]:
-        t.classes.unite(t.ids[part], t.ids[parts[0]])
-    return t.ids[parts[0]]
+    if dim % value.ndim == 1:
+        # A constant's channels are never cut.
+        return np.concatenate([t.never_cut(v) if a is None else a for v, a in zip(values, arrays, strict=True)])
+    if any(ids is None for ids in arrays):
+        return None
+    for ids in arrays:
+        t.classes.unite(ids, arrays[0])
+    return arrays[0]
 
 
 def _chunk(t: Tracker, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
     """Equal parts stay equal, and as many, if what is cut from one is cut from all."""
     before, ids = _source(t, node)
-    if ids is None or _argument(node, 2, "dim", default=0) % before.ndim != 1:
+    dim = _argument(node, 2, "dim", default=0)
+    if ids is None or not isinstance(dim, int) or dim % before.ndim != 1:
         return None
     if len(value) != _argument(node, 1, "chunks") or len(ids) % len(value):
         return None
@@ -168,7 +189,8 @@ def _chunk(t: Tracker, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | No
 
 
 def _getitem(t: Tracker, node: fx.Node, value: Any) -> Any:
-    (_, ids), index = _source(t, node), node.args[1]
+    _, ids = _source(t, node)
+    index: Any = node.args[1]
     if isinstance(ids, list):
         return ids[index] if isinstance(index, int) else None
     whole = isinstance(index, tuple) and index[:2] == (slice(None), slice(None))
@@ -203,4 +225,5 @@ LAYER_RULES: dict[type, Callable[[Tracker, fx.Node, Any], Any]] = {
     **dict.fromkeys(SPATIAL_LAYERS, _spatial),
     nn.Flatten: _reshape,
     nn.Linear: _linear,
+    nn.PReLU: _prelu,
 }

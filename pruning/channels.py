@@ -27,7 +27,6 @@ from pruning.plans import SIDES, VERSION, Plan, check_plan, sizes
 from pruning.surgery import layer_sizes
 from pruning.tracing import Classes, Tracker, makes_channels, track
 
-
 COSTS = ("params", "channels", "macs")  # what is counted: prunable weights, removable units, multiply-adds
 
 
@@ -97,9 +96,7 @@ class Graph:
         return found
 
 
-def dependency_graph(
-    model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: Iterable[str] = ()
-) -> Graph:
+def dependency_graph(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: Iterable[str] = ()) -> Graph:
     """The dependency groups of `model`, which is neither run nor changed.
 
     example_input: a tensor (N, C, ...) of the size the network is for, or one per argument; only shapes and dtypes
@@ -164,7 +161,8 @@ def group_scores(
         units = dense_units[~np.append(gone, False)[dense_units]]
         if score.shape[dim] != len(units):
             raise ValueError(f"scores of '{path}.weight' are {tuple(score.shape)}, its {side} channels {len(units)}")
-        sums = score.detach().transpose(0, dim).reshape(len(units), -1).sum(1).double().cpu().numpy()
+        exact = torch.promote_types(score.dtype, torch.float32)
+        sums = score.detach().transpose(0, dim).reshape(len(units), -1).sum(1, dtype=exact).double().cpu().numpy()
         total += np.bincount(units[units >= 0], sums[units >= 0], graph.size)
         count += np.bincount(units[units >= 0], minlength=graph.size) * (score.numel() / len(units))
     for group in graph.groups:

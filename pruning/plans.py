@@ -75,7 +75,9 @@ def check_plan(plan: Plan) -> Plan:
     for path, layer in plan["layers"].items():
         axes = [layer[side] for side in SIDES if side in layer] if isinstance(layer, dict) else []
         if not axes or "out" not in layer or not all(_is_axis(axis) for axis in axes):
-            raise ValueError(f"plan, layer {path!r}: each of out and in is 0 <= rising removed < of, and not all of them")
+            raise ValueError(
+                f"plan, layer {path!r}: each of out and in is 0 <= rising removed < of, and not all of them"
+            )
         if "groups" in layer and not _whole_groups(layer["groups"], axes):
             raise ValueError(f"plan, layer {path!r}: of its {layer['groups']} groups only whole ones can be removed")
     return plan

@@ -47,7 +47,7 @@ def mask_units(model: nn.Module, plan: Plan, sides: tuple[str, ...] = SIDES) -> 
     check_fit(model, plan)
     with torch.no_grad():
         for path, layer in plan["layers"].items():
-            module = model.get_submodule(path)
+            module: Any = model.get_submodule(path)
             if "in" in sides and "in" in layer and "groups" not in layer:
                 module.weight[:, layer["in"]["removed"]] = 0
             for key in ("weight", "bias", "running_mean") if "out" in sides else ():

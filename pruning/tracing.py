@@ -143,7 +143,7 @@ class Tracker(fx.Interpreter):
         return self.classes.new(count) if known is None else known
 
     def note_layer(self, node: fx.Node, inputs: Ids | None, outputs: Ids) -> Ids:
-        """Note the variables on a layer's axes and its positions; what it reads in another call is united with these."""
+        """Note the variables on a layer's axes, united with those of its other calls, and its positions."""
         name = str(node.target)
         for side, ids in (("in", inputs), ("out", outputs)):
             if ids is not None:

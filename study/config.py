@@ -21,13 +21,13 @@ from pydantic import (
 import search_spaces
 from models import MODELS
 from pruning.criteria import CRITERIA
+from pruning.cutting import GRANULARITIES
 from pruning.schedules import SCHEDULES
 from pruning.scopes import SCOPES
 from study import space as spaces
 from study.data import DATASETS
 from study.training import LR_SCHEDULES, OPTIMIZERS
 
-GRANULARITIES = ("weight",)
 DIRECTIONS = {
     "accuracy": "max",
     "sparsity": "max",
@@ -52,7 +52,7 @@ PLANNED = {  # the vocabulary of a later version: refused by a message of its ow
         "activation",
     ],
     "scope": ["erk", "lamp", "uniform_plus", "sensitivity"],
-    "granularity": ["channel", "n:m", "hybrid"],
+    "granularity": ["n:m", "hybrid"],
     "sampler": ["nsga2", "nsga3", "gp", "qmc"],
 }
 
@@ -159,6 +159,7 @@ class Recipe(_Section):
 
     criterion: Annotated[str, _one_of("criterion", CRITERIA, dotted=True)] = "magnitude_l1"
     granularity: Annotated[str, _one_of("granularity", GRANULARITIES)] = "weight"
+    reduce: Literal["sum", "mean"] = "sum"
     scope: Annotated[str, _one_of("scope", SCOPES)] = "global"
     schedule: Annotated[str, _one_of("schedule", SCHEDULES)] = "one_shot"
     sparsity: Fraction
@@ -213,6 +214,7 @@ CONSTRAINABLE = [
 ]
 DEFAULT_SPACE: dict[str, Any] = {
     "criterion": ["magnitude_l1", "random"],
+    "granularity": ["weight", "channel"],
     "scope": ["global", "layer"],
     "schedule": ["one_shot", "iterative", "gradual"],
     "sparsity": {"low": 0.1, "high": 0.95},

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import get_args
 
 from pruning.criteria import CRITERIA
+from pruning.cutting import GRANULARITIES
 from pruning.schedules import SCHEDULES
 from pruning.scopes import SCOPES
-from study.config import GRANULARITIES, Recipe
+from study.config import Recipe
 from study.training import LR_SCHEDULES, OPTIMIZERS
 
 CHOICES: dict[str, Iterable[str]] = {
@@ -23,6 +24,7 @@ CHOICES: dict[str, Iterable[str]] = {
 MEANINGS = {
     "criterion": "how a weight or channel is valued",
     "granularity": "what is removed at once",
+    "reduce": "a channel's score: its weights' scores summed, or their mean",
     "scope": "over what scores are ranked",
     "schedule": "all in one cut, in equal steps, or along a cubic",
     "sparsity": "share of the dense network's prunable weights that is to go",

@@ -24,6 +24,7 @@ COLUMNS = [
     "seed",
     "criterion",
     "granularity",
+    "reduce",
     "scope",
     "schedule",
     "requested_sparsity",

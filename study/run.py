@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from analysis.report import report as write_report
 
 import models
 from analysis import pareto
+from analysis.report import report as write_report
 from study import baseline as baselines
 from study import probe, results
 from study.config import Recipe, StudyFile, parse, read_study
 from study.data import Data
 from study.ledger import Ledger, Record, Ticket
-from study.trial import Shared
+from study.trial import Network, Shared
 from study.view import View, describe
 
 
@@ -154,14 +154,12 @@ class Keeper:
         self._front = self._nondominated()
         self._drop_dominated()
 
-    def report(
-        self, ticket: Ticket, row: Record, history: list[Record], network: Callable[[], dict[str, np.ndarray]]
-    ) -> None:
+    def report(self, ticket: Ticket, row: Record, history: list[Record], fetch: Callable[[], Network] | None) -> None:
         """Keep a finished trial: its network first, so that a row on the front never lacks one."""
         row["finished"] = time.time()
         row["started"] = row["finished"] - row.get("wall_seconds", 0.0)
-        if self._wanted(ticket, row):
-            self._save(ticket, row, network())
+        if fetch is not None and self._wanted(ticket, row):
+            self._save(ticket, row, fetch())
         self._ledger.tell(ticket, row, history)
         self._front = self._nondominated()
         self._drop_dominated()
@@ -178,11 +176,11 @@ class Keeper:
         values = [self._values(front) for front in self._front] + [self._values(row)]
         return bool(pareto.is_nondominated(np.array(values), list(self._objectives.values()))[-1])
 
-    def _save(self, ticket: Ticket, row: Record, state: dict[str, np.ndarray]) -> None:
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+    def _save(self, ticket: Ticket, row: Record, network: Network) -> None:
+        tensors = {name: torch.tensor(array) for name, array in network.state.items()}
         about = {"trial_id": ticket.trial_id, "recipe": ticket.recipe, "seed": ticket.seed, "row": row}
         dense = {key: self._card[key] for key in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
-        models.save(self._folder / "models" / ticket.trial_id, tensors, dense | about)
+        models.save(self._folder / "models" / ticket.trial_id, tensors, dense | about, network.plan)
 
     def _values(self, row: Record) -> list[float]:
         return [float(row[name]) for name in self._objectives]

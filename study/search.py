@@ -21,7 +21,6 @@ os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import numpy as np
 import ray
 import torch
 from ray import tune
@@ -31,7 +30,7 @@ from study import baseline as baselines
 from study.config import BaselineSection, Recipe, Resources
 from study.data import Data
 from study.ledger import Record, Ticket
-from study.trial import Outcome, Shared, live
+from study.trial import Network, Outcome, Shared, live
 
 WAIT = "wait"  # nothing to run before those that run now have ended
 LOST = 2  # a trial whose worker or node died is tried again this often, elsewhere
@@ -107,7 +106,7 @@ class Trainable(tune.Trainable):
         except StopIteration as end:
             outcome: Outcome = end.value
             # The network waits in this node's object store: only if the driver wants it does it travel.
-            return {"done": True, "outcome": [outcome.row, outcome.history, ray.put(outcome.state)]}
+            return {"done": True, "outcome": [outcome.row, outcome.history, ray.put(outcome.network)]}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """A lost trial starts anew: there is nothing to keep."""
@@ -170,7 +169,7 @@ def run_trials(
     shared: Shared,
     resources: Resources,
     ask: Ask,
-    report: Callable[[Ticket, Record, list[Record], Callable[[], dict[str, np.ndarray]]], None],
+    report: Callable[[Ticket, Record, list[Record], Callable[[], Network] | None], None],
 ) -> None:
     """Run what `ask` gives until it gives None. `report` gets each row, its history and a way to fetch the network."""
     each, at_once = allotment(resources)
@@ -179,7 +178,7 @@ def run_trials(
     def lose(ticket: Ticket) -> None:
         row = {**ticket.recipe, "requested_sparsity": ticket.recipe.get("sparsity")}
         row |= {"state": "failed", "error": f"its worker was lost {LOST + 1} times", "sparsity": None}
-        report(ticket, row, [], lambda: {})
+        report(ticket, row, [], None)
 
     asker = _Asker(ask, lose)
     trainable = tune.with_parameters(Trainable, shared=shared, resources=each)

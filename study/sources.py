@@ -128,11 +128,13 @@ def _build(folder: Path, source: Source) -> None:
 
 def _moments(images: np.ndarray) -> np.ndarray:
     """int64 (N, 2, C): sums of pixel values and of their squares, for the exact mean and std of any split."""
-    result = np.empty((len(images), 2, images.shape[3]), np.int64)
-    for start in range(0, len(images), 64):  # a few images at a time: squares take four times the memory
-        pixels = images[start : start + 64].reshape(-1, images.shape[1] * images.shape[2], images.shape[3])
-        result[start : start + 64, 0] = pixels.sum(1, dtype=np.int64)
-        result[start : start + 64, 1] = np.square(pixels, dtype=np.uint32).sum(1, dtype=np.int64)
+    count, height, width, channels = images.shape
+    result = np.empty((count, 2, channels), np.int64)
+    for start in range(0, count, 64):  # a few images at a time: squares take four times the memory
+        pixels = images[start : start + 64].reshape(-1, height * width, channels)
+        planes = pixels.transpose(0, 2, 1).copy()  # sums run ten times as fast along contiguous pixels
+        result[start : start + 64, 0] = planes.sum(2, dtype=np.int64)
+        result[start : start + 64, 1] = np.square(planes, dtype=np.uint32).sum(2, dtype=np.int64)
     return result
 
 

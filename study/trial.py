@@ -1,4 +1,4 @@
-"""One trial: baseline -> [score -> allocate -> mask -> recalibrate -> fine-tune] x cuts -> measure -> row.
+"""One trial: baseline -> [score -> allocate -> mask or cut -> recalibrate -> fine-tune] x cuts -> measure -> row.
 
     python -m study.trial --space quickstart --set space.sparsity=0.8 --seed 1
 
@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 import models
 from pruning import cost, masks
+from pruning.allocation import achieved
 from pruning.criteria import CRITERIA, Criterion
+from pruning.cutting import Pruned, begin, further
+from pruning.plans import Plan
 from pruning.schedules import cut_points
-from pruning.scopes import weight_masks
+from pruning.surgery import carry_state
 from study import baseline as baselines
 from study import space as spaces
 from study import training
@@ -43,12 +46,19 @@ class Shared(NamedTuple):
     section: BaselineSection
 
 
+class Network(NamedTuple):
+    """A network on its way to the driver: its state, and the plan that cut it (None: not cut)."""
+
+    state: dict[str, np.ndarray]
+    plan: Plan | None
+
+
 class Outcome(NamedTuple):
-    """What a trial leaves: its row, a history row per fine-tuning epoch, and the network's state."""
+    """What a trial leaves: its row, a history row per fine-tuning epoch, and the network (None if it failed)."""
 
     row: Record
     history: list[Record]
-    state: dict[str, np.ndarray] | None
+    network: Network | None
 
 
 def run_trial(
@@ -72,56 +82,55 @@ def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Gen
     started = time.perf_counter()
     history: list[Record] = []
     row = {**_recipe_columns(recipe), "seed": seed, "error": None}
-    state = None
+    network = None
     try:
         torch.manual_seed(seed)
-        model = yield from _pruned(recipe, seed, shared, device, history)
-        row |= _measured(model, shared, device, history) | {"state": "complete"}
-        state = baselines.arrays(model)
+        pruned = yield from _pruned(recipe, seed, shared, device, history)
+        row |= _measured(pruned, shared, device, history) | {"state": "complete"}
+        network = Network(baselines.arrays(pruned.model), pruned.plan)
     except Exception as error:  # a recipe's own failure is a result, not an accident of the study
         row |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
     row["train_seconds"] = sum(record["seconds"] for record in history)
     row["wall_seconds"] = time.perf_counter() - started
-    return Outcome(row, history, state)
+    return Outcome(row, history, network)
 
 
 def _pruned(
     recipe: Recipe, seed: int, shared: Shared, device: torch.device, history: list[Record]
-) -> Generator[Record, None, nn.Module]:
+) -> Generator[Record, None, Pruned]:
     baseline, data, section = shared
     images = training.on_device(data, device)
     train, validation = (training.rows_of(rows, device) for rows in (data.train, data.validation))
     probe = training.rows_of(calibration(data, recipe.calibration_samples, seed), device)
     generator = torch.Generator(device).manual_seed(seed)
 
-    model = baseline.network(device)
+    pruned = begin(baseline.network(device), images.batch(validation[:1])[0], recipe.granularity, recipe.protect)
+    optimizer = _optimizer(recipe, pruned.model)
     cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
     epoch = training.steps_per_epoch(len(train), section.batch_size)
     total = recipe.epochs * epoch
     factor = training.LR_SCHEDULES[recipe.lr_schedule]
     batches = training.endless_batches(images, train, section.batch_size, section.augment, seed)
-    optimizer = training.OPTIMIZERS[recipe.optimizer](model.parameters(), recipe.finetune_lr, recipe.weight_decay)
 
-    kept: masks.Masks | None = None
     step, losses, started = 0, 0.0, time.perf_counter()
     for cut, sparsity in enumerate(cuts):
-        kept = _mask(model, recipe, sparsity, kept, images, probe, generator)
+        pruned, optimizer = _cut(pruned, optimizer, recipe, sparsity, images, probe, generator)
+        model = pruned.model
+        hold = masks.hold_masks(model, pruned.masks) if pruned.masks else _nothing
         if recipe.recalibrate:
             training.recalibrate(model, images, probe)
         until = round((cut + 1) * total / len(cuts))
         while step < until:
             stop = min(until, (step // epoch + 1) * epoch)
             rates = [recipe.finetune_lr * factor(s / total) for s in range(step, stop)]
-            losses += (stop - step) * training.train(
-                model, batches, optimizer, rates, after_step=masks.hold_masks(model, kept)
-            )
+            losses += (stop - step) * training.train(model, batches, optimizer, rates, after_step=hold)
             step = stop
             if step % epoch == 0:
                 history.append(
                     {
                         "epoch": step // epoch,
                         "progress": step / total,
-                        "sparsity": masks.sparsity(model),
+                        "sparsity": masks.sparsity(model, pruned.dense_weights),
                         "train_loss": losses / epoch,
                         "accuracy": training.evaluate(model, images, validation),
                         "seconds": time.perf_counter() - started,
@@ -129,29 +138,44 @@ def _pruned(
                 )
                 losses, started = 0.0, time.perf_counter()
                 yield history[-1]
-    return model
+    return pruned
 
 
-def _mask(
-    model: nn.Module,
+def _cut(
+    pruned: Pruned,
+    optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     sparsity: float,
-    previous: masks.Masks | None,
     images: training.Images,
     probe: Tensor,
     generator: torch.Generator,
-) -> masks.Masks:
-    """One cut: score -> allocate -> mask. `sparsity` counts against all prunable weights, protected ones too."""
-    score = criterion(recipe.criterion).weight
-    if score is None:
-        raise ValueError(f"criterion {recipe.criterion} does not score single weights")
-    scores = score(model, [images.batch(rows) for rows in probe.split(128)], generator)
-    protected = {name for name in scores if name.rpartition(".")[0] in recipe.protect}
-    fixed = sum(scores[name].numel() for name in protected)
-    free = {name: values for name, values in scores.items() if name not in protected}
-    kept = weight_masks(free, sparsity, recipe.scope, previous=previous, fixed=fixed)
-    masks.apply_masks(model, kept)
-    return kept
+) -> tuple[Pruned, torch.optim.Optimizer]:
+    """One cut to a cumulative `sparsity`; a smaller network gets a new optimiser with the old one's state."""
+    cut = further(
+        pruned,
+        sparsity,
+        criterion=criterion(recipe.criterion),
+        scope=recipe.scope,
+        batches=[images.batch(rows) for rows in probe.split(128)],
+        generator=generator,
+        reduce=recipe.reduce,
+        sparsity_of=recipe.sparsity_of,
+        min_channels=recipe.min_channels,
+        round_to=recipe.round_to,
+    )
+    if cut.last is None:
+        return cut, optimizer
+    rebuilt = _optimizer(recipe, cut.model)
+    carry_state(optimizer, pruned.model, rebuilt, cut.model, cut.last)
+    return cut, rebuilt
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    return training.OPTIMIZERS[recipe.optimizer](model.parameters(), recipe.finetune_lr, recipe.weight_decay)
+
+
+def _nothing() -> None:
+    """After a step that needs nothing put back."""
 
 
 def criterion(name: str) -> Criterion:
@@ -159,8 +183,8 @@ def criterion(name: str) -> Criterion:
     return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name))
 
 
-def _measured(model: nn.Module, shared: Shared, device: torch.device, history: list[Record]) -> Record:
-    data, dense = shared.data, shared.baseline.card
+def _measured(pruned: Pruned, shared: Shared, device: torch.device, history: list[Record]) -> Record:
+    data, dense, model = shared.data, shared.baseline.card, pruned.model
     images = training.on_device(data, device)
     accuracy = (
         history[-1]["accuracy"]
@@ -169,8 +193,8 @@ def _measured(model: nn.Module, shared: Shared, device: torch.device, history: l
     )
     nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, data.in_shape)
     return {
-        "sparsity": masks.sparsity(model),
-        "channel_sparsity": 0.0,
+        "sparsity": masks.sparsity(model, pruned.dense_weights),
+        "channel_sparsity": achieved(pruned.graph, pruned.plan)["channels"] if pruned.graph and pruned.plan else 0.0,
         "compression_ratio": dense["params"] / nonzero,
         "baseline_accuracy": dense["accuracy"],
         "baseline_test_accuracy": dense["test_accuracy"],

@@ -28,7 +28,7 @@ def make(
     objectives: dict[str, str] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write a study of `trials` recipes x `seeds` runs, the first `failed` of which failed; `changes` go into all rows."""
+    """Write a study of `trials` recipes x `seeds` runs, of which the first `failed` failed; `changes` to all rows."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     recipes = [_recipe(random, number) for number in range(trials)]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,8 @@ import torch
 from torch import nn
 
 from models import build, load, save
+from pruning.channels import dependency_graph, plan_without
+from pruning.surgery import apply_plan
 
 CARD = {
     "model": "resnet8",
@@ -187,39 +187,49 @@ def test_a_save_that_is_cut_off_leaves_the_old_network_whole(folder, monkeypatch
     assert sorted(os.listdir(folder)) == ["card.json", "weights.pt"]
 
 
-@pytest.fixture
-def surgery(monkeypatch):
-    """In place of pruning.channels: a plan names the width of a new classifier."""
-
-    def apply_plan(model: nn.Module, plan: dict) -> nn.Module:
-        model.fc = nn.Linear(64, plan["width"])
-        return model
-
-    monkeypatch.setitem(sys.modules, "pruning.channels", types.SimpleNamespace(apply_plan=apply_plan))
-
-
-def cut() -> nn.Module:
+def cut() -> tuple[nn.Module, dict]:
+    """A network without half of what can be cut, and the plan that says so."""
     model = trained()
-    model.fc = nn.Linear(64, 2)
-    return model
+    graph = dependency_graph(model, torch.zeros(1, 1, 8, 8))
+    plan = plan_without(graph, np.arange(graph.size) % 2 == 0)
+    return apply_plan(model, plan), plan
 
 
-def test_a_plan_is_replayed_before_the_weights_are_filled_in(tmp_path, surgery):
-    save(tmp_path, cut(), CARD, plan={"width": 2})
-    assert json.loads((tmp_path / "plan.json").read_text()) == {"width": 2}
+def test_a_plan_is_replayed_before_the_weights_are_filled_in(tmp_path):
+    model, plan = cut()
+    save(tmp_path, model, CARD, plan)
+    assert json.loads((tmp_path / "plan.json").read_text()) == plan
     loaded, _ = load(tmp_path)
-    assert loaded.fc.weight.shape == (2, 64)
-    save(tmp_path, trained(), CARD)  # a dense network in the same place: the old plan must not be replayed
+    assert same(loaded, model)
+    assert sum(p.numel() for p in loaded.parameters()) < 0.4 * sum(p.numel() for p in trained().parameters())
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model.eval()(images))
+
+
+def test_a_dense_network_saved_over_a_cut_one_leaves_no_plan(tmp_path):
+    model, plan = cut()
+    save(tmp_path, model, CARD, plan)
+    save(tmp_path, trained(), CARD)
+    assert sorted(os.listdir(tmp_path)) == ["card.json", "weights.pt"]
     assert same(load(tmp_path)[0], trained())
 
 
-@pytest.mark.parametrize(("plan", "reason"), [('{"width": 3}', "truncated or changed"), (None, "cannot be read")])
-def test_a_changed_or_missing_plan_is_named(tmp_path, surgery, plan, reason):
-    save(tmp_path, cut(), CARD, plan={"width": 2})
+@pytest.mark.parametrize(("plan", "reason"), [('{"version": 1}', "truncated or changed"), (None, "cannot be read")])
+def test_a_changed_or_missing_plan_is_named(tmp_path, plan, reason):
+    model, own = cut()
+    save(tmp_path, model, CARD, own)
     (tmp_path / "plan.json").unlink()
     if plan:
         (tmp_path / "plan.json").write_text(plan)
     with pytest.raises(ValueError, match=rf"plan\.json: .*{reason}"):
+        load(tmp_path)
+
+
+def test_a_plan_of_another_network_is_named(tmp_path):
+    model, plan = cut()
+    save(tmp_path, model, {**CARD, "model": "resnet20"}, plan)
+    with pytest.raises(ValueError, match=r"plan\.json: "):
         load(tmp_path)
 
 

@@ -24,7 +24,7 @@ def run(shared, seed=0, **recipe):
 
 
 def test_a_row_tells_recipe_result_and_cost(shared):
-    row, history, state = run(shared)
+    row, history, (state, _) = run(shared)
     assert row["state"] == "complete"
     assert set(row) <= set(COLUMNS)
     weights = sum(a.size for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
@@ -57,7 +57,9 @@ def test_every_schedule_has_the_same_budget_evenly_spread(shared, recipe, sparsi
 
 
 def test_the_same_seed_gives_the_same_row_and_network(shared):
-    (first, _, a), (second, _, b), (other, _, _) = (run(shared, seed, criterion="random") for seed in (1, 1, 2))
+    (first, _, (a, _)), (second, _, (b, _)), (other, _, _) = (
+        run(shared, seed, criterion="random") for seed in (1, 1, 2)
+    )
     assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert first["accuracy"] != other["accuracy"] or first["test_accuracy"] != other["test_accuracy"]
@@ -77,7 +79,7 @@ def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared):
 
 
 def test_protected_layers_stay_whole_and_still_count(shared):
-    row, _, state = run(shared, protect=("conv1", "fc"), sparsity=0.9)
+    row, _, (state, _) = run(shared, protect=("conv1", "fc"), sparsity=0.9)
     assert np.count_nonzero(state["conv1.weight"]) == state["conv1.weight"].size
     assert row["sparsity"] == pytest.approx(0.9, abs=1e-4)
 
@@ -103,10 +105,10 @@ class Fussy(nn.Module):
     ],
 )
 def test_a_recipes_own_failure_is_a_row_with_its_reason(shared, recipe, reason):
-    row, _, state = run(shared, **recipe)
+    row, _, network = run(shared, **recipe)
     assert row["state"] == "failed"
     assert reason in row["error"]
-    assert state is None
+    assert network is None
     json.dumps(row)
 
 

@@ -1,0 +1,153 @@
+"""One cut: score -> allocate -> mask or cut, from a network and a target to the network that meets it.
+
+`prune` is the whole of it in one call, for people with their own loop. `begin` and `further` are its two halves, for
+loops that cut, train and cut again: every target counts against the dense network, and what is gone stays gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.allocation import allocate
+from pruning.channels import Graph, dependency_graph, group_scores
+from pruning.criteria import CRITERIA, Batches, Criterion
+from pruning.masks import Masks, apply_masks, prunable
+from pruning.plans import Plan, remainder
+from pruning.scopes import weight_masks
+from pruning.surgery import apply_plan
+
+GRANULARITIES = ("weight", "channel")
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network and what was cut from it so far.
+
+    dense_weights: prunable weights of the dense network. masks: of single weights. graph, plan: the dense network's
+    dependency groups, and the channels gone, in its indices; last: the plan of the last cut alone, in indices of the
+    network before it.
+    """
+
+    model: nn.Module
+    protect: tuple[str, ...]
+    dense_weights: int
+    masks: Masks | None = None
+    graph: Graph | None = None
+    plan: Plan | None = None
+    last: Plan | None = None
+
+
+def begin(model: nn.Module, example_input: Tensor, granularity: str = "weight", protect: Sequence[str] = ()) -> Pruned:
+    """A dense network about to be cut; for channels, its dependency groups are found (see `dependency_graph`).
+
+    Raises ValueError for an unknown granularity or a module that is not there.
+    """
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"unknown granularity {granularity!r}; choose from {', '.join(GRANULARITIES)}")
+    weights = sum(weight.numel() for weight in prunable(model).values())
+    paths = dict(model.named_modules())
+    for path in protect:
+        if path not in paths:
+            raise ValueError(f"protect: there is no module {path!r}; choices: {', '.join(filter(None, paths))}")
+    graph = dependency_graph(model, example_input, protect) if granularity == "channel" else None
+    return Pruned(model, tuple(protect), weights, graph=graph)
+
+
+def further(
+    pruned: Pruned,
+    sparsity: float,
+    *,
+    criterion: Criterion,
+    scope: str = "global",
+    batches: Batches = (),
+    generator: torch.Generator | None = None,
+    reduce: str = "sum",
+    sparsity_of: str = "params",
+    min_channels: int = 1,
+    round_to: int = 1,
+) -> Pruned:
+    """Cut on, to a cumulative `sparsity` in [0, 1) of the dense network: masks in place, or a smaller copy.
+
+    reduce, sparsity_of, min_channels and round_to are for channels; see `group_scores` and `allocate`, which raise
+    ValueError for what is out of reach, as `weight_masks` does.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    if pruned.graph is None:
+        if criterion.weight is None:
+            raise ValueError("the criterion values channels only")
+        return _masked(pruned, criterion.weight(pruned.model, batches, generator), sparsity, scope)
+    graph, plan = pruned.graph, pruned.plan
+    if criterion.channel is not None:
+        scores = criterion.channel(graph, pruned.model, plan, batches, generator)
+    elif criterion.weight is not None:
+        weights = criterion.weight(pruned.model, batches, generator)
+        scores = group_scores(graph, weights, reduce=reduce, plan=plan)
+    goal = allocate(
+        graph,
+        scores,
+        sparsity,
+        scope=scope,
+        sparsity_of=sparsity_of,
+        min_channels=min_channels,
+        round_to=round_to,
+        previous=plan,
+    )
+    last = goal if plan is None else remainder(goal, plan)
+    return replace(pruned, model=apply_plan(pruned.model, last), plan=goal, last=last)
+
+
+def _masked(pruned: Pruned, scores: dict[str, Tensor], sparsity: float, scope: str) -> Pruned:
+    free = {name: score for name, score in scores.items() if not _below(name, pruned.protect)}
+    fixed = pruned.dense_weights - sum(score.numel() for score in free.values())
+    masks = weight_masks(free, sparsity, scope, previous=pruned.masks, fixed=fixed)
+    apply_masks(pruned.model, masks)
+    return replace(pruned, masks=masks)
+
+
+def _below(name: str, protect: Sequence[str]) -> bool:
+    return any(name.startswith(f"{path}.") for path in protect)
+
+
+def prune(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    sparsity: float,
+    criterion: str | Criterion = "magnitude_l1",
+    granularity: str = "weight",
+    scope: str = "global",
+    batches: Batches = (),
+    protect: Sequence[str] = (),
+    seed: int = 0,
+    **channel_options: Any,
+) -> tuple[nn.Module, Masks | Plan]:
+    """Prune `model` in one call; returns the network and what was cut.
+
+    granularity "weight": the same model, with zeros, and its masks (parameter name -> bool, True = kept; put them back
+    after every optimiser step by `pruning.masks.hold_masks`). granularity "channel": a smaller copy, and its plan
+    (JSON), from which `pruning.surgery.apply_plan` makes the same network of the dense one.
+    example_input: (N, C, H, W), of the size the network is for. batches: pairs (images, labels), for criteria that
+    look at data. channel_options: reduce, sparsity_of, min_channels, round_to. Raises ValueError, with the choices,
+    for unknown names and targets out of reach.
+    """
+    if isinstance(criterion, str):
+        if criterion not in CRITERIA:
+            raise ValueError(f"unknown criterion {criterion!r}; choose from {', '.join(CRITERIA)}")
+        criterion = CRITERIA[criterion]
+    pruned = further(
+        begin(model, example_input, granularity, protect),
+        sparsity,
+        criterion=criterion,
+        scope=scope,
+        batches=batches,
+        generator=torch.Generator().manual_seed(seed),
+        **channel_options,
+    )
+    what = pruned.masks if pruned.graph is None else pruned.plan
+    assert what is not None
+    return pruned.model, what

@@ -1,0 +1,116 @@
+"""Load saved networks and measure them: accuracy on the test images, inference time, parameters, MACs, size.
+
+    python -m study.evaluate results/quickstart
+    python -m study.evaluate results/schedules/models/0012 --dataset imagefolder --data-dir IMAGES
+
+PATH is a saved network's folder, or a results folder (all its networks). Exit codes: 0 done, 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import models
+from pruning import cost, masks
+from pruning.latency import measure_latency
+from study import data as datasets
+from study import training
+from study.data import Data
+
+
+def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
+    """Measures of the network in `folder` on the test images of `data`, normalised as its card says.
+
+    Raises ValueError if the files are damaged, or the classes are not those the network was trained for.
+    """
+    model, card = models.load(folder)
+    if tuple(card["class_names"]) != data.class_names or tuple(card["in_shape"]) != data.in_shape:
+        raise ValueError(
+            f"{folder}: is for {len(card['class_names'])} classes ({', '.join(card['class_names'][:3])}, ...) of images "
+            f"{tuple(card['in_shape'])}, the data set has {', '.join(data.class_names[:3])}, ... of {data.in_shape}"
+        )
+    model = model.to(device).to(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(card[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
+    images = training.on_device(data, device)._replace(mean=mean, std=std)
+    rows = training.rows_of(data.test, device)
+    latency = measure_latency({"it": model}, images.batch(rows[:1])[0])["it"]
+    return {
+        "network": folder.name,
+        "test accuracy": training.evaluate(model, images, rows),
+        "latency (ms)": latency.median,
+        "parameters": cost.parameters(model),
+        "nonzero": cost.nonzero_parameters(model),
+        "MACs": cost.macs(model, data.in_shape),
+        "size (bytes)": cost.size_bytes(model),
+        "sparse (bytes)": cost.sparse_size_bytes(model),
+        "weights": _kind(model, folder),
+    }
+
+
+def _kind(model: nn.Module, folder: Path) -> str:
+    zeros = masks.sparsity(model)
+    cut = "cut" if (folder / "plan.json").exists() else "whole"
+    return cut if zeros < 1e-3 else f"{cut}, {zeros:.0%} zeros"
+
+
+def _folders(paths: list[Path]) -> list[Path]:
+    found = []
+    for path in paths:
+        inside = sorted(card.parent for card in (path / "models").glob("*/card.json"))
+        found += inside or [path]
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m study.evaluate", description="Measure saved networks.")
+    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a saved network, or a results folder")
+    parser.add_argument("--dataset", choices=datasets.DATASETS, help="default: the one the network was trained on")
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        rows = [evaluate(folder, _data(folder, args), device) for folder in _folders(args.paths)]
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _show(rows)
+    if any("zeros" in row["weights"] for row in rows):
+        print("Zeros among the weights save no time: dense kernels multiply them too. Only cut channels do.")
+    return 0
+
+
+def _data(folder: Path, args: argparse.Namespace) -> Data:
+    _, card = models.load(folder)
+    dataset = args.dataset or card.get("dataset")
+    if dataset is None:
+        raise ValueError(f"{folder}: its card names no data set; give --dataset, one of {', '.join(datasets.DATASETS)}")
+    size = card["in_shape"][1] if dataset == "imagefolder" else None
+    return datasets.load(dataset, data_dir=args.data_dir, image_size=size)
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, (float, np.floating)) else f"{value:,}" if isinstance(value, int) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Networks for the tests of channels: those that must work, and two in the style of a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import torchvision.models as tv
+from torch import Tensor, nn
+
+from models import MODELS, build
+
+
+class LeNet(nn.Module):
+    """The tutorial's network: sizes written out, one dropout as a function, log-probabilities returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 5)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = x.view(x.size(0), -1)
+        x = F.dropout(F.relu(self.fc1(x)), training=self.training)
+        return F.log_softmax(self.fc3(torch.relu_(self.fc2(x))), dim=1)
+
+
+class Mixed(nn.Module):
+    """Concatenation, a depthwise convolution of two, a residual sum, a gate, a layer used twice, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.LeakyReLU(0.1))
+        self.side = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.depthwise = nn.Conv2d(12, 24, 3, padding=1, groups=12)
+        self.norm = nn.BatchNorm2d(24)
+        self.down = nn.Conv2d(24, 8, 1)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 16, 3, groups=4)
+        self.squeeze = nn.Linear(16, 5)
+        self.excite = nn.Linear(5, 16)
+        self.head = nn.Linear(16, 10)
+        self.second_head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        joined = torch.cat([self.stem(x), F.max_pool2d(F.relu(self.side(x)), 3, stride=1, padding=1)], dim=1)
+        y = self.down(F.hardtanh(self.norm(self.depthwise(joined)), 0.0, 6.0))
+        y = y + F.relu(self.twice(y))
+        y += F.relu(self.twice(F.avg_pool2d(y, 3, 1, 1)))
+        y = F.relu(self.grouped(y))[:, :, 1:, 1:]
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3))))))
+        y = y * gate.unsqueeze(-1).unsqueeze(-1)
+        return {"classes": self.head(y.mean(dim=[2, 3])), "map": self.second_head(y).permute(0, 2, 3, 1)}
+
+
+class Chunked(nn.Module):
+    """Two halves of one convolution, taken apart and put together again, into maps flattened for a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3)
+        self.left = nn.Conv2d(6, 6, 1)
+        self.norm = nn.BatchNorm1d(12 * 9)
+        self.fc = nn.Linear(12 * 9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.conv(x).chunk(2, dim=1)
+        joined = torch.cat((F.relu(right), self.left(left)), 1)
+        flat = torch.flatten(F.adaptive_avg_pool2d(joined, 3), 1)
+        return self.fc(self.norm(flat))
+
+
+def _of_ours(name: str) -> Callable[[], nn.Module]:
+    return lambda: build(name, 10)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # name -> factory, side of its images
+    **{name: (_of_ours(name), 32) for name in MODELS},
+    "resnet18 of torchvision": (lambda: tv.resnet18(num_classes=10), 64),
+    "resnet50 of torchvision": (lambda: tv.resnet50(num_classes=10), 64),
+    "vgg11 with 7x7 maps": (lambda: _slim_vgg11(), 32),
+    "densenet121": (lambda: tv.densenet121(num_classes=10), 32),
+    "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=10), 32),
+    "resnext50_32x4d": (lambda: tv.resnext50_32x4d(num_classes=10), 32),
+    "LeNet": (LeNet, 32),
+    "Mixed": (Mixed, 9),
+    "Chunked": (Chunked, 9),
+}
+
+
+def _slim_vgg11() -> nn.Module:
+    """torchvision's VGG-11 without batch norm and with its 7x7 maps, its classifier narrower (4096 takes a second)."""
+    model = tv.vgg11(num_classes=10, init_weights=False)
+    model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 64), nn.Linear(64, 64)
+    model.classifier[6] = nn.Linear(64, 10)
+    return model
+
+
+def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model in float64 and eval mode, with no parameter or statistic at a value that hides mistakes (0 or 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    model.double().eval()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if tensor.ndim == 1:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5)
+                if name.endswith(("bias", "running_mean")):
+                    tensor.sub_(1)
+    return model

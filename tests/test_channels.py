@@ -1,0 +1,311 @@
+"""Dependency groups against torch-pruning's and by hand, scores, costs, and what is refused."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch_pruning
+import torchvision.models as tv
+from torch import nn
+from torch_pruning.pruner.importance import MagnitudeImportance
+
+from models import build
+from pruning.channels import costs, dependency_graph, group_scores, plan_without, removed_units
+from pruning.cost import macs
+from pruning.criteria import magnitude_l1, magnitude_l2
+from pruning.masks import prunable
+from tests.networks import NETWORKS, LeNet, Mixed
+
+IMAGE = torch.zeros(1, 3, 32, 32)
+
+
+def filters(group, graph):
+    """The convolutions and linear layers whose filters a group is made of."""
+    weighted = {path for path, layer in graph.layers.items() if layer.per_pair}
+    return frozenset(m.layer for m in graph.members(group) if m.side == "out" and m.layer in weighted)
+
+
+def torch_prunings_groups(model, example):
+    """torch-pruning's groups of all layers but the classifier, each as the layers whose filters it prunes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
+    *_, classifier = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    names = {layer: path for path, layer in model.named_modules()}
+    filters = (torch_pruning.prune_conv_out_channels, torch_pruning.prune_linear_out_channels)
+    depthwise = torch_pruning.prune_depthwise_conv_out_channels
+    for group in graph.get_all_groups(ignored_layers=[classifier]):
+        found = {names[item.dep.target.module] for item in group if item.dep.handler in (*filters, depthwise)}
+        yield frozenset(found), group
+
+
+@pytest.mark.parametrize(
+    ("factory", "count"),
+    [
+        (lambda: build("resnet18", 10), 12),
+        (lambda: tv.resnet18(), 12),
+        (lambda: build("resnet50", 10), 37),
+        (lambda: tv.resnet50(), 37),
+        (lambda: build("vgg16_bn", 10), 13),
+        (lambda: build("resnet56", 10), None),
+        (lambda: tv.mobilenet_v2(), None),
+        (lambda: tv.vgg11(init_weights=False), None),
+        (LeNet, None),
+    ],
+    ids="resnet18 resnet18-tv resnet50 resnet50-tv vgg16_bn resnet56 mobilenet_v2 vgg11 lenet".split(),
+)
+def test_groups_are_torch_prunings(factory, count):
+    model = factory()
+    graph = dependency_graph(model, IMAGE)
+    ours = {filters(group, graph) for group in graph.groups}
+    assert ours == {found for found, _ in torch_prunings_groups(model, IMAGE)}
+    assert len(ours) == len(graph.groups) == (count or len(ours))
+
+
+def test_densenet_has_a_group_per_convolution():
+    graph = dependency_graph(tv.densenet121(), IMAGE)
+    assert len(graph.groups) == 120
+    first = graph.groups[0]
+    readers = {m.layer for m in graph.members(first) if m.side == "in"}
+    # Its first block's six layers and the transition after it read what the stem makes.
+    block = {f"features.denseblock1.denselayer{i}.conv1" for i in range(1, 7)}
+    assert readers == block | {"features.transition1.conv"}
+
+
+class Three(nn.Module):
+    """Three layers small enough to do by hand: 2x2 maps of 3 channels, flattened, into a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 3, 1, bias=False)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(12, 2)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(self.pool(self.conv2(torch.relu(self.bn1(self.conv1(x))))), 1))
+
+
+def test_groups_by_hand():
+    graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
+    assert [(g.name, g.start, g.size, g.width) for g in graph.groups] == [("conv1", 0, 4, 1), ("conv2", 4, 3, 1)]
+    made, normed, read = graph.members(graph.groups[0])
+    assert [(m.layer, m.side) for m in (made, normed, read)] == [("conv1", "out"), ("bn1", "out"), ("conv2", "in")]
+    assert made.index.tolist() == read.unit.tolist() == [0, 1, 2, 3]
+    _, flat = graph.members(graph.groups[1])
+    assert (flat.layer, flat.side) == ("fc", "in")
+    assert flat.unit.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert costs(graph) == {"params": 36 + 12 + 24, "channels": 7, "macs": 36 * 16 + 12 * 16 + 24}
+
+
+def test_scores_by_hand():
+    graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
+    scores = {
+        "conv1.weight": torch.arange(36.0).reshape(4, 1, 3, 3),
+        "bn1.weight": torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        "conv2.weight": torch.arange(12.0).reshape(3, 4, 1, 1),
+        "fc.weight": torch.ones(2, 12),
+    }
+    filters = group_scores(graph, scores)
+    assert filters["conv1"].tolist() == [36 + 1, 117 + 2, 198 + 3, 279 + 4]
+    assert filters["conv2"].tolist() == [6, 22, 38]
+    mean = group_scores(graph, scores, reduce="mean", sides=("out", "in"))
+    assert mean["conv1"].tolist() == [(36 + 1 + 12) / 13, (117 + 2 + 15) / 13, (198 + 3 + 18) / 13, (279 + 4 + 21) / 13]
+    assert mean["conv2"].tolist() == [(6 + 8) / 12, (22 + 8) / 12, (38 + 8) / 12]
+    # After a cut the scores are of the smaller network; a criterion may also score whole filters.
+    plan = plan_without(graph, np.array([False, True, False, False, False, False, False]))
+    cut = {"conv1.weight": torch.tensor([5.0, 6.0, 7.0]), "conv2.weight": torch.ones(3, 3, 1, 1, dtype=torch.bfloat16)}
+    again = group_scores(graph, cut, plan=plan)
+    assert again["conv1"].tolist() == [5, float("-inf"), 6, 7]
+    assert again["conv2"].tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("criterion", "p"), [(magnitude_l1, 1), (magnitude_l2, 2)])
+@pytest.mark.parametrize("name", ["resnet20", "vgg11_bn"])
+def test_scores_are_torch_prunings(name, criterion, p):
+    model = build(name, 10)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(p))
+    weights = criterion(model, [], torch.Generator())
+    gammas = {f"{path}.weight": m.weight.detach().abs() ** p for path, m in model.named_modules() if hasattr(m, "eps")}
+    graph = dependency_graph(model, IMAGE)
+    both = group_scores(graph, weights | gammas, sides=("out", "in"))
+    importance = MagnitudeImportance(p=p, group_reduction="sum", normalizer=None)
+    theirs = {found: importance(group) for found, group in torch_prunings_groups(model, IMAGE)}
+    for group in graph.groups:
+        torch.testing.assert_close(both[group.name].float(), theirs[filters(group, graph)], rtol=1e-4, atol=1e-5)
+
+
+def test_scores_that_do_not_fit_are_refused():
+    graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
+    fine = {"conv1.weight": torch.ones(4), "conv2.weight": torch.ones(3)}
+    with pytest.raises(ValueError, match=r"conv2\.weight' are \(4,\), its out channels 3"):
+        group_scores(graph, fine | {"conv2.weight": torch.ones(4)})
+    with pytest.raises(ValueError, match="no scores for the channels of group 'conv2'"):
+        group_scores(graph, {"conv1.weight": torch.ones(4)})
+    with pytest.raises(ValueError, match="reduce is sum or mean"):
+        group_scores(graph, fine, reduce="max")
+    with pytest.raises(ValueError, match="sides"):
+        group_scores(graph, fine, sides=("inside",))
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("resnet34", "vgg19_bn")])
+def test_costs_of_the_dense_network(name):
+    factory, side = NETWORKS[name]
+    model = factory()
+    graph = dependency_graph(model, torch.zeros(3, 3, side, side))
+    dense = costs(graph)
+    assert dense["params"] == sum(weight.numel() for weight in prunable(model).values())
+    assert dense["macs"] == macs(model, (3, side, side))
+    assert dense["channels"] == graph.size > 0
+
+
+def test_the_model_is_left_as_it_is():
+    model = build("resnet8", 10).train()
+    model.bn1.eval()
+    before = copy.deepcopy(model)
+    calls = []
+    model.conv1.register_forward_hook(lambda *_: calls.append(1))
+    dependency_graph(model, IMAGE)
+    assert not calls
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True))
+    assert vars(model).keys() == vars(before).keys()
+
+
+def test_a_layer_used_twice_is_cut_once():
+    graph = dependency_graph(Mixed(), torch.zeros(1, 3, 9, 9))
+    stream = next(g for g in graph.groups if g.name == "down")
+    # `twice` reads and makes the stream that it is added to, and so do the groups of `grouped`, two channels each.
+    assert filters(stream, graph) == {"down", "twice", "grouped"}
+    assert (stream.size, stream.width) == (4, 2)
+    assert graph.layers["twice"].positions == 2 * 81
+
+
+def test_outputs_are_never_cut():
+    graph = dependency_graph(Mixed(), torch.zeros(1, 3, 9, 9))
+    # `map` leaves the network through a permute, which no rule knows: behind the last layer all is output.
+    assert all((graph.axes[path, "out"] == -1).all() for path in ("head", "second_head"))
+    assert (graph.axes["stem.0", "in"] == -1).all()
+
+
+def test_a_protected_module_keeps_its_shape():
+    free, graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4)), None
+    graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4), protect=["conv2"])
+    assert graph.groups == ()  # it reads one group and makes the other
+    graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4), protect="fc")
+    assert [g.name for g in graph.groups] == ["conv1"]
+    assert costs(graph) == costs(free) | {"channels": 4}
+    graph = dependency_graph(build("resnet8", 10), IMAGE, protect=["layer2"])
+    assert [g.name for g in graph.groups] == ["layer1.0.conv1", "layer3.0.conv1", "layer3.0.conv2"]
+    with pytest.raises(ValueError, match="protect: there is no module 'layer9'; choices: conv1, bn1"):
+        dependency_graph(build("resnet8", 10), IMAGE, protect=["layer9"])
+
+
+class Wrapped(nn.Module):
+    """A convolution, `middle`, and a linear layer after global pooling."""
+
+    def __init__(self, middle, channels=8):
+        super().__init__()
+        self.conv, self.middle, self.fc = nn.Conv2d(3, channels, 3), middle, nn.Linear(channels, 2)
+
+    def forward(self, x):
+        return self.fc(self.middle(self.conv(x)).mean((2, 3)))
+
+
+class Does(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x):
+        return self.what(self, x)
+
+
+class Square(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+def weight_normed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(nn.Conv2d(8, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("middle", "message"),
+    [
+        (nn.GroupNorm(2, 8), r"module 'middle' \(GroupNorm\) is not known to .* protect .* make them: conv$"),
+        (nn.ConvTranspose2d(8, 8, 3), r"module 'middle' \(ConvTranspose2d\)"),
+        (Square(8, 8, 1), "operation 'conv2d' in module 'middle'"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), "module 'middle'"),
+        (nn.PReLU(8), r"module 'middle' \(PReLU\)"),
+        (nn.Sequential(nn.ReLU(), Does(lambda m, x: x.permute(0, 1, 3, 2))), "'permute' in module 'middle.1'"),
+        (Does(lambda m, x: x * m.scale), "'mul' in module 'middle'"),
+        (Does(lambda m, x: x - x.mean(1, keepdim=True)), "'mean' in module 'middle'"),
+        (Does(lambda m, x: x.softmax(dim=1)), "'softmax' in module 'middle'"),
+        (Does(lambda m, x: x[:, :4]), "'getitem' in module 'middle'"),
+        (Does(lambda m, x: x.view(-1, 8, x.size(2), x.size(3))), "'view' in module 'middle' fixes the number .* at 8"),
+        (Does(lambda m, x: x.reshape(x.size(0), 4, -1, x.size(3))), "'reshape' in module 'middle' is not known"),
+        (Does(lambda m, x: nn.functional.pad(x, (0, 0, 0, 0, 1, -1)).flip(1)), "'flip' in module 'middle'"),
+        (Does(lambda m, x: x if x.sum() > 0 else -x), "module 'middle' can't be traced by torch.fx: symbolically"),
+        (Does(lambda m, x: x @ torch.ones(5, 5)), "'matmul' in module 'middle' fails on an input of the example's shape"),
+    ],
+)
+def test_what_is_not_known_is_refused(middle, message):
+    model = Wrapped(middle)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        dependency_graph(model, torch.zeros(1, 3, 8, 8))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
+
+
+def test_weights_that_hooks_compute_are_refused():
+    with pytest.raises(ValueError, match="module 'middle' computes its weight by a hook"):
+        dependency_graph(Wrapped(weight_normed()), torch.zeros(1, 3, 8, 8))
+
+
+def test_what_is_protected_may_be_anything():
+    """A protected module is never cut, so nothing need be known about it, but its MACs are."""
+    middle = nn.Sequential(nn.GroupNorm(2, 8), nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 8, 1))
+    model = Wrapped(nn.Sequential(nn.Conv2d(8, 5, 1), nn.ReLU(), nn.Conv2d(5, 8, 1), middle))
+    graph = dependency_graph(model, torch.zeros(1, 3, 8, 8), protect=["middle.3"])
+    assert [g.name for g in graph.groups] == ["conv", "middle.0"]
+    assert costs(graph)["macs"] == macs(model, (3, 8, 8))
+    assert costs(graph)["params"] == sum(weight.numel() for weight in prunable(model).values())
+
+
+def test_tied_weights_are_refused_but_may_be_protected():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
+    model[3].weight = model[1].weight
+    with pytest.raises(ValueError, match=r"module '1' \(Conv2d\)"):
+        dependency_graph(model, torch.zeros(1, 3, 4, 4))
+    graph = dependency_graph(model, torch.zeros(1, 3, 4, 4), protect=["1", "3"])
+    assert graph.groups == ()
+    assert costs(graph) == {"params": 12 + 16 + 8, "channels": 0, "macs": 16 * (12 + 16 + 16 + 8)}
+
+
+def test_layers_that_are_never_called_are_left_alone():
+    model = Three()
+    model.unused = nn.Linear(5, 7)
+    graph = dependency_graph(model, torch.zeros(1, 1, 4, 4))
+    assert (graph.axes["unused", "out"] == -1).all()
+    assert costs(graph)["params"] == 72 + 35
+    assert costs(graph)["macs"] == macs(Three(), (1, 4, 4))
+
+
+def test_plans_of_other_networks_are_refused():
+    graph = dependency_graph(build("resnet8", 10), IMAGE)
+    plan = plan_without(graph, np.arange(graph.size) % 3 == 0)
+    assert removed_units(graph, plan).tolist() == [i % 3 == 0 for i in range(graph.size)]
+    with pytest.raises(ValueError, match="another network"):
+        removed_units(dependency_graph(build("resnet20", 10), IMAGE), plan)
+    plan["layers"]["bn1"]["out"]["removed"].pop()
+    with pytest.raises(ValueError, match="can't be cut one without the other"):
+        removed_units(graph, plan)
