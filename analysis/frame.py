@@ -18,7 +18,8 @@ RECIPE = [
     "recalibrate", "calibration_samples", "min_channels", "round_to", "protect",
 ]  # fmt: skip
 _BY_TYPE = {  # Int64 and boolean are pandas' types that know an empty cell
-    "str": "trial_id kind state error criterion granularity reduce scope schedule sparsity_of lr_schedule optimizer protect",
+    "str": "trial_id kind state error criterion granularity reduce scope schedule sparsity_of lr_schedule optimizer "
+    "protect",
     "Int64": "seed steps finetune_epochs epochs_per_step calibration_samples min_channels round_to params "
     "nonzero_params macs nonzero_macs size_bytes epoch",
     "boolean": "recalibrate feasible",

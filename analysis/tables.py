@@ -97,7 +97,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def as_markdown(frame: pd.DataFrame, caption: str = "") -> str:
     """A table in GitHub's Markdown, the caption below it."""
-    escape = partial(re.sub, r"([\\|<&*`\[\]])", r"\\\1")
+    # An underscore within a word is one, and magnitude_l1 stays legible; at a word's edge it would be emphasis.
+    escape = partial(re.sub, r"([\\|<&*~`\[\]]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1")
     head, *body = _cells(frame, escape)
     rule = ["---:" if number else "---" for number in _numeric(frame)]
     lines = [f"| {' | '.join(row)} |" for row in (head, rule, *body)]

@@ -47,21 +47,24 @@ def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Modu
     return model
 
 
-def imported(name: str) -> Callable:
-    """The factory, imported with the current directory on the path (at its end, so that it hides nothing)."""
+def imported(name: str, what: str = "model") -> Callable:
+    """The function `package.module:function`, imported with the current directory on the path (at its end).
+
+    what: the key it stands under, for the message. Raises ValueError where there is no such module or function.
+    """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise ValueError(f"model {name!r}: expected package.module:factory")
+        raise ValueError(f"{what} {name}: expected package.module:function")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"model {name}: {module_name} cannot be imported from {os.getcwd()}: {error}") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        raise ValueError(f"model {name}: {module.__file__} has no function {attribute!r}")
-    return factory
+        raise ValueError(f"{what} {name}: {module_name} cannot be imported from {os.getcwd()}: {error}") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(f"{what} {name}: {module.__file__} has no function {attribute!r}")
+    return function
 
 
 def _resnet(block: type[BasicBlock | Bottleneck], depths: list[int], num_classes: int, in_shape: Shape) -> nn.Module:

@@ -72,6 +72,15 @@ def size_bytes(model: nn.Module) -> int:
     return file.tell()
 
 
+def sparse_size_bytes(model: nn.Module) -> int:
+    """Bytes of the state with zeros left out: for each prunable weight a bitmap (one bit per weight) and its non-zero
+    values in their dtype, or the dense tensor where that is smaller; all other tensors dense, no header."""
+    weights = prunable(model)
+    dense = {name: t.numel() * t.element_size() for name, t in model.state_dict().items()}
+    packed = {n: -(-w.numel() // 8) + int(w.count_nonzero()) * w.element_size() for n, w in weights.items()}
+    return sum(min(size, packed.get(name, size)) for name, size in dense.items())
+
+
 def _nonzero_share(layer: nn.Module, layer_macs: int) -> int:
     # Exact: dense kernels use every weight of such a layer equally often, so its weights divide its MACs.
     weight = layer.get_parameter("weight")

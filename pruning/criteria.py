@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pruning.channels import Graph
 from pruning.masks import Scores, prunable
+from pruning.plans import Plan
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
@@ -21,7 +23,9 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 class Criterion(NamedTuple):
     """A criterion's two forms; None: it has no such form of its own.
 
-    Without a `channel` form, a channel's score is the sum of its weights' scores.
+    weight: (model, batches, generator) -> a score per weight. channel: (graph, model, plan, batches, generator) -> a
+    score per unit of every group, where `model` is what `plan` leaves of the graph's network; without this form a
+    channel's score is made of its weights' scores (`pruning.channels.group_scores`).
     """
 
     weight: Callable[[nn.Module, Batches, torch.Generator], Scores] | None = None
@@ -50,8 +54,15 @@ def random(model: nn.Module, batches: Batches, generator: torch.Generator) -> Sc
     }
 
 
+def random_channels(
+    graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
+) -> Scores:
+    """Uniform in [0, 1) for every removable unit of every group: a sum over weights would rank by the filters' size."""
+    return {group.name: torch.rand(group.size, generator=generator, device=generator.device) for group in graph.groups}
+
+
 CRITERIA: dict[str, Criterion] = {
     "magnitude_l1": Criterion(weight=magnitude_l1),
     "magnitude_l2": Criterion(weight=magnitude_l2),
-    "random": Criterion(weight=random),
+    "random": Criterion(weight=random, channel=random_channels),
 }

@@ -171,7 +171,7 @@ class Tracker(fx.Interpreter):
 
 
 def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: Iterable[str] = ()) -> Tracker:
-    """Trace `model` and follow its channels; the model itself is neither run nor changed.
+    """Trace `model` and follow its channels; the model itself, and its hooks, are neither run nor changed.
 
     example_input: one tensor (N, C, ...) or one per argument; only shapes and dtypes count, N is free. Raises
     ValueError if the model can't be copied, traced, or run on such an input.
@@ -209,9 +209,13 @@ def _meta_twin(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(p): nn.Parameter(_on_meta(p), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): _on_meta(b) for b in model.buffers()}
     try:
-        return copy.deepcopy(model, memo)
+        twin = copy.deepcopy(model, memo)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} can't be copied: {error}") from error
+    for layer in twin.modules():  # a hook of the user's may note what it sees, and must not see this
+        layer._forward_hooks.clear()
+        layer._forward_pre_hooks.clear()
+    return twin
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

@@ -74,11 +74,12 @@ def key(section: BaselineSection, data: Data) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check(section: BaselineSection, data: Data) -> None:
-    """Builds the network, and reads the checkpoint, to find what is wrong before anything runs (ValueError)."""
+def check(section: BaselineSection, data: Data) -> nn.Module:
+    """The network, built and its checkpoint read, to find what is wrong before anything runs (ValueError)."""
     model = models.build(section.model, len(data.class_names), data.in_shape)
     if section.checkpoint:
         model.load_state_dict(_read_checkpoint(section.checkpoint, model))
+    return model
 
 
 def _read_checkpoint(path: str, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
     if tuple(card["class_names"]) != data.class_names or tuple(card["in_shape"]) != data.in_shape:
         raise ValueError(
             f"{folder}: is for {len(card['class_names'])} classes ({', '.join(card['class_names'][:3])}, ...) of images "
-            f"{tuple(card['in_shape'])}, the data set has {', '.join(data.class_names[:3])}, ... of {data.in_shape}"
+            f"{card['in_shape']}, the data set has {', '.join(data.class_names[:3])}, ... of {list(data.in_shape)}"
         )
     model = model.to(device).to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(card[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
@@ -109,7 +109,9 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, (float, np.floating)) else f"{value:,}" if isinstance(value, int) else value
+    return (
+        f"{value:.4f}" if isinstance(value, (float, np.floating)) else f"{value:,}" if isinstance(value, int) else value
+    )
 
 
 if __name__ == "__main__":

@@ -135,6 +135,11 @@ class Ledger:
         self.records[ticket.trial_id] = (row, history)
         self._finished += ticket.kind == "search"
 
+    def measured(self, trial_id: str, columns: Record) -> None:
+        """Add what was measured after the trial had ended, which Optuna lets nobody write among its attributes."""
+        self._search.set_user_attr(f"measured:{trial_id}", columns)
+        self.records[trial_id][0].update(columns)
+
     def _conclude(self, trial: Trial, row: Record) -> None:
         study = self._controls if row["kind"] == "control" else self._search
         if row["state"] != "complete":
@@ -194,6 +199,9 @@ class Ledger:
             for frozen in study.get_trials(deepcopy=False):
                 if record := frozen.user_attrs.get("record"):
                     self.records[record["row"]["trial_id"]] = (record["row"], record["history"])
+        for name, columns in self._search.user_attrs.items():
+            if name.startswith("measured:"):
+                self.records[name.removeprefix("measured:")][0].update(columns)
         self._finished = len(self.rows())
         self._begun = sum(
             _is_fresh(t) for t in self._search.get_trials(deepcopy=False) if t.state != TrialState.WAITING

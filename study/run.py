@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ from study import probe, results
 from study.config import Recipe, StudyFile, parse, read_study
 from study.data import Data
 from study.ledger import Ledger, Record, Ticket
-from study.trial import Network, Shared
+from study.speed import speeds
+from study.trial import Network, Shared, check
 from study.view import View, describe
 
 
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             print(probe.describe(file, args.data_dir))
             return 0
         data = baselines.read_data(file.baseline, record["data_dir"])
-        baselines.check(file.baseline, data)
+        check(file, data)
         folder.mkdir(parents=True, exist_ok=True)
         ledger = Ledger(folder, file)
     except (ValueError, OSError) as error:
@@ -127,9 +129,25 @@ def _study(file: StudyFile, folder: Path, record: Record, data: Data, ledger: Le
             keeper = Keeper(folder, ledger, view, baseline.card)
             try:
                 search.run_trials(shared, file.resources, _agenda(file, ledger), keeper.report)
+                _measure_front(folder, ledger, baseline, search.on_device_alone)
             finally:
                 results.project(folder, ledger.records)
     return _finish(folder, ledger)
+
+
+def _measure_front(
+    folder: Path, ledger: Ledger, baseline: baselines.Baseline, alone: Callable[[Callable[[torch.device], Any]], Any]
+) -> None:
+    """Latencies of the saved networks, after the sweep: nothing else of ours runs on the device then."""
+    saved = sorted(p.name for p in (folder / "models").glob("*") if "latency_ms" not in ledger.records[p.name][0])
+    if not saved:
+        return
+    print(f"measuring the latency of {len(saved)} networks", flush=True)
+    networks = {trial_id: models.load(folder / "models" / trial_id)[0] for trial_id in saved}
+    in_shape = tuple(baseline.card["in_shape"])
+    dense = baseline.network(torch.device("cpu"))
+    for trial_id, columns in alone(lambda device: speeds(networks, dense, in_shape, device)).items():
+        ledger.measured(trial_id, columns)
 
 
 def _agenda(file: StudyFile, ledger: Ledger) -> Callable[[], Ticket | str | None]:

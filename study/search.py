@@ -86,6 +86,19 @@ def allotment(resources: Resources) -> tuple[dict[str, float], int]:
     return {"cpu": resources.cpus, "gpu": gpu}, wanted
 
 
+def on_device_alone(work: Callable[[torch.device], Any]) -> Any:
+    """`work(device)` as a Ray task on all cores of a node (and a GPU where there is one), one thread."""
+    cores = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+
+    @ray.remote(num_cpus=cores, num_gpus=gpus)
+    def task() -> Any:
+        torch.set_num_threads(1)
+        return work(_device(gpus))
+
+    return ray.get(task.remote())
+
+
 class Trainable(tune.Trainable):
     """One trial after another in one process; a step is a fine-tuning epoch, the last brings the outcome."""
 

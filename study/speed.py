@@ -29,15 +29,15 @@ def speeds(
     last, in bf16 where the device multiplies it in hardware, else fp32. On a CPU with as many threads as torch has.
     """
     dtype = torch.bfloat16 if gains_by_bf16(device) else torch.float32
-    place = {"device": device, "dtype": dtype}
-    dense = dense.to(**place).to(memory_format=torch.channels_last)
+    dense = dense.to(device, dtype).to(memory_format=torch.channels_last)
     large = LARGE_BATCH[device.type]
-    inputs = torch.randn(large, *in_shape, **place).to(memory_format=torch.channels_last)
+    inputs = torch.randn(large, *in_shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     result = {}
     for name, network in networks.items():
-        pair = {"dense": dense, "pruned": network.to(**place).to(memory_format=torch.channels_last)}
+        pair = {"dense": dense, "pruned": network.to(device, dtype).to(memory_format=torch.channels_last)}
         one, many = (
-            measure_latency(pair, inputs[:batch], seconds=seconds, least=least) for batch, least in ((1, 20), (large, 5))
+            measure_latency(pair, inputs[:batch], seconds=seconds, least=least)
+            for batch, least in ((1, 20), (large, 5))
         )
         result[name] = {
             "latency_ms": one["pruned"].median,

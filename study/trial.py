@@ -31,7 +31,7 @@ from study import baseline as baselines
 from study import space as spaces
 from study import training
 from study.baseline import Baseline, epoch_line
-from study.config import BaselineSection, Recipe, read_study
+from study.config import BaselineSection, Recipe, StudyFile, read_study
 from study.data import Data, calibration
 from study.results import COLUMNS
 
@@ -180,7 +180,29 @@ def _nothing() -> None:
 
 def criterion(name: str) -> Criterion:
     """A criterion of `pruning`, or a user's own `package.module:function` for single weights."""
-    return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name))
+    return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name, "criterion"))
+
+
+def check(file: StudyFile, data: Data) -> None:
+    """Finds, before anything runs, what would fail in every trial: the model, the criteria, the groups, the samples.
+
+    Raises ValueError naming the key.
+    """
+    model = baselines.check(file.baseline, data)
+    values = {key: axis.choices or (axis.high,) for key, axis in file.axes.items()}
+    defaults = {key: (field.default,) for key, field in Recipe.model_fields.items()}
+    for name in values["criterion"]:
+        criterion(name)
+    samples = max(values.get("calibration_samples", defaults["calibration_samples"]))
+    if samples > len(data.train):
+        raise ValueError(f"space.calibration_samples: {samples}, but there are {len(data.train)} train images")
+    example = torch.zeros(2, *data.in_shape)
+    for granularity in values.get("granularity", defaults["granularity"]):
+        for protect in values.get("protect", defaults["protect"]):
+            try:
+                begin(model, example, granularity, protect)
+            except ValueError as error:
+                raise ValueError(f"space.granularity {granularity}: {error}") from None
 
 
 def _measured(pruned: Pruned, shared: Shared, device: torch.device, history: list[Record]) -> Record:
@@ -207,6 +229,7 @@ def _measured(pruned: Pruned, shared: Shared, device: torch.device, history: lis
         "nonzero_macs": nonzero_macs,
         "theoretical_speedup": dense["macs"] / nonzero_macs,
         "size_bytes": cost.size_bytes(model),
+        "sparse_size_bytes": cost.sparse_size_bytes(model),
     }
 
 
@@ -231,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         file = read_study(args.space, args.set)
         data = baselines.read_data(file.baseline, args.data_dir)
-        baselines.check(file.baseline, data)
+        check(file, data)
         recipe = Recipe(**spaces.draw(file.axes, spaces.picker(args.seed)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

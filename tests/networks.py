@@ -104,11 +104,12 @@ def _slim_vgg11() -> nn.Module:
 
 
 def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model in float64 and eval mode, with no parameter or statistic at a value that hides mistakes (0 or 1)."""
+    """The model in float64 and eval mode, with no parameter or statistic at a value that hides mistakes: 0, 1."""
     generator = torch.Generator().manual_seed(seed)
     model.double().eval()
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            tensor[tensor == 0] = 0.01
             if tensor.ndim == 1:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5)
                 if name.endswith(("bias", "running_mean")):

@@ -175,3 +175,11 @@ def test_size_is_that_of_the_saved_file(tmp_path) -> None:
     large = nn.Linear(1000, 1000)
     assert 4e6 < size_bytes(large) < 4.02e6
     assert size_bytes(large.bfloat16()) < 2.02e6
+
+
+def test_sparse_size_is_a_bitmap_and_the_values_left_or_the_dense_tensor() -> None:
+    model = nn.Linear(10, 10)  # 100 weights and 10 biases of 4 bytes
+    assert cost.sparse_size_bytes(model) == 440  # 13 + 400 would be more
+    with torch.no_grad():
+        model.weight.view(-1)[:90] = 0
+    assert cost.sparse_size_bytes(model) == 13 + 40 + 40

@@ -176,6 +176,9 @@ def image_folder(folder, classes):
              "--data-dir", lambda t: image_folder(t, [])],
             "no class",
         ),
+        (["--space", "quickstart", "--set", "space.calibration_samples=5000"], "space.calibration_samples: 5000"),
+        (["--space", "quickstart", "--set", "space.protect=[nothing]"], "there is no module 'nothing'; choices: conv1"),
+        (["--space", "quickstart", "--set", "space.criterion=nowhere:f"], "criterion nowhere:f: nowhere cannot be"),
         (["--resume", lambda t: t], "no results folder of a study"),
     ],
 )  # fmt: skip
@@ -191,7 +194,9 @@ def test_wrong_input_is_one_message_and_exit_code_2(arguments, message, tmp_path
 
 
 def test_a_dry_run_shows_the_study_and_its_cost_and_writes_nothing(tmp_path, capsys):
-    assert run.main(["--space", "schedules", "--dry-run", "--out", str(tmp_path), "--set", "baseline.model=resnet20"]) == 0
+    assert (
+        run.main(["--space", "schedules", "--dry-run", "--out", str(tmp_path), "--set", "baseline.model=resnet20"]) == 0
+    )
     shown = capsys.readouterr().out
     assert yaml.safe_load(shown.split("recipes:")[0])["baseline"]["model"] == "resnet20"
     assert "60 trials" in shown

@@ -230,8 +230,8 @@ def test_scores_may_mix_dtypes_and_are_left_alone(scope: str, dtype: torch.dtype
 
 
 def test_a_threshold_between_float32_values_is_not_rounded() -> None:
-    scores = {"0": torch.tensor([1 + 1e-9, 0.0], dtype=torch.float64), "1": torch.tensor([1.0, 1.0])}
-    assert global_counts(scores, 1, floor=0) == {"0": 1, "1": 0}
+    scores = {"0": torch.tensor([1.0, 1.0]), "1": torch.tensor([1 + 1e-9, 0.0], dtype=torch.float64)}
+    assert global_counts(scores, 1, floor=0) == {"0": 0, "1": 1}
 
 
 @pytest.mark.parametrize(

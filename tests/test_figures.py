@@ -1,0 +1,210 @@
+"""Figures: what is drawn, tested unrendered; then that every figure of every study, however small, can be drawn."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from results_folder import make
+
+from analysis import Results, figures, load, pareto, style
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return load(make(tmp_path_factory.mktemp("results") / "study"))
+
+
+def test_front_data_marks_the_front(results: Results) -> None:
+    rows = figures.front_data(results)
+    front = pareto.front(results.trials, results.objectives)
+    assert len(rows) == 54
+    assert rows["x"].is_monotonic_increasing
+    assert set(rows.loc[rows["place"] == "front", "trial_id"]) == set(front["trial_id"])
+    assert (rows["place"] == "dominated").sum() == 54 - len(front)
+    drawn = rows.set_index("trial_id").loc[front["trial_id"]]
+    assert drawn["x"].tolist() == front["sparsity"].tolist()
+    assert drawn["test_accuracy"].tolist() == front["test_accuracy"].tolist()
+
+
+def test_front_data_tells_what_broke_a_constraint(tmp_path: Path) -> None:
+    results = load(make(tmp_path / "study", 4, 1))
+    results.trials.loc[2, "feasible"] = False
+    places = figures.front_data(results).set_index("trial_id")["place"]
+    assert places["0002"] == "infeasible"
+    assert "0000" not in places  # failed
+    assert "c0000" not in places  # a control
+
+
+@pytest.mark.parametrize(
+    ("objectives", "expected"),
+    [
+        ({"accuracy": "max", "macs": "min"}, "macs"), ({"latency_ms": "min", "accuracy": "max"}, "latency_ms"),
+        ({"accuracy": "max"}, "sparsity"), ({"sparsity": "max", "macs": "min"}, "sparsity"),
+    ],
+)  # fmt: skip
+def test_the_front_is_drawn_against_the_other_objective(
+    tmp_path: Path, objectives: dict[str, str], expected: str
+) -> None:
+    results = load(make(tmp_path / "study", 6, 0, latency_ms=2.5, objectives=objectives))
+    assert figures.abscissa(results) == expected
+    rows = figures.front_data(results)
+    assert rows["x"].tolist() == sorted(results.trials[expected][:6].astype(float))
+    axes = figures.front(results).axes
+    name, unit, _ = figures.unit_of(expected)
+    assert axes[-1].get_xlabel() == f"{name} ({unit})"
+
+
+def test_accuracy_by_schedule_data_has_every_complete_network_once(results: Results) -> None:
+    panels = figures.accuracy_by_schedule_data(results)
+    assert list(panels) == ["one_shot", "iterative", "gradual"]
+    ids = pd.concat(panels.values())["trial_id"]
+    assert sorted(ids) == [f"{number:04d}" for number in range(6, 60)]
+    schedule = results.trials.set_index("trial_id")["schedule"]
+    assert all((schedule[rows["trial_id"]] == name).all() for name, rows in panels.items())
+
+
+def test_life_data_is_the_fronts_history(results: Results) -> None:
+    rows = figures.life_data(results)
+    front = pareto.front(results.trials, results.objectives)
+    assert rows["trial_id"].unique().tolist() == sorted(front["trial_id"])
+    assert rows["epoch"].tolist() == [1, 2, 3, 4, 5] * len(front)
+    last = rows.groupby("trial_id")["sparsity"].last()
+    assert last[front["trial_id"]].to_numpy() == pytest.approx(front["sparsity"].to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "baseline", "expected"),
+    [
+        ([0.9, 0.91, 0.2], 0.92, 0.82), ([0.9, 0.91], 0.92, None), ([0.9, 0.2, 0.1], 0.92, None),
+        ([0.9, 0.2], 0.92, 0.82), ([0.9, 0.2], None, None), ([0.1], 0.92, None),
+    ],
+)  # fmt: skip
+def test_a_close_up_only_where_few_collapse(
+    accuracies: list[float], baseline: float | None, expected: float | None
+) -> None:
+    floor = figures.closeup_floor(pd.Series(accuracies), baseline)
+    assert floor == (None if expected is None else pytest.approx(expected))
+
+
+def test_the_front_figure_shows_every_network(results: Results) -> None:
+    figure = figures.front(results)
+    near, everything = figure.axes
+    assert points(everything) == points_of(figures.front_data(results)) | {(0.0, 92.9)}
+    low, high = near.get_ylim()
+    assert 82 <= low + 0.5 <= 83
+    assert {y for _, y in points(near)} == {y for _, y in points(everything) if y > 82.4}
+    assert high > max(y for _, y in points(everything))
+    assert {line.get_ydata()[0] for line in everything.lines if line.get_linestyle() == "--"} == {92.4}
+    assert "validation accuracy" in caption(figure)
+    assert "6 failed" in caption(figure)
+
+
+def test_three_objectives_are_not_joined_by_a_line(tmp_path: Path) -> None:
+    objectives = {"accuracy": "max", "sparsity": "max", "macs": "min"}
+    for chosen, lines in ((objectives, 0), ({"accuracy": "max", "sparsity": "max"}, 1)):
+        folder = make(tmp_path / str(lines), 9, 0, objectives=chosen)
+        ax = figures.front(load(folder)).axes[-1]
+        assert sum(line.get_linestyle() == "-" for line in ax.lines) == lines
+
+
+def test_every_panel_shows_all_networks_and_says_what_it_cannot(results: Results) -> None:
+    figure = figures.accuracy_by_schedule(results)
+    below = [int(ax.get_title("left").split(", ")[1].split()[0]) for ax in figure.axes]
+    panels = figures.accuracy_by_schedule_data(results)
+    assert below == [int((rows["test_accuracy"] < 0.824).sum()) for rows in panels.values()]
+    assert [len(points(ax)) for ax in figure.axes] == [54 - sum(below)] * 3
+    assert [ax.get_ylabel() for ax in figure.axes] == ["test accuracy (%)", "", ""]
+
+
+def test_more_schedules_than_fit_a_row(tmp_path: Path) -> None:
+    results = load(make(tmp_path / "many", 30, 0))
+    results.trials.loc[:29, "schedule"] = [f"kind {number % 5}" for number in range(30)]
+    axes = figures.accuracy_by_schedule(results).axes
+    assert [ax.get_visible() for ax in axes] == [True] * 5 + [False]
+    assert [bool(ax.get_xlabel()) for ax in axes[:5]] == [False, False, True, True, True]
+    assert [bool(ax.get_ylabel()) for ax in axes[:5]] == [True, False, False, True, False]
+
+
+STUDIES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one trial": {"trials": 1, "failed": 0},
+    "all failed": {"trials": 4, "failed": 4, "control": False},
+    "nothing yet": {"trials": 0, "failed": 0, "control": False},
+    "no front": {"trials": 4, "failed": 0, "feasible": False},
+    "no history": {"trials": 4, "failed": 1, "history": False},
+    "no scope": {"trials": 4, "failed": 0, "scope": None},
+    "nothing measured": {"trials": 4, "failed": 0, "test_accuracy": None},
+    "equal": {"trials": 4, "failed": 0, "sparsity": 0.5, "accuracy": 0.5, "test_accuracy": 0.5},
+    "dollars": {"trials": 4, "failed": 0, "scope": "$x_{", "schedule": "a$b$"},
+    "another measure": {"trials": 4, "failed": 0, "objectives": {"accuracy": "max", "compression_ratio": "max"}},
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.filterwarnings("error")
+def test_every_figure_of_every_study_is_drawn(tmp_path: Path, name: str) -> None:
+    results = load(make(tmp_path / "study", **STUDIES[name]))
+    before = dict(matplotlib.rcParams)
+    for draw in figures.FIGURES.values():
+        figure = draw(results)
+        assert style.title(figure)
+        assert all(ax.get_xlabel() or ax.get_shared_x_axes().joined(ax, figure.axes[-1]) for ax in figure.axes)
+        with Image.open(io.BytesIO(style.render(figure, "png"))) as image:
+            assert image.size == tuple(np.round(figure.get_size_inches() * 200))
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("name", ["all failed", "nothing yet"])
+def test_where_there_is_nothing_to_draw_words_say_so(tmp_path: Path, name: str) -> None:
+    results = load(make(tmp_path / "study", **STUDIES[name]))
+    for draw in figures.FIGURES.values():
+        figure = draw(results)
+        assert not figure.axes
+        assert style.title(figure).startswith(("There is no complete network", "No network on the front"))
+
+
+def test_the_legend_covers_no_axes(results: Results) -> None:
+    for draw in figures.FIGURES.values():
+        figure = draw(results)
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert all(ax.get_window_extent().x1 < box.x0 for ax in figure.axes)
+        assert box.x1 <= figure.bbox.x1
+
+
+def test_a_pdf_is_the_same_each_time_and_keeps_its_letters(results: Results) -> None:
+    first, second = (style.render(figures.life(results), "pdf") for _ in range(2))
+    assert first == second
+    assert first.startswith(b"%PDF")
+    assert b"/Type3" not in first  # outlines instead of letters
+
+
+def test_colours_follow_the_schedule_not_its_neighbours() -> None:
+    assert style.assign(["gradual", "one_shot", "iterative"], style.COLOURS) == {
+        "one_shot": "#0072B2",
+        "iterative": "#D55E00",
+        "gradual": "#009E73",
+    }
+    assert len(set(style.assign(range(20), style.COLOURS).values())) == len(style.COLOURS)
+
+
+def points(ax: Any) -> set[tuple[float, float]]:
+    """What is marked in `ax`, in its units."""
+    marked = [line for line in ax.lines if line.get_linestyle() == "None"]
+    return {(round(x, 6), round(y, 6)) for line in marked for x, y in zip(*line.get_data(), strict=True)}
+
+
+def points_of(rows: pd.DataFrame) -> set[tuple[float, float]]:
+    return {(round(100 * x, 6), round(100 * y, 6)) for x, y in zip(rows["x"], rows["test_accuracy"], strict=True)}
+
+
+def caption(figure: Figure) -> str:
+    return " ".join(figure.get_supxlabel().split())

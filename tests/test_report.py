@@ -1,0 +1,247 @@
+"""The command: what it writes, what it says, and a page that is safe, whole and claims no more than it may."""
+
+from __future__ import annotations
+
+import html.parser
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from results_folder import ERRORS, make
+
+from analysis import load, pareto
+from analysis.report import answer, failures, main, report
+
+ROOT = Path(__file__).parent.parent
+WRITTEN = sorted(
+    [
+        "pareto.csv", "report.html", *(f"tables/{t}.{kind}" for t in ("summary", "schedules") for kind in ("csv", "md", "tex")),
+        *(f"figures/{f}.{kind}" for f in ("front", "accuracy_by_schedule", "life") for kind in ("png", "pdf")),
+    ]
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make(tmp_path_factory.mktemp("results") / "study")
+    report(folder)
+    return folder
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+class Page(html.parser.HTMLParser):
+    """What a page is made of: its tags, its words, and every address in it. Unclosed tags are an error."""
+
+    VOID = ("meta", "link", "img")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.words = ""
+        self.addresses: list[str] = []
+        self.images: list[dict[str, Any]] = []
+        self.blocks: dict[str, str] = {}
+        self._open: list[str] = []
+        self.feed(page)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
+        self.images += [dict(attrs)] if tag == "img" else []
+        self._open += [] if tag in self.VOID else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+        if self._open:
+            self.blocks[self._open[-1]] = data
+
+
+def test_everything_is_written(folder: Path) -> None:
+    assert files(folder) == sorted([*WRITTEN, "history.csv", "study.yaml", "trials.csv"])
+
+
+def test_pareto_csv_has_the_rows_as_trials_csv_has_them(folder: Path) -> None:
+    results = load(folder)
+    trials, front = (pd.read_csv(folder / name, dtype=str) for name in ("trials.csv", "pareto.csv"))
+    assert front.columns.tolist() == trials.columns.tolist()
+    ids = pareto.front(results.trials, results.objectives)["trial_id"]
+    assert front["trial_id"].tolist() == ids.tolist()
+    pd.testing.assert_frame_equal(front, trials.set_index("trial_id").loc[ids].reset_index())
+
+
+def test_figures_are_200_dots_an_inch(folder: Path) -> None:
+    with Image.open(folder / "figures" / "front.png") as image:
+        assert image.width == 1440
+        assert image.info["dpi"][0] == pytest.approx(200, abs=0.1)
+
+
+def test_the_page_asks_nothing_of_the_network(folder: Path) -> None:
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert len(page.images) == 3
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert not {"script", "iframe", "object", "form"} & set(page.tags)
+    content = (folder / "report.html").read_text(encoding="utf-8")
+    assert "url(" not in content
+    assert "@import" not in content
+    assert "prefers-color-scheme: dark" in content
+
+
+def test_the_page_holds_the_figures_themselves(folder: Path) -> None:
+    import base64
+
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    inlined = [base64.b64decode(image["src"].partition("base64,")[2]) for image in page.images]
+    assert inlined == [
+        (folder / "figures" / f"{n}.png").read_bytes() for n in ("front", "accuracy_by_schedule", "life")
+    ]
+    assert [Image.open(io.BytesIO(png)).format for png in inlined] == ["PNG"] * 3
+    assert page.images[0]["alt"] == "9 of 54 networks on the front"
+
+
+def test_the_page_says_what_failed_and_why_in_letters_only(folder: Path) -> None:
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    for error in ERRORS:
+        assert error in page.words
+    assert "a <fast> one" in page.words
+    assert "0000, 0002, 0004" in page.words
+
+
+def test_a_name_is_escaped_everywhere(tmp_path: Path) -> None:
+    folder = make(tmp_path / "study", 6, 2, schedule="<b>&x", error="</table><img src=http://evil>")
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    study["study"]["name"] = "</title><script>1</script>"
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    report(folder)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert not {"b", "script"} & set(page.tags)
+    assert page.tags.count("title") == 1
+    assert page.tags.count("img") == 3
+
+
+def test_the_page_tells_how_to_run_the_study_again(folder: Path) -> None:
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    study.pop("record")
+    assert yaml.safe_load(page.blocks["pre"]) == study
+    assert "python -m study.run --out again --space again.yaml" in page.words
+    assert "torch 2.15" in page.words
+
+
+def test_reports_are_the_same_each_time(folder: Path) -> None:
+    before = {name: (folder / name).read_bytes() for name in WRITTEN}
+    report(folder)
+    assert {name: (folder / name).read_bytes() for name in WRITTEN} == before
+
+
+def test_the_answer_quotes_the_network_it_names(folder: Path) -> None:
+    results = load(folder)
+    sentence, limits = answer(results)
+    front = pareto.front(results.trials, results.objectives)
+    row = front[front["accuracy"] >= 0.931 - 0.01].iloc[-1]  # the sparsest within a point of the baseline
+    assert f"trial {row['trial_id']} " in sentence
+    assert f"without {100 * row['sparsity']:.1f} % of the prunable weights" in sentence
+    assert f"its test accuracy is {100 * row['test_accuracy']:.1f} %" in sentence
+    assert "the baseline's 92.4 % and the dense control's 92.9 %" in sentence
+    assert "one seed" in limits
+    assert "no recipe is shown to be better" in limits
+
+
+def test_with_several_seeds_the_mean_is_quoted_not_the_luckiest(tmp_path: Path) -> None:
+    results = load(make(tmp_path / "seeds", 30, 4, seeds=3))
+    sentence, limits = answer(results)
+    named = sentence.split("trial ")[1][:4]
+    first = 3 * (int(named) // 3)
+    runs = results.trials.set_index("trial_id").loc[[f"{first + i:04d}" for i in range(3)], "test_accuracy"]
+    assert (
+        f"is {100 * runs.mean():.1f} % (mean of 3 seeds, {100 * runs.min():.1f} to {100 * runs.max():.1f} %)"
+        in sentence
+    )
+    assert "3 seeds" in limits
+
+
+@pytest.mark.parametrize(
+    ("study", "expected"),
+    [
+        ({"trials": 5, "failed": 5, "control": False}, "No network was completed, so there is no answer yet."),
+        ({"trials": 0, "failed": 0, "control": False}, "No network was completed, so there is no answer yet."),
+        ({"trials": 5, "failed": 1, "feasible": False}, "None of the 4 complete networks meets the constraints."),
+        ({"trials": 1, "failed": 0, "feasible": False}, "The only complete network does not meet the constraints."),
+        ({"trials": 1, "failed": 0}, "The only complete network is trial 0000 (magnitude l1, global, one shot)"),
+        ({"trials": 9, "failed": 0, "accuracy_drop": 0.3}, "Of 9 complete networks, the most accurate on validation"),
+        ({"trials": 9, "failed": 0, "objectives": {"accuracy": "max"}}, "Of 9 complete networks, the most accurate"),
+        ({"trials": 9, "failed": 0, "objectives": {"macs": "min"}}, "Of 9 complete networks, the one of lowest MACs"),
+    ],
+)
+def test_the_answer_of_small_studies(tmp_path: Path, study: dict[str, Any], expected: str) -> None:
+    sentence, limits = answer(load(make(tmp_path / "study", **study)))
+    assert sentence.startswith(expected)
+    assert limits.endswith(".")
+    assert "nan" not in sentence
+
+
+@pytest.mark.parametrize("trials", [0, 1, 3])
+def test_small_and_failed_studies_have_a_report(tmp_path: Path, trials: int) -> None:
+    folder = make(tmp_path / "study", trials, trials // 2 * 2, control=False, history=False)
+    report(folder)
+    assert set(WRITTEN) < set(files(folder))
+    Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
+    trials = load(make(tmp_path / "study", 25, 23)).trials
+    trials.loc[0, ["state", "error"]] = ["stopped", None]
+    frame = failures(trials)
+    assert frame["number"].tolist() == [11, 11, 1]
+    assert frame["state"].tolist() == ["failed", "failed", "stopped"]
+    assert frame["reason"].tolist() == [ERRORS[1], ERRORS[0], "not said"]
+    assert frame["trials"][0] == "0001, 0003, 0005, 0007, 0009, 0011, 0013, 0015 and 3 more"
+
+
+def test_the_command_says_in_a_line_what_it_wrote(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.count("\n") == 1
+    assert str(folder) in out
+    assert "report.html" in out
+
+
+def test_a_wrong_folder_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("study: 1\n")
+    command = [sys.executable, "-m", "analysis.report", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == f"error: {tmp_path}: no results folder of a study: trials.csv, history.csv missing\n"
+    assert files(tmp_path) == ["study.yaml"]
+
+
+def test_a_failed_write_leaves_the_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(tmp_path / "study", 2, 0)
+    report(folder)
+    before = {name: (folder / name).read_bytes() for name in WRITTEN}
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert main([str(folder)]) == 2
+    assert capsys.readouterr().err == "error: no space left on device\n"
+    assert {name: (folder / name).read_bytes() for name in WRITTEN} == before
+    assert set(files(folder)) == {*WRITTEN, "history.csv", "study.yaml", "trials.csv"}

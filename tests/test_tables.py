@@ -1,0 +1,208 @@
+"""Tables: what they hold, that csv reads back, and that md, tex and html say the same, escaped."""
+
+from __future__ import annotations
+
+import html.parser
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from results_folder import BASELINE, make
+
+from analysis import Results, load, pareto
+from analysis.tables import (
+    as_html,
+    as_latex,
+    as_markdown,
+    percent,
+    schedules,
+    summary,
+    text,
+    write_table,
+    write_whole,
+)
+
+SCRIPT = "<script>alert(1)</script>"
+NASTY = ["a | b", SCRIPT, "50 % & more", r"back\slash", "x_1^2 ~ #3 {}", "*bold* [link] `code`", "$"]
+NASTY_MARKDOWN = ["__init__", "_a_", "a_b_c", "~~gone~~", "&amp;", "![i](u)", "# no head", "- no list", "1. x", r"\|"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return load(make(tmp_path_factory.mktemp("results") / "study"))
+
+
+class Cells(html.parser.HTMLParser):
+    """The text of every table cell, and every tag met."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.tags: set[str] = set()
+        self._inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.add(tag)
+        self._inside = tag in ("td", "th")
+        self.cells += [""] * self._inside
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.cells[-1] += data
+
+
+def test_summary_is_the_front_below_the_dense_networks(results: Results) -> None:
+    frame, caption = summary(results)
+    front = pareto.front(results.trials, results.objectives)
+    assert frame["trial_id"].tolist() == ["baseline", "c0000", *front["trial_id"]]
+    assert frame.columns[:5].tolist() == ["trial_id", "scope", "schedule", "steps", "finetune_lr"]
+    assert frame.loc[2:, "accuracy"].tolist() == front["accuracy"].tolist()
+    assert caption.startswith("9 networks are on the front")
+    assert "criterion magnitude_l1" in caption
+    assert "scope" not in caption
+
+
+def test_summary_says_what_is_known_of_the_dense_networks(results: Results) -> None:
+    baseline, control = summary(results).frame.iloc[0], summary(results).frame.iloc[1]
+    assert baseline["test_accuracy"] == BASELINE["test_accuracy"]
+    assert baseline[["sparsity", "compression_ratio", "accuracy_drop"]].tolist() == [0, 1, 0]
+    assert control["schedule"] == "dense"
+    assert control["finetune_lr"] > 0
+    assert pd.isna(control["scope"])  # nothing was pruned there
+    assert pd.isna(control["steps"])
+
+
+def test_objectives_have_a_column(tmp_path: Path) -> None:
+    folder = make(tmp_path / "macs", 6, 0, objectives={"accuracy": "max", "macs": "min", "size_bytes": "min"})
+    frame = summary(load(folder)).frame
+    assert frame["macs"].iloc[0] == BASELINE["macs"]
+    assert "| 1107.1 |" in as_markdown(frame)  # kilobytes
+
+
+def test_schedules_hold_the_best_on_validation(results: Results) -> None:
+    frame = schedules(results).frame
+    rows = results.trials.query("state == 'complete' and kind == 'search'")
+    middle = rows[(rows["sparsity"] >= 0.5) & (rows["sparsity"] < 0.8) & (rows["schedule"] == "gradual")]
+    best = middle.sort_values("accuracy").iloc[-1]
+    found = frame.query("sparsity_range == '50 to 80 %' and schedule == 'gradual'").iloc[0]
+    assert found["networks"] == len(middle)
+    assert found["trial_id"] == best["trial_id"]
+    assert found["test_accuracy"] == best["test_accuracy"]
+    assert frame["networks"].sum() == len(rows)
+    assert frame["schedule"][:3].tolist() == ["one_shot", "iterative", "gradual"]
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "expected"),
+    [
+        (0.0, "below 50 %"), (0.4994, "below 50 %"), (0.4999, "50 to 80 %"), (0.5, "50 to 80 %"), (0.8, "80 to 95 %"),
+        (0.94999, "95 % and above"), (0.9999, "95 % and above"),
+    ],
+)  # fmt: skip
+def test_ranges_meet_where_sparsities_are_rounded(tmp_path: Path, sparsity: float, expected: str) -> None:
+    results = load(make(tmp_path / "one", 1, 0))
+    results.trials["sparsity"] = sparsity
+    assert schedules(results).frame["sparsity_range"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("failed", [0, 3])
+def test_a_study_without_a_front(tmp_path: Path, failed: int) -> None:
+    results = load(make(tmp_path / "none", 3, failed, control=False, feasible=False))
+    frame, caption = summary(results)
+    assert frame["trial_id"].tolist() == ["baseline"]
+    assert caption.startswith("No network is on the front")
+    assert len(schedules(results).frame) == 3 - failed
+    as_latex(*schedules(results))
+
+
+def test_csv_reads_back_to_the_bit(results: Results, tmp_path: Path) -> None:
+    frame = summary(results).frame
+    paths = write_table(frame, tmp_path / "tables" / "summary", "A caption.")
+    assert [path.name for path in paths] == ["summary.csv", "summary.md", "summary.tex"]
+    again = pd.read_csv(paths[0], dtype={"trial_id": str}, float_precision="round_trip")
+    assert again.columns.tolist() == frame.columns.tolist()
+    for column in frame.columns:
+        assert [str(v) for v in again[column].dropna()] == [
+            str(float(v)) if again[column].dtype == "float64" else str(v) for v in frame[column].dropna()
+        ]
+        assert again[column].isna().tolist() == frame[column].isna().tolist()
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [percent(x) for x in (0.93449, 1.0, 0.0, -0.0004, -0.0123)] == ["93.4", "100.0", "0.0", "0.0", "−1.2"]
+    assert text("compression_ratio", 4.345) == "4.3"
+    assert text("compression_ratio", 128.4) == "128"
+    assert text("finetune_lr", 0.00079275) == "0.000793"
+    assert text("recalibrate", np.True_) == "yes"
+    assert text("error", "two\nlines") == "two lines"
+    assert [text("steps", gap) for gap in (None, pd.NA, np.nan)] == ["–"] * 3
+    assert text("steps", 5) == "5"
+
+
+def test_columns_of_numbers_stand_right() -> None:
+    frame = pd.DataFrame({"name": ["a", None], "n": [1, None], "flag": [True, False]})
+    assert as_markdown(frame).splitlines()[1] == "| --- | ---: | --- |"
+    assert r"\begin{tabular}{lrl}" in as_latex(frame)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=12), min_size=1))
+def test_markdown_is_read_as_it_was_meant(words: list[str]) -> None:
+    frame = pd.DataFrame({"name": ["x", *NASTY, *NASTY_MARKDOWN, *words], "n": 1})
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    read = Cells(reader.render(as_markdown(frame, "a | b <b>")))
+    assert read.cells[2::2] == [" ".join(word.split()) for word in frame["name"]]
+    assert read.tags <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12)))
+def test_html_is_read_as_it_was_meant(words: list[str]) -> None:
+    frame = pd.DataFrame({"name": [*NASTY, *words], "n": 1})
+    read = Cells(as_html(frame, "a <b> & c"))
+    assert read.cells[2::2] == [" ".join(word.split()) for word in frame["name"]]
+    assert read.tags == {"table", "caption", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_latex_has_nothing_special_left() -> None:
+    body = as_latex(pd.DataFrame({"a_b": NASTY}), "10 % & more").split(r"\hline")
+    assert body[1].strip() == r"\begin{tabular}[b]{@{}l@{}}a \\ b\end{tabular} \\"
+    assert body[2].strip().splitlines() == [
+        r"a \textbar{} b \\",
+        r"\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{} \\",
+        r"50 \% \& more \\",
+        r"back\textbackslash{}slash \\",
+        r"x\_1\textasciicircum{}2 \textasciitilde{} \#3 \{\} \\",
+        r"{*}bold{*} {[}link] `code` \\",
+        r"\$ \\",
+    ]
+    assert r"\caption{10 \% \& more}" in body[0]
+
+
+def test_every_row_of_latex_has_its_cells(results: Results) -> None:
+    rows = re.findall(r"^(?!\\).* \\\\$", as_latex(*summary(results)), re.MULTILINE)
+    assert len(rows) == 11
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {11}
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "table.md"
+    write_whole(path, "före")
+    assert path.read_bytes() == "före".encode()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_whole(path, b"after")
+    assert path.read_text(encoding="utf-8") == "före"
+    assert list(path.parent.iterdir()) == [path]
