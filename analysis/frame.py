@@ -134,16 +134,21 @@ def _read_table(path: Path, known: list[str], needed: list[str]) -> pd.DataFrame
 
 
 def _typed(cells: pd.Series, path: Path) -> pd.Series:
-    dtype = TYPES.get(str(cells.name), "str")
-    if dtype == "str":
-        return cells.astype("str") if cells.isna().all() else cells
-    readers: dict[str, Callable[[str], Any]] = {"boolean": _boolean, "Int64": _integer, "float64": _float}
-    read = readers[dtype]
-    values = [None if pd.isna(cell) else read(cell) for cell in cells]
-    for cell, value in zip(cells, values, strict=True):
-        if value is None and not pd.isna(cell):
-            raise ValueError(f"{path}: column {cells.name}: {cell!r} is no {dtype}")
-    return pd.Series(values, index=cells.index, dtype=dtype)
+    """Text cells as the column's type; a column that is not known gets the first type that all its cells fit."""
+    name = str(cells.name)
+    if name not in TYPES:
+        return next(typed for dtype in _READERS if (typed := _as(cells, dtype)) is not None)
+    typed = _as(cells, TYPES[name])
+    if typed is None:
+        wrong = next(cell for cell in cells.dropna() if _READERS[TYPES[name]](cell) is None)
+        raise ValueError(f"{path}: column {name}: {wrong!r} is no {TYPES[name]}")
+    return typed
+
+
+def _as(cells: pd.Series, dtype: str) -> pd.Series | None:
+    values = [None if pd.isna(cell) else _READERS[dtype](cell) for cell in cells]
+    fits = all(pd.isna(cell) or value is not None for cell, value in zip(cells, values, strict=True))
+    return pd.Series(values, index=cells.index, dtype=dtype) if fits else None
 
 
 def _boolean(cell: str) -> bool | None:
@@ -161,6 +166,9 @@ def _float(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
+
+
+_READERS: dict[str, Callable[[str], Any]] = {"Int64": _integer, "float64": _float, "boolean": _boolean, "str": str}
 
 
 def _check_trials(trials: pd.DataFrame, path: Path) -> None:

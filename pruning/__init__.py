@@ -1,5 +1,10 @@
 """Pruning in pure torch: tensors and modules in, tensors and modules out.
 
-Scores (`criteria`) become keep-counts and masks (`scopes`, `masks`) at each cut of a schedule (`schedules`);
-what is left is priced by `cost`.
+Scores (`criteria`) become keep-counts and masks (`scopes`, `masks`), or a plan of channels to cut (`channels`,
+`allocation`, `plans`, `surgery`), at each cut (`cutting`) of a schedule (`schedules`); what is left is priced by
+`cost` and timed by `latency`. For a loop of one's own, `prune` is the door.
 """
+
+from pruning.cutting import prune
+
+__all__ = ["prune"]

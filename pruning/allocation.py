@@ -46,24 +46,27 @@ def allocate(
     order = _order(graph, scores, gone, scope)
     step, last = _steps(graph, order, gone, min_channels, round_to)
     dense = costs(graph)[sparsity_of]
+    goal = target * max(dense, 1)
 
-    def removed(k: int) -> np.ndarray:
+    def without(k: int) -> np.ndarray:
         return gone | (step <= k)
 
-    def share(k: int) -> float:
-        return 1 - costs_without(graph, removed(k))[sparsity_of] / dense if dense else 0.0
+    def cut(k: int) -> int:
+        return dense - costs_without(graph, without(k))[sparsity_of]
 
-    low, high = 0, last  # the least k that reaches the target, or `last`
+    low, high = 0, last  # the least k that reaches the goal, or `last`
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if share(middle) >= target else (middle + 1, high)
-    k = min((k for k in (low - 1, low) if k >= 0), key=lambda k: abs(share(k) - target))
-    if abs(share(k) - target) > max(HALF_A_POINT, _largest_step(graph, sparsity_of, round_to) / 2 / max(dense, 1)):
+        low, high = (low, middle) if cut(middle) >= goal else (middle + 1, high)
+    k = min((k for k in (low - 1, low) if k >= 0), key=lambda k: abs(cut(k) - goal))
+    miss = abs(cut(k) - goal) - 1e-9 * dense  # what rounding of floats may be
+    if miss > HALF_A_POINT * dense and miss > _largest_step(graph, sparsity_of, round_to) / 2:
+        least, most = (cut(k) / max(dense, 1) for k in (0, last))
         raise ValueError(
             f"{target:g} of {sparsity_of} is out of reach: min_channels {min_channels}, round_to {round_to}, protected "
-            f"modules{' and the previous cut' if previous else ''} leave {share(0):.4f} to {share(last):.4f}"
+            f"modules{' and the previous cut' if previous else ''} leave {least:.4f} to {most:.4f}"
         )
-    return plan_without(graph, removed(k))
+    return plan_without(graph, without(k))
 
 
 def achieved(graph: Graph, plan: Plan) -> dict[str, float]:

@@ -27,7 +27,7 @@ from study.data import Data
 
 Record = dict[str, Any]
 SEED = 0  # one baseline for all studies of the same section, whatever their own seeds
-FORMAT = 1  # to be raised when the meaning of a kept baseline changes
+FORMAT = 2  # to be raised when the meaning of a kept baseline changes
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
             "latency_ms": measure_latency({"dense": model}, example)["dense"].median,
             "seconds": sum(record["seconds"] for record in history),
             "history": history,
+            "layers": cost.layer_costs(model, data.in_shape),
         },
     )
 

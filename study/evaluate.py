@@ -35,8 +35,8 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
     model, card = models.load(folder)
     if tuple(card["class_names"]) != data.class_names or tuple(card["in_shape"]) != data.in_shape:
         raise ValueError(
-            f"{folder}: is for {len(card['class_names'])} classes ({', '.join(card['class_names'][:3])}, ...) of images "
-            f"{card['in_shape']}, the data set has {', '.join(data.class_names[:3])}, ... of {list(data.in_shape)}"
+            f"{folder}: is for images {card['in_shape']} of {', '.join(card['class_names'][:3])}, ...; "
+            f"the data set has {list(data.in_shape)} of {', '.join(data.class_names[:3])}, ..."
         )
     model = model.to(device).to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(card[key], dtype=torch.float32, device=device) for key in ("mean", "std"))

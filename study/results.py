@@ -72,6 +72,15 @@ COLUMNS = [
     "started",
     "finished",
 ]
+LAYERS = [
+    "layer",
+    "type",
+    *(f"{prefix}{name}" for name in ("in_channels", "out_channels", "params", "weights") for prefix in ("dense_", "")),
+    "nonzero_weights",
+    "dense_macs",
+    "macs",
+    "nonzero_macs",
+]
 HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
 PACKAGES = ["torch", "torchvision", "ray", "optuna", "numpy", "pandas", "matplotlib"]
 
@@ -93,6 +102,12 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, text.getvalue())
+
+
+def write_layers(path: Path, dense: list[dict[str, Any]], pruned: list[dict[str, Any]]) -> None:
+    """A CSV of what a network keeps of every layer, beside the dense network's; both as `cost.layer_costs`."""
+    rows = [{**{f"dense_{k}": v for k, v in a.items()}, **b} for a, b in zip(dense, pruned, strict=True)]
+    write_rows(path, LAYERS, rows)
 
 
 def project(folder: Path, records: Mapping[str, tuple[Mapping[str, Any], list[dict[str, Any]]]]) -> None:

@@ -11,28 +11,28 @@ Exit codes: 0 done, 1 the study failed, 2 the input is wrong, 130 interrupted (a
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
 import models
-from analysis import pareto
 from analysis.report import report as write_report
 from study import baseline as baselines
 from study import probe, results
 from study.config import Recipe, StudyFile, parse, read_study
 from study.data import Data
+from study.keeper import Keeper
 from study.ledger import Ledger, Record, Ticket
 from study.speed import speeds
-from study.trial import Network, Shared, check
+from study.trial import Shared, check
 from study.view import View, describe
+
+NOT_RECORDED = {"mean", "std", "class_names", "layers", "sha256"}  # of the baseline's card in study.yaml
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,12 +121,12 @@ def _study(file: StudyFile, folder: Path, record: Record, data: Data, ledger: Le
     with search.cluster(address) as dashboard:
         print(f"results: {folder}" + (f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""))
         baseline = baselines.obtain(file.baseline, data, lambda: search.make_baseline(file.baseline, data))
-        record["baseline"] = {k: v for k, v in baseline.card.items() if k not in ("mean", "std", "class_names")}
+        record["baseline"] = {k: v for k, v in baseline.card.items() if k not in NOT_RECORDED}
         results.write_study(folder, file.resolved(), record)
         shared = Shared(baseline, data, file.baseline)
         each, at_once = search.allotment(file.resources)
         with View(file.study.name, ledger.runs, at_once, dashboard, len(ledger.rows())) as view:
-            keeper = Keeper(folder, ledger, view, baseline.card)
+            keeper = Keeper(folder, ledger, view, baseline.card, record["versions"])
             try:
                 search.run_trials(shared, file.resources, _agenda(file, ledger), keeper.report)
                 _measure_front(folder, ledger, baseline, search.on_device_alone)
@@ -160,69 +160,6 @@ def _agenda(file: StudyFile, ledger: Ledger) -> Callable[[], Ticket | str | None
         return "wait" if ledger.running else _control(file, ledger)
 
     return ask
-
-
-class Keeper:
-    """Writes down what trials report: the ledger, the tables, and the networks that nothing dominates."""
-
-    def __init__(self, folder: Path, ledger: Ledger, view: View, card: Record) -> None:
-        self._folder, self._ledger, self._view, self._card = folder, ledger, view, card
-        self._objectives = ledger.file.study.objectives
-        self._project = results.Projector(folder)
-        self._front = self._nondominated()
-        self._drop_dominated()
-
-    def report(self, ticket: Ticket, row: Record, history: list[Record], fetch: Callable[[], Network] | None) -> None:
-        """Keep a finished trial: its network first, so that a row on the front never lacks one."""
-        row["finished"] = time.time()
-        row["started"] = row["finished"] - row.get("wall_seconds", 0.0)
-        if fetch is not None and self._wanted(ticket, row):
-            self._save(ticket, row, fetch())
-        self._ledger.tell(ticket, row, history)
-        self._front = self._nondominated()
-        self._drop_dominated()
-        self._project(self._ledger.records)
-        row, _ = self._ledger.records[ticket.trial_id]
-        self._view.trial(row, len(self._front), self._hypervolume(), search=ticket.kind == "search")
-
-    def _wanted(self, ticket: Ticket, row: Record) -> bool:
-        save = self._ledger.file.study.save
-        if row["state"] != "complete" or save == "none":
-            return False
-        if save == "all" or ticket.kind == "control":
-            return True
-        values = [self._values(front) for front in self._front] + [self._values(row)]
-        return bool(pareto.is_nondominated(np.array(values), list(self._objectives.values()))[-1])
-
-    def _save(self, ticket: Ticket, row: Record, network: Network) -> None:
-        tensors = {name: torch.tensor(array) for name, array in network.state.items()}
-        about = {"trial_id": ticket.trial_id, "recipe": ticket.recipe, "seed": ticket.seed, "row": row}
-        dense = {key: self._card[key] for key in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
-        models.save(self._folder / "models" / ticket.trial_id, tensors, dense | about, network.plan)
-
-    def _values(self, row: Record) -> list[float]:
-        return [float(row[name]) for name in self._objectives]
-
-    def _nondominated(self) -> list[Record]:
-        rows = [row for row in self._ledger.rows() if row["feasible"]]
-        if not rows:
-            return []
-        mask = pareto.is_nondominated(np.array([self._values(r) for r in rows]), list(self._objectives.values()))
-        return [row for row, best in zip(rows, mask, strict=True) if best]
-
-    def _drop_dominated(self) -> None:
-        if self._ledger.file.study.save == "all":
-            return
-        kept = {row["trial_id"] for row in self._front} | {row["trial_id"] for row in self._ledger.rows("control")}
-        for folder in (self._folder / "models").glob("*"):
-            if folder.name not in kept:
-                shutil.rmtree(folder)
-
-    def _hypervolume(self) -> float:
-        if set(self._objectives) - {"accuracy", "sparsity"} or not self._front:
-            return 0.0
-        values = np.array([self._values(row) for row in self._front])
-        return pareto.hypervolume(values, list(self._objectives.values()), [0.0] * len(self._objectives))
 
 
 def _control(file: StudyFile, ledger: Ledger) -> Ticket | None:

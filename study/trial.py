@@ -47,10 +47,11 @@ class Shared(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A network on its way to the driver: its state, and the plan that cut it (None: not cut)."""
+    """A network on its way to the driver: its state, the plan that cut it (None: not cut), and its layers' costs."""
 
     state: dict[str, np.ndarray]
     plan: Plan | None
+    layers: list[Record]
 
 
 class Outcome(NamedTuple):
@@ -87,7 +88,9 @@ def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Gen
         torch.manual_seed(seed)
         pruned = yield from _pruned(recipe, seed, shared, device, history)
         row |= _measured(pruned, shared, device, history) | {"state": "complete"}
-        network = Network(baselines.arrays(pruned.model), pruned.plan)
+        network = Network(
+            baselines.arrays(pruned.model), pruned.plan, cost.layer_costs(pruned.model, shared.data.in_shape)
+        )
     except Exception as error:  # a recipe's own failure is a result, not an accident of the study
         row |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
     row["train_seconds"] = sum(record["seconds"] for record in history)

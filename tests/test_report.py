@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
 import io
 import os
@@ -17,15 +18,13 @@ from PIL import Image
 from results_folder import ERRORS, make
 
 from analysis import load, pareto
-from analysis.report import answer, failures, main, report
+from analysis.report import answer, failures, main, page, report
+from analysis.tables import TABLES as TABLE_MAKERS
 
 ROOT = Path(__file__).parent.parent
-WRITTEN = sorted(
-    [
-        "pareto.csv", "report.html", *(f"tables/{t}.{kind}" for t in ("summary", "schedules") for kind in ("csv", "md", "tex")),
-        *(f"figures/{f}.{kind}" for f in ("front", "accuracy_by_schedule", "life") for kind in ("png", "pdf")),
-    ]
-)  # fmt: skip
+TABLES = [f"tables/{name}.{kind}" for name in ("summary", "schedules") for kind in ("csv", "md", "tex")]
+FIGURES = [f"figures/{name}.{kind}" for name in ("front", "accuracy_by_schedule", "life") for kind in ("png", "pdf")]
+WRITTEN = sorted(["pareto.csv", "report.html", *TABLES, *FIGURES])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ class Page(html.parser.HTMLParser):
         self.tags: list[str] = []
         self.words = ""
         self.addresses: list[str] = []
-        self.images: list[dict[str, Any]] = []
+        self.images: list[dict[str, str]] = []
         self.blocks: dict[str, str] = {}
         self._open: list[str] = []
         self.feed(page)
@@ -90,10 +89,10 @@ def test_figures_are_200_dots_an_inch(folder: Path) -> None:
 
 
 def test_the_page_asks_nothing_of_the_network(folder: Path) -> None:
-    page = Page((folder / "report.html").read_text(encoding="utf-8"))
-    assert len(page.images) == 3
-    assert all(address.startswith("data:") for address in page.addresses)
-    assert not {"script", "iframe", "object", "form"} & set(page.tags)
+    written = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert len(written.images) == 3
+    assert all(address.startswith("data:") for address in written.addresses)
+    assert not {"script", "iframe", "object", "form"} & set(written.tags)
     content = (folder / "report.html").read_text(encoding="utf-8")
     assert "url(" not in content
     assert "@import" not in content
@@ -101,23 +100,21 @@ def test_the_page_asks_nothing_of_the_network(folder: Path) -> None:
 
 
 def test_the_page_holds_the_figures_themselves(folder: Path) -> None:
-    import base64
-
-    page = Page((folder / "report.html").read_text(encoding="utf-8"))
-    inlined = [base64.b64decode(image["src"].partition("base64,")[2]) for image in page.images]
+    written = Page((folder / "report.html").read_text(encoding="utf-8"))
+    inlined = [base64.b64decode(image["src"].partition("base64,")[2]) for image in written.images]
     assert inlined == [
         (folder / "figures" / f"{n}.png").read_bytes() for n in ("front", "accuracy_by_schedule", "life")
     ]
     assert [Image.open(io.BytesIO(png)).format for png in inlined] == ["PNG"] * 3
-    assert page.images[0]["alt"] == "9 of 54 networks on the front"
+    assert written.images[0]["alt"] == "9 of 54 networks on the front"
 
 
 def test_the_page_says_what_failed_and_why_in_letters_only(folder: Path) -> None:
-    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    written = Page((folder / "report.html").read_text(encoding="utf-8"))
     for error in ERRORS:
-        assert error in page.words
-    assert "a <fast> one" in page.words
-    assert "0000, 0002, 0004" in page.words
+        assert error in written.words
+    assert "a <fast> one" in written.words
+    assert "0000, 0002, 0004" in written.words
 
 
 def test_a_name_is_escaped_everywhere(tmp_path: Path) -> None:
@@ -125,26 +122,21 @@ def test_a_name_is_escaped_everywhere(tmp_path: Path) -> None:
     study = yaml.safe_load((folder / "study.yaml").read_text())
     study["study"]["name"] = "</title><script>1</script>"
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    report(folder)
-    page = Page((folder / "report.html").read_text(encoding="utf-8"))
-    assert not {"b", "script"} & set(page.tags)
-    assert page.tags.count("title") == 1
-    assert page.tags.count("img") == 3
+    results = load(folder)
+    tables = {name: make_table(results) for name, make_table in TABLE_MAKERS.items()}
+    written = Page(page(results, tables, {}, {}))
+    assert not {"b", "script", "img"} & set(written.tags)
+    assert written.tags.count("title") == 1
+    assert "</table><img src=http://evil>" in written.words
 
 
 def test_the_page_tells_how_to_run_the_study_again(folder: Path) -> None:
-    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    written = Page((folder / "report.html").read_text(encoding="utf-8"))
     study = yaml.safe_load((folder / "study.yaml").read_text())
     study.pop("record")
-    assert yaml.safe_load(page.blocks["pre"]) == study
-    assert "python -m study.run --out again --space again.yaml" in page.words
-    assert "torch 2.15" in page.words
-
-
-def test_reports_are_the_same_each_time(folder: Path) -> None:
-    before = {name: (folder / name).read_bytes() for name in WRITTEN}
-    report(folder)
-    assert {name: (folder / name).read_bytes() for name in WRITTEN} == before
+    assert yaml.safe_load(written.blocks["pre"]) == study
+    assert "python -m study.run --out again --space again.yaml" in written.words
+    assert "torch 2.15" in written.words
 
 
 def test_the_answer_quotes_the_network_it_names(folder: Path) -> None:
@@ -211,13 +203,16 @@ def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
     assert frame["trials"][0] == "0001, 0003, 0005, 0007, 0009, 0011, 0013, 0015 and 3 more"
 
 
-def test_the_command_says_in_a_line_what_it_wrote(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_same_again_and_says_so_in_a_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: (folder / name).read_bytes() for name in WRITTEN}
     assert main([str(folder)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert out.count("\n") == 1
-    assert str(folder) in out
-    assert "report.html" in out
+    assert out.startswith(f"{folder}: wrote report.html")
+    assert {name: (folder / name).read_bytes() for name in WRITTEN} == before
 
 
 def test_a_wrong_folder_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
@@ -230,11 +225,9 @@ def test_a_wrong_folder_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     assert files(tmp_path) == ["study.yaml"]
 
 
-def test_a_failed_write_leaves_the_old_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_failed_write_leaves_what_was_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = make(tmp_path / "study", 2, 0)
-    report(folder)
     before = {name: (folder / name).read_bytes() for name in WRITTEN}
 
     def full(*_: object) -> None:

@@ -1,0 +1,60 @@
+"""Tracing and grouping the channels of a network: CPU time, ours against torch-pruning's, in turn in one process.
+
+    python -m benchmarks.grouping [network of torchvision, resnet50] [side of its images, 224]
+
+Both start from the model and an example image and end with all dependency groups, on one thread. Each time is the
+median of several rounds after one to warm up.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch_pruning
+import torchvision
+from torch import Tensor, nn
+
+from pruning.channels import dependency_graph
+
+ROUNDS = 7
+
+
+def ours(model: nn.Module, image: Tensor) -> int:
+    return len(dependency_graph(model, image).groups)
+
+
+def torch_prunings(model: nn.Module, image: Tensor) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=image)
+        *_, classifier = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
+        return len(list(graph.get_all_groups(ignored_layers=[classifier])))
+
+
+def seconds(work: Callable[[], int]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main(name: str = "resnet50", side: str = "224") -> None:
+    torch.set_num_threads(1)
+    model, image = torchvision.models.get_model(name).eval(), torch.rand(1, 3, int(side), int(side))
+    methods = {"ours": lambda: ours(model, image), "torch-pruning": lambda: torch_prunings(model, image)}
+    groups = {method: work() for method, work in methods.items()}
+    times: dict[str, list[float]] = {method: [] for method in methods}
+    for _ in range(ROUNDS):
+        for method, work in methods.items():
+            times[method].append(seconds(work))
+    us, them = (statistics.median(spent) for spent in times.values())
+    print(f"{name} at {side}x{side}, groups: {groups}")
+    print(f"CPU time: ours {us * 1e3:.0f} ms, torch-pruning {them * 1e3:.0f} ms, ratio {us / them:.2f}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,91 @@
+"""What becomes of a trial that reports: its network, its row in the ledger, the tables, the view."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import models
+from analysis import pareto
+from study import results
+from study.ledger import Ledger, Record, Ticket
+from study.trial import Network
+from study.view import View
+
+
+class Keeper:
+    """Writes down what trials report: the ledger, the tables, and the networks that nothing dominates."""
+
+    def __init__(self, folder: Path, ledger: Ledger, view: View, card: Record, versions: Record) -> None:
+        self._folder, self._ledger, self._view, self._card, self._versions = folder, ledger, view, card, versions
+        self._objectives = ledger.file.study.objectives
+        self._project = results.Projector(folder)
+        self._front = self._nondominated()
+        self._drop_dominated()
+
+    def report(self, ticket: Ticket, row: Record, history: list[Record], fetch: Callable[[], Network] | None) -> None:
+        """Keep a finished trial: its network first, so that a row on the front never lacks one."""
+        row["finished"] = time.time()
+        row["started"] = row["finished"] - row.get("wall_seconds", 0.0)
+        if fetch is not None and self._wanted(ticket, row):
+            self._save(ticket, row, fetch())
+        self._ledger.tell(ticket, row, history)
+        self._front = self._nondominated()
+        self._drop_dominated()
+        self._project(self._ledger.records)
+        row, _ = self._ledger.records[ticket.trial_id]
+        self._view.trial(row, len(self._front), self._hypervolume(), search=ticket.kind == "search")
+
+    def _wanted(self, ticket: Ticket, row: Record) -> bool:
+        save = self._ledger.file.study.save
+        if row["state"] != "complete" or save == "none":
+            return False
+        if save == "all" or ticket.kind == "control":
+            return True
+        values = [self._values(front) for front in self._front] + [self._values(row)]
+        return bool(pareto.is_nondominated(np.array(values), list(self._objectives.values()))[-1])
+
+    def _save(self, ticket: Ticket, row: Record, network: Network) -> None:
+        tensors = {name: torch.tensor(array) for name, array in network.state.items()}
+        about = {
+            "trial_id": ticket.trial_id,
+            "recipe": ticket.recipe,
+            "seed": ticket.seed,
+            "metrics": row,
+            "dataset": self._ledger.file.baseline.dataset,
+            "versions": self._versions,
+            "load": "import models; network, card = models.load(folder)",
+        }
+        dense = {key: self._card[key] for key in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
+        folder = self._folder / "models" / ticket.trial_id
+        models.save(folder, tensors, dense | about, network.plan)
+        results.write_layers(folder / "layers.csv", self._card["layers"], network.layers)
+
+    def _values(self, row: Record) -> list[float]:
+        return [float(row[name]) for name in self._objectives]
+
+    def _nondominated(self) -> list[Record]:
+        rows = [row for row in self._ledger.rows() if row["feasible"]]
+        if not rows:
+            return []
+        mask = pareto.is_nondominated(np.array([self._values(r) for r in rows]), list(self._objectives.values()))
+        return [row for row, best in zip(rows, mask, strict=True) if best]
+
+    def _drop_dominated(self) -> None:
+        if self._ledger.file.study.save == "all":
+            return
+        kept = {row["trial_id"] for row in self._front} | {row["trial_id"] for row in self._ledger.rows("control")}
+        for folder in (self._folder / "models").glob("*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+
+    def _hypervolume(self) -> float:
+        if set(self._objectives) - {"accuracy", "sparsity"} or not self._front:
+            return 0.0
+        values = np.array([self._values(row) for row in self._front])
+        return pareto.hypervolume(values, list(self._objectives.values()), [0.0] * len(self._objectives))
