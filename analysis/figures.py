@@ -28,7 +28,7 @@ UNITS = {  # column -> (name, unit, what one unit of the axis is)
     "size_bytes": ("size", "MB", 1e6),
     "latency_ms": ("latency", "ms", 1.0),
 }
-NEAR = 0.1  # a close-up reaches this far below the baseline's accuracy
+NEAR, COLLAPSED = 0.1, 0.3  # of accuracy below the baseline's: how far a close-up reaches; what calls for one
 _LOOKS: dict[str, dict[str, Any]] = {
     "front": {"markersize": 7, "markeredgewidth": 0.9, "markeredgecolor": "black", "zorder": 3},
     "dominated": {"markersize": 4.5, "markeredgewidth": 0, "alpha": 0.35},
@@ -58,7 +58,7 @@ def front(results: Results) -> Figure:
     if rows.empty:
         return _words("There is no complete network to draw a front of.", results)
     name, unit, one = unit_of(abscissa(results))
-    colours, markers = style.assign(rows["schedule"], COLOURS), style.assign(rows["scope"], MARKERS)
+    colours, markers = _looks_of(results)
     floor = closeup_floor(rows["test_accuracy"], _dense(results, "test_accuracy"))
     figure, axes = style.panels(1 if floor is None else 2, 1, (7.2, 4.0 if floor is None else 6.4), sharey=False)
     for ax in axes:
@@ -79,7 +79,7 @@ def front(results: Results) -> Figure:
         axes[1].set_title("All")
     places = [style.key(p, **_look(p, INK, "o")) for p in _LOOKS if (rows["place"] == p).any()]
     dense = baseline + [style.key("dense control", **STAR)] * bool(len(control))
-    style.legend(figure, {**_keys(colours, markers), "network": places + dense})
+    style.legend(figure, {**_keys(results, rows), "network": places + dense})
     chosen = f"The front is chosen on {_and(unit_of(objective)[0] for objective in results.objectives)}"
     style.head(
         figure,
@@ -106,7 +106,8 @@ def accuracy_by_schedule(results: Results) -> Figure:
     floor = closeup_floor(everything["test_accuracy"], _dense(results, "test_accuracy"))
     shown = everything if floor is None else everything[everything["test_accuracy"] >= floor]
     scopes = ordered(everything["scope"])
-    looks = {scope: {"color": COLOURS[i % 6], "marker": MARKERS[i % 7], **EDGED} for i, scope in enumerate(scopes)}
+    colours, markers = style.assign(scopes, COLOURS), _looks_of(results)[1]
+    looks = {scope: {"color": colours[scope], "marker": markers[scope], **EDGED} for scope in scopes}
     columns = min(3, len(by_schedule))
     lines = -(-len(by_schedule) // columns)
     figure, axes = style.panels(lines, columns, (1.8 + 2.3 * columns, 1.4 + 2.3 * lines), sharey=True)
@@ -144,7 +145,7 @@ def life(results: Results) -> Figure:
     rows = life_data(results)
     if rows.empty:
         return _words("No network on the front has a history of fine-tuning.", results)
-    colours, markers = style.assign(rows["schedule"], COLOURS), style.assign(rows["scope"], MARKERS)
+    colours, markers = _looks_of(results)
     figure, (upper, lower) = style.panels(2, 1, (7.2, 5.2), sharey=False)
     for (schedule, scope, _), trial in rows.groupby(["schedule", "scope", "trial_id"]):
         look: dict[str, Any] = {"color": colours[schedule], "marker": markers[scope], "alpha": 0.75, "markersize": 4}
@@ -160,7 +161,7 @@ def life(results: Results) -> Figure:
     if floor is not None:
         _close_up(upper, floor, rows["accuracy"])
         upper.set_title(f"{(last < floor).sum()} of {len(last)} end below the axis")
-    style.legend(figure, {**_keys(colours, markers), "network": baseline})
+    style.legend(figure, {**_keys(results, rows), "network": baseline})
     caption = "Measured after each epoch, so a fall at a cut is seen once that epoch has mended part of it."
     style.head(figure, f"The fine-tuning of {_networks(len(last))} on the front", caption)
     return figure
@@ -179,12 +180,11 @@ def unit_of(column: str) -> tuple[str, str, float]:
 def closeup_floor(accuracies: pd.Series, baseline: float | None) -> float | None:
     """The accuracy (a fraction) from which a close-up is worth drawing: 10 points below the baseline.
 
-    Recipes that collapse must not hide how the others differ. None where nothing lies below it, or most does.
+    Recipes that collapse must not hide how the others differ. None where none loses 30 points, or most lose 10.
     """
-    if baseline is None:
+    if baseline is None or not accuracies.min() < baseline - COLLAPSED:
         return None
-    below = (accuracies < baseline - NEAR).mean()
-    return baseline - NEAR if 0 < below <= 0.5 else None
+    return baseline - NEAR if (accuracies < baseline - NEAR).mean() <= 0.5 else None
 
 
 def _complete(results: Results) -> pd.DataFrame:
@@ -216,11 +216,19 @@ def _look(place: Any, colour: str, marker: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "linestyle": "none", **_LOOKS[place]}
 
 
-def _keys(colours: dict[Any, str], markers: dict[Any, str]) -> dict[str, list[Line2D]]:
-    """Groups of legend entries: a colour per schedule, and a marker per scope where there are several."""
-    scopes = [style.key(_plain(n), marker=m, color=INK, markerfacecolor="none") for n, m in markers.items()]
-    schedules = [style.key(_plain(name), marker="o", color=colour) for name, colour in colours.items()]
-    return {"schedule": schedules, "scope": scopes if len(scopes) > 1 else []}
+def _looks_of(results: Results) -> tuple[dict[Any, str], dict[Any, str]]:
+    """A colour for each schedule and a marker for each scope of the study: the same in all its figures."""
+    rows = _complete(results)
+    return style.assign(rows["schedule"], COLOURS), style.assign(rows["scope"], MARKERS)
+
+
+def _keys(results: Results, shown: pd.DataFrame) -> dict[str, list[Line2D]]:
+    """Groups of legend entries for what is shown: the schedules, and the scopes where the study has several."""
+    colours, markers = _looks_of(results)
+    schedules = [style.key(_plain(name), marker="o", color=colours[name]) for name in ordered(shown["schedule"])]
+    hollow: dict[str, Any] = {"color": INK, "markerfacecolor": "none"}
+    scopes = [style.key(_plain(name), marker=markers[name], **hollow) for name in ordered(shown["scope"])]
+    return {"schedule": schedules, "scope": scopes if len(markers) > 1 else []}
 
 
 def _tidy(axes: list[Axes], used: int, columns: int) -> None:

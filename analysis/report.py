@@ -23,6 +23,7 @@ from analysis import figures, style, tables
 from analysis.frame import RECIPE, Results, dense_control, load, networks, tally
 from analysis.pareto import front
 
+_NAMED = ("criterion", "granularity", "scope", "schedule")  # of a recipe, in a sentence
 WITHIN = 0.01  # of the baseline's validation accuracy: what the answer asks of a network
 
 
@@ -78,7 +79,7 @@ def _choose(best: pd.DataFrame, results: Results) -> tuple[pd.Series, str]:
 
 
 def _finding(row: pd.Series, why: str, runs: pd.DataFrame, count: int) -> str:
-    recipe = ", ".join(str(row[key]).replace("_", " ") for key in ("criterion", "scope", "schedule"))
+    recipe = ", ".join(str(row[key]).replace("_", " ") for key in _NAMED if pd.notna(row[key]))
     tested = runs["test_accuracy"].dropna()
     measured = f"{tables.percent(tested.mean())} %" if len(tested) else "unknown"
     if len(tested) > 1:
@@ -223,18 +224,20 @@ CSS = """
   :root { --paper: #17181a; --ink: #e8e8ea; --quiet: #a2a2a9; --line: #3a3b40; --box: #222327; }
 }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 66rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { margin: 0 0 .5rem; font-size: 1.7rem; }
 h2 { margin: 2.5rem 0 .75rem; font-size: 1.2rem; }
 p { max-width: 46rem; }
 .answer { font-size: 1.15rem; }
 .quiet { margin: 0; color: var(--quiet); }
-figure { margin: 1.5rem 0; padding: .75rem; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
+figure { max-width: 58rem; margin: 1.5rem 0; padding: .75rem; background: #fff; border-radius: 6px; }
+figure { border: 1px solid var(--line); }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 .wide { overflow-x: auto; margin-bottom: 1.5rem; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; color: var(--quiet); padding-top: .5rem; }
-th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+caption span { display: inline-block; position: sticky; left: 0; max-width: min(46rem, calc(100vw - 2.5rem)); }
+th, td { padding: .3rem .55rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; }

@@ -127,7 +127,7 @@ def as_html(frame: pd.DataFrame, caption: str = "") -> str:
     head, *body = _cells(frame, html.escape)
     rows = ("".join(f"<td{side}>{cell}</td>" for side, cell in zip(numeric, row, strict=True)) for row in body)
     heads = "".join(f'<th scope="col"{side}>{cell}</th>' for side, cell in zip(numeric, head, strict=True))
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    title = f"<caption><span>{html.escape(caption)}</span></caption>" if caption else ""
     body_rows = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return f"<table>{title}\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body_rows}\n</tbody></table>"
 

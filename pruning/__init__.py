@@ -6,5 +6,7 @@ Scores (`criteria`) become keep-counts and masks (`scopes`, `masks`), or a plan 
 """
 
 from pruning.cutting import prune
+from pruning.masks import hold_masks
+from pruning.surgery import apply_plan
 
-__all__ = ["prune"]
+__all__ = ["apply_plan", "hold_masks", "prune"]

@@ -244,19 +244,17 @@ def _groups(
     makers: Mapping[str, np.ndarray], roots: np.ndarray, fixed: np.ndarray
 ) -> tuple[tuple[Group, ...], np.ndarray]:
     """The groups, and the unit of every channel variable (-1: fixed)."""
-    bound = Classes()
+    bound, heads = Classes(), np.unique(roots[~fixed])
     bound.new(len(roots))
-    free = {path: roots[ids[~fixed[ids]]] for path, ids in makers.items()}
-    for classes in free.values():
-        bound.unite(classes[1:], classes[:1].repeat(max(len(classes) - 1, 0)))
-    heads = np.unique(roots[~fixed])
+    free = {path: roots[ids[~fixed[ids]]] for path, ids in makers.items() if not fixed[ids].all()}
+    firsts = [classes[:1].repeat(len(classes)) for classes in free.values()]
+    bound.unite(np.concatenate([*free.values(), heads[:0]]), np.concatenate([*firsts, heads[:0]]))
     heads = heads[np.lexsort((heads, bound.roots(heads)))]  # group by group, each in the order of its first layer
     unit = np.full(len(roots), -1)
     unit[heads] = np.arange(len(heads))
     names: dict[int, str] = {}
     for path, classes in free.items():
-        if len(classes):
-            names.setdefault(int(bound.roots(classes)[0]), path)
+        names.setdefault(int(bound.roots(classes)[0]), path)
     groups, start = [], 0
     for head, size in zip(*np.unique(bound.roots(heads), return_counts=True), strict=True):
         share = np.bincount(unit[free[names[head]]] - start, minlength=size)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.channel_rules import CONVS, CUTTABLE, NORMS, POINTWISE_LAYERS, Ids, operation, rule_of
 
+SAME_SHAPE = {*POINTWISE_LAYERS, *NORMS}
 BATCH = 2  # images in the twin's run: an axis of 1 might be taken for another
 
 
@@ -89,8 +90,8 @@ class Tracker(fx.Interpreter):
         return value
 
     def _value(self, node: fx.Node) -> Any:
-        if node.op == "call_module" and type(self.layers[str(node.target)]) in (*POINTWISE_LAYERS, *NORMS):
-            return self.env[node.all_input_nodes[0]]  # the same shape, and meta kernels are slow
+        if node.op == "call_module" and type(self.layers[str(node.target)]) in SAME_SHAPE:
+            return self.env[node.all_input_nodes[0]]  # meta kernels are slow
         value = super().run_node(node)
         return value.to("meta") if node.op == "get_attr" and isinstance(value, Tensor) else value
 
@@ -146,8 +147,8 @@ class Tracker(fx.Interpreter):
         """Note the variables on a layer's axes, united with those of its other calls, and its positions."""
         name = str(node.target)
         for side, ids in (("in", inputs), ("out", outputs)):
-            if ids is not None:
-                self.classes.unite(self.axes.setdefault((name, side), ids), ids)
+            if ids is not None and self.axes.setdefault((name, side), ids) is not ids:
+                self.classes.unite(self.axes[name, side], ids)
         self.positions[name] += math.prod(self.env[node].shape[2:])
         return outputs
 
@@ -208,14 +209,12 @@ def _meta_twin(model: nn.Module) -> nn.Module:
             raise ValueError(f"module {path!r} computes its weight by a hook: make the weight a parameter again first")
     memo: dict[int, Any] = {id(p): nn.Parameter(_on_meta(p), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): _on_meta(b) for b in model.buffers()}
+    for layer in model.modules():  # a user's hook may note what it sees, and must not see this
+        memo |= {id(hooks): OrderedDict() for name, hooks in vars(layer).items() if name.endswith("_hooks")}
     try:
-        twin = copy.deepcopy(model, memo)
+        return copy.deepcopy(model, memo)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} can't be copied: {error}") from error
-    for layer in twin.modules():  # a hook of the user's may note what it sees, and must not see this
-        layer._forward_hooks.clear()
-        layer._forward_pre_hooks.clear()
-    return twin
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

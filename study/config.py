@@ -57,6 +57,10 @@ PLANNED = {  # the vocabulary of a later version: refused by a message of its ow
 }
 
 
+class Refused(ValueError):
+    """What the user asked for turned out, once the study had begun, not to be had; the message says what there is."""
+
+
 def _one_of(what: str, choices: Iterable[str], *, dotted: bool = False) -> AfterValidator:
     """Accepts a name among `choices`, or (dotted) a user's own `package.module:function`."""
     listed = ", ".join(choices)

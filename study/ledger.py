@@ -112,7 +112,9 @@ class Ledger:
                 self.tell(ticket, {**params, "state": "failed", "error": str(error)}, [])
                 continue
             if self.file.study.repeats == "stored" and (known := self._stored(trial)):
-                self.tell(ticket, {**known[0], "repeats": known[0]["trial_id"]}, known[1])
+                self.tell(
+                    ticket._replace(seed=known[0]["seed"]), {**known[0], "repeats": known[0]["trial_id"]}, known[1]
+                )
                 continue
             return ticket
         return None
@@ -178,7 +180,8 @@ class Ledger:
 
     def _check_identity(self) -> None:
         mine = self.file.resolved()
-        mine["study"].pop("trials")
+        for key in ("trials", "hours"):  # how long to search is not what is searched
+            mine["study"].pop(key)
         theirs = self._search.user_attrs.get("file")
         if theirs is None:
             self._search.set_user_attr("file", mine)

@@ -24,7 +24,7 @@ import models
 from analysis.report import report as write_report
 from study import baseline as baselines
 from study import probe, results
-from study.config import Recipe, StudyFile, parse, read_study
+from study.config import Recipe, Refused, StudyFile, parse, read_study
 from study.data import Data
 from study.keeper import Keeper
 from study.ledger import Ledger, Record, Ticket
@@ -50,11 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted before the study began", file=sys.stderr)
+        return 130
     try:
         return _study(file, folder, record, data, ledger, args.address)
     except KeyboardInterrupt:
         print(f"\ninterrupted; all finished trials are kept. Go on with:\n  {_resume_command(folder)}")
         return 130
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except Exception as error:
         print(f"error: the study failed: {type(error).__name__}: {error}\n{_resume_hint(folder)}", file=sys.stderr)
         return 1
@@ -83,7 +89,8 @@ def _arguments() -> argparse.ArgumentParser:
 def _begun(args: argparse.Namespace) -> tuple[StudyFile, Path, Record]:
     file = read_study(args.space, args.set + _flags(args))
     folder = args.out / file.study.name
-    if not args.dry_run and folder.exists() and any(folder.iterdir()):
+    # A lock and a journal alone are what a run leaves that was killed before it began.
+    if not args.dry_run and folder.exists() and {p.name for p in folder.iterdir()} - {".lock", "optuna.journal"}:
         raise ValueError(
             f"{folder}: this results folder is taken; go on with it by --resume {folder}, "
             f"or choose another --out or --set study.name=..."

@@ -27,7 +27,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from study import baseline as baselines
-from study.config import BaselineSection, Recipe, Resources
+from study.config import BaselineSection, Recipe, Refused, Resources
 from study.data import Data
 from study.ledger import Record, Ticket
 from study.trial import Network, Outcome, Shared, live
@@ -44,13 +44,11 @@ def cluster(address: str | None) -> Iterator[str]:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    context = ray.init(
-        address=address,
-        include_dashboard=None if address else True,
-        dashboard_host=None if address else "127.0.0.1",  # type: ignore[arg-type]
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    try:
+        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
+    except (ConnectionError, ValueError) as error:
+        raise Refused(f"--address {address}: no Ray cluster to be reached there: {error}") from None
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
@@ -73,13 +71,13 @@ def make_baseline(section: BaselineSection, data: Data) -> Iterator[Record | bas
 
 
 def allotment(resources: Resources) -> tuple[dict[str, float], int]:
-    """What one trial gets ({"cpu", "gpu"}) and how many run at once. Raises ValueError if none could ever run."""
+    """What one trial gets ({"cpu", "gpu"}) and how many run at once. Raises Refused if none could ever run."""
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
     gpu = (1.0 if gpus else 0.0) if resources.gpus == "auto" else resources.gpus
     fits = int(cpus // resources.cpus) if not gpu else int(min(cpus // resources.cpus, gpus // gpu))
     if fits < 1:
-        raise ValueError(
+        raise Refused(
             f"resources: a trial asks for {resources.cpus} CPUs and {gpu:g} GPUs; there are {cpus:g} and {gpus:g}"
         )
     wanted = fits if resources.concurrency == "auto" else min(fits, resources.concurrency)

@@ -92,7 +92,7 @@ def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Gen
             baselines.arrays(pruned.model), pruned.plan, cost.layer_costs(pruned.model, shared.data.in_shape)
         )
     except Exception as error:  # a recipe's own failure is a result, not an accident of the study
-        row |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+        row |= {"state": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
     row["train_seconds"] = sum(record["seconds"] for record in history)
     row["wall_seconds"] = time.perf_counter() - started
     return Outcome(row, history, network)

@@ -10,6 +10,10 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from models import MODELS, build
+from pruning.allocation import allocate
+from pruning.channels import Graph, dependency_graph, group_scores
+from pruning.criteria import magnitude_l1
+from pruning.plans import Plan
 
 
 class LeNet(nn.Module):
@@ -77,14 +81,40 @@ class Chunked(nn.Module):
         return self.fc(self.norm(flat))
 
 
+class Three(nn.Module):
+    """Three layers small enough to do by hand: 2x2 maps of 3 channels, flattened, into a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 3, 1, bias=False)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(12, 2)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(self.pool(self.conv2(torch.relu(self.bn1(self.conv1(x))))), 1))
+
+
+class Wrapped(nn.Module):
+    """A convolution, `middle`, and a linear layer after global pooling."""
+
+    def __init__(self, middle, channels=8):
+        super().__init__()
+        self.conv, self.middle, self.fc = nn.Conv2d(3, channels, 3), middle, nn.Linear(channels, 2)
+
+    def forward(self, x):
+        return self.fc(self.middle(self.conv(x)).mean((2, 3)))
+
+
 def _of_ours(name: str) -> Callable[[], nn.Module]:
     return lambda: build(name, 10)
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # name -> factory, side of its images
-    **{name: (_of_ours(name), 32) for name in MODELS},
-    "resnet18 of torchvision": (lambda: tv.resnet18(num_classes=10), 64),
-    "resnet50 of torchvision": (lambda: tv.resnet50(num_classes=10), 64),
+    **{name: (_of_ours(name), 32 if name.startswith("vgg") else 12) for name in MODELS},
+    "resnet18 of torchvision": (lambda: tv.resnet18(num_classes=10), 40),
+    "resnet50 of torchvision": (lambda: tv.resnet50(num_classes=10), 40),
     "vgg11 with 7x7 maps": (lambda: _slim_vgg11(), 32),
     "densenet121": (lambda: tv.densenet121(num_classes=10), 32),
     "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=10), 32),
@@ -115,3 +145,11 @@ def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
                 if name.endswith(("bias", "running_mean")):
                     tensor.sub_(1)
     return model
+
+
+def example_plan(model: nn.Module, target: float = 0.5) -> tuple[Graph, Plan]:
+    """The graph of a network for CIFAR, and a plan by magnitude that takes the same share of every layer."""
+    graph = dependency_graph(model, torch.zeros(1, 3, 32, 32))
+    return graph, allocate(
+        graph, group_scores(graph, magnitude_l1(model, [], torch.Generator())), target, scope="layer"
+    )

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from networks import Mixed
-from test_channels import IMAGE, Three
+from networks import Mixed, Three
 from torch import nn
 
 from models import build
@@ -14,6 +13,7 @@ from pruning.allocation import achieved, allocate
 from pruning.channels import costs, costs_without, dependency_graph, group_scores, plan_without, removed_units
 from pruning.criteria import magnitude_l1
 
+IMAGE = torch.zeros(1, 3, 32, 32)
 MIXED = dependency_graph(Mixed(), torch.zeros(1, 3, 9, 9))
 
 

@@ -84,7 +84,7 @@ def test_life_data_is_the_fronts_history(results: Results) -> None:
     ("accuracies", "baseline", "expected"),
     [
         ([0.9, 0.91, 0.2], 0.92, 0.82), ([0.9, 0.91], 0.92, None), ([0.9, 0.2, 0.1], 0.92, None),
-        ([0.9, 0.2], 0.92, 0.82), ([0.9, 0.2], None, None), ([0.1], 0.92, None),
+        ([0.9, 0.2], 0.92, 0.82), ([0.9, 0.2], None, None), ([0.1], 0.92, None), ([0.9, 0.91, 0.7], 0.92, None),
     ],
 )  # fmt: skip
 def test_a_close_up_only_where_few_collapse(
@@ -187,12 +187,21 @@ def test_a_pdf_is_the_same_each_time_and_keeps_its_letters(results: Results) -> 
     assert b"/Type3" not in first  # outlines instead of letters
 
 
-def test_colours_follow_the_schedule_not_its_neighbours() -> None:
-    assert style.assign(["gradual", "one_shot", "iterative"], style.COLOURS) == {
-        "one_shot": "#0072B2",
-        "iterative": "#D55E00",
-        "gradual": "#009E73",
-    }
+def test_a_schedule_has_one_colour_in_all_figures(results: Results) -> None:
+    front = figures.front_data(results)
+    absent = front.loc[(front["place"] == "front") & (front["schedule"] == "one_shot"), "trial_id"]
+    fewer = results._replace(history=results.history[~results.history["trial_id"].isin(absent)])
+    one, other = (
+        {line.get_label(): line.get_color() for line in figure.legends[0].get_lines() if line.get_marker() == "o"}
+        for figure in (figures.front(fewer), figures.life(fewer))
+    )
+    assert "one shot" in one
+    assert "one shot" not in other
+    assert {name: one[name] for name in other} == other
+    assert one["iterative"] == "#D55E00"
+
+
+def test_names_beyond_the_last_colour_begin_anew() -> None:
     assert len(set(style.assign(range(20), style.COLOURS).values())) == len(style.COLOURS)
 
 

@@ -5,7 +5,7 @@ import pytest
 from study.config import parse
 from study.ledger import Ledger
 
-SPACE = {"criterion": "magnitude_l1", "scope": ["global", "layer"], "schedule": "one_shot"}
+SPACE = {"criterion": "magnitude_l1", "granularity": "weight", "scope": ["global", "layer"], "schedule": "one_shot"}
 
 
 def study_file(**study):
@@ -92,11 +92,11 @@ def test_a_second_driver_is_refused_and_a_changed_file_is_shown(tmp_path):
         Ledger(tmp_path, study_file(seed=1))
 
 
-def test_more_trials_later(tmp_path):
+def test_more_trials_and_hours_later(tmp_path):
     ledger = Ledger(tmp_path, study_file())
     drain(ledger)
     ledger.close()
-    assert len(drain(Ledger(tmp_path, study_file(trials=6)))) == 2
+    assert len(drain(Ledger(tmp_path, study_file(trials=6, hours=1.0)))) == 2
 
 
 def test_every_recipe_runs_with_every_seed(tmp_path):
@@ -133,6 +133,7 @@ def test_a_stored_repeat_counts_without_running(tmp_path):
     ledger = Ledger(tmp_path, file)
     assert len(drain(ledger)) == 1
     assert len(ledger.rows()) == 5
+    assert len({r["seed"] for r in ledger.rows()}) == 1  # one run, however often it counts
 
 
 def test_infeasible_rows_are_kept_and_marked(tmp_path):

@@ -26,3 +26,17 @@ def test_every_figure_exists_and_is_small():
     assert figures
     for figure in figures:
         assert (ROOT / figure).stat().st_size < 200_000
+
+
+def test_its_python_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_its_commands_name_what_exists():
+    for space in re.findall(r"--space (\w+)", README):
+        assert (ROOT / "search_spaces" / f"{space}.yaml").exists()
+    for module in re.findall(r"python -m ([\w.]+)", README):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists()

@@ -172,7 +172,10 @@ def test_with_several_seeds_the_mean_is_quoted_not_the_luckiest(tmp_path: Path) 
         ({"trials": 0, "failed": 0, "control": False}, "No network was completed, so there is no answer yet."),
         ({"trials": 5, "failed": 1, "feasible": False}, "None of the 4 complete networks meets the constraints."),
         ({"trials": 1, "failed": 0, "feasible": False}, "The only complete network does not meet the constraints."),
-        ({"trials": 1, "failed": 0}, "The only complete network is trial 0000 (magnitude l1, global, one shot)"),
+        (
+            {"trials": 1, "failed": 0},
+            "The only complete network is trial 0000 (magnitude l1, weight, global, one shot)",
+        ),
         ({"trials": 9, "failed": 0, "accuracy_drop": 0.3}, "Of 9 complete networks, the most accurate on validation"),
         ({"trials": 9, "failed": 0, "objectives": {"accuracy": "max"}}, "Of 9 complete networks, the most accurate"),
         ({"trials": 9, "failed": 0, "objectives": {"macs": "min"}}, "Of 9 complete networks, the one of lowest MACs"),

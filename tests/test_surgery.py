@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 import torch_pruning
 from hypothesis import given, settings
-from networks import NETWORKS, trained_like
-from test_channels import IMAGE, Three
+from networks import NETWORKS, Three, example_plan, trained_like
 from torch import nn
 
 from models import build
@@ -23,6 +22,8 @@ from pruning.criteria import magnitude_l1, magnitude_l2, random
 from pruning.masks import prunable
 from pruning.plans import compose, kept, remainder
 from pruning.surgery import apply_plan, carry_state, mask_units, slice_like
+
+IMAGE = torch.zeros(1, 3, 32, 32)
 
 
 def outputs(model, images):
@@ -35,8 +36,8 @@ def check_cut(model, graph, plan, images):
     """The cut network computes what the masked one does, and holds and costs what was predicted; returns it."""
     small = apply_plan(model, plan)
     expected = outputs(small, images)
+    masked = copy.deepcopy(model)
     for sides in (("out",), ("out", "in")):
-        masked = copy.deepcopy(model)
         mask_units(masked, plan, sides)
         assert (outputs(masked, images) - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
     left = costs(graph, plan)
@@ -186,13 +187,6 @@ def test_half_of_each_layer_is_torch_prunings(name):
     assert state_equal(small, model)
 
 
-def example_plan(model, target=0.5):
-    graph = dependency_graph(model, torch.zeros(1, 3, 32, 32))
-    return graph, allocate(
-        graph, group_scores(graph, magnitude_l1(model, [], torch.Generator())), target, scope="layer"
-    )
-
-
 def test_a_plan_is_replayed_bit_for_bit_from_json():
     model = build("resnet8", 10)
     _, plan = example_plan(model)
@@ -278,40 +272,6 @@ def test_slices_of_what_is_no_parameter():
         slice_like("conv2.weight", torch.zeros(2, 3, 1, 1), plan)
 
 
-def broken(change):
-    _, plan = example_plan(build("resnet8", 10))
-    plan = copy.deepcopy(plan)
-    change(plan)
-    return plan
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda plan: plan.update(version=2), "not a plan of version 1"),
-        (lambda plan: plan.update(layers=[]), "not a plan of version 1"),
-        (lambda plan: plan["layers"].pop("layer1.0.conv1"), "another network: its 'layer1.0.conv1' is not there"),
-        (lambda plan: plan["layers"].update(extra=plan["layers"]["bn1"]), "that of this Sequential not there"),
-        (lambda plan: plan["layers"]["bn1"].pop("out"), "layer 'bn1'"),
-        (lambda plan: plan["layers"]["bn1"].update(out=[1]), "layer 'bn1'"),
-        (lambda plan: plan["layers"]["bn1"]["out"].update(of=17), r"'bn1' is \{'out': 17\}.*\{'out': 16\}"),
-        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[2, 1]), "layer 'bn1'.* rising"),
-        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[1, 1]), "layer 'bn1'"),
-        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[-1]), "layer 'bn1'"),
-        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[16]), "layer 'bn1'"),
-        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[0.0]), "layer 'bn1'"),
-        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=list(range(16))), "layer 'bn1'.*not all of them"),
-        (lambda plan: plan["layers"]["conv1"].update(groups=1.5), "layer 'conv1'.* groups"),
-    ],
-)
-def test_a_plan_that_is_wrong_is_refused(change, message):
-    model = build("resnet8", 10)
-    with pytest.raises(ValueError, match=message):
-        apply_plan(model, broken(change))
-    with pytest.raises(ValueError, match=message):
-        mask_units(model, broken(change))
-
-
 def test_groups_go_as_a_whole():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1, groups=2), nn.Conv2d(8, 2, 1))
     graph = dependency_graph(model, torch.zeros(1, 3, 4, 4))
@@ -327,14 +287,3 @@ def test_groups_go_as_a_whole():
     plan["layers"]["1"]["out"]["removed"] = [4, 5, 6, 7]
     with pytest.raises(ValueError, match="layer '1': of its 2 groups only whole ones"):
         apply_plan(model, plan)
-
-
-def test_plans_that_do_not_follow_one_another_are_refused():
-    _, first = example_plan(build("resnet8", 10), 0.3)
-    _, more = example_plan(build("resnet8", 10), 0.6)
-    with pytest.raises(ValueError, match="not for the network that the first one leaves"):
-        compose(first, more)
-    with pytest.raises(ValueError, match="keeps out channels of 'conv1' that the first one removes"):
-        remainder(first, more)
-    with pytest.raises(ValueError, match="different networks"):
-        remainder(more, example_plan(build("resnet20", 10))[1])
