@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruning.cost import layer_costs, macs, nonzero_macs, nonzero_parameters, parameters, size_bytes
+from pruning.cost import layer_costs, macs, nonzero_macs, nonzero_parameters, parameters, size_bytes, sparse_size_bytes
 from pruning.masks import apply_masks, prunable, sparsity
 from pruning.scopes import weight_masks
 
@@ -179,7 +179,7 @@ def test_size_is_that_of_the_saved_file(tmp_path) -> None:
 
 def test_sparse_size_is_a_bitmap_and_the_values_left_or_the_dense_tensor() -> None:
     model = nn.Linear(10, 10)  # 100 weights and 10 biases of 4 bytes
-    assert cost.sparse_size_bytes(model) == 440  # 13 + 400 would be more
+    assert sparse_size_bytes(model) == 440  # 13 + 400 would be more
     with torch.no_grad():
         model.weight.view(-1)[:90] = 0
-    assert cost.sparse_size_bytes(model) == 13 + 40 + 40
+    assert sparse_size_bytes(model) == 13 + 40 + 40

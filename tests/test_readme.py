@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from models import MODELS
-from study.manual import space_table
 from study.data import DATASETS
+from study.manual import space_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
