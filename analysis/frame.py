@@ -17,23 +17,31 @@ RECIPE = [
     "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
     "recalibrate", "calibration_samples", "min_channels", "round_to", "protect",
 ]  # fmt: skip
-_BY_TYPE = {  # Int64 and boolean are pandas' types that know an empty cell
+LAYERS = [
+    "layer", "type", "dense_in_channels", "in_channels", "dense_out_channels", "out_channels", "dense_params", "params",
+    "dense_weights", "weights", "nonzero_weights", "dense_macs", "macs", "nonzero_macs",
+]  # fmt: skip
+HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
+_BY_TYPE = {  # of trials.csv; Int64 and boolean are pandas' types that know an empty cell
     "str": "trial_id kind state error criterion granularity reduce scope schedule sparsity_of lr_schedule optimizer "
     "protect",
     "Int64": "seed steps finetune_epochs epochs_per_step calibration_samples min_channels round_to params "
-    "nonzero_params macs nonzero_macs size_bytes epoch",
+    "nonzero_params macs nonzero_macs size_bytes sparse_size_bytes large_batch",
     "boolean": "recalibrate feasible",
     "float64": "requested_sparsity initial_sparsity finetune_lr weight_decay sparsity channel_sparsity "
     "compression_ratio baseline_accuracy baseline_test_accuracy accuracy accuracy_drop test_accuracy "
-    "theoretical_speedup latency_ms baseline_latency_ms speedup train_seconds wall_seconds started finished "
-    "progress train_loss seconds",
+    "theoretical_speedup latency_ms latency_low_ms latency_high_ms baseline_latency_ms speedup batch_latency_ms "
+    "baseline_batch_latency_ms batch_speedup train_seconds wall_seconds started finished",
 }
-TYPES = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
-HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
+_OF_TRIALS = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
+TRIALS = list(_OF_TRIALS)
+TYPES = {
+    **dict.fromkeys(HISTORY, "float64"), "epoch": "Int64", **dict.fromkeys(LAYERS, "Int64"), "layer": "str",
+    "type": "str", **_OF_TRIALS,
+}  # fmt: skip
 NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accuracy", "test_accuracy", "accuracy_drop"]
-TRIALS = [column for column in TYPES if column not in ("epoch", "progress", "train_loss", "seconds")]
 
-_USUAL = ("one_shot", "iterative", "gradual", "global", "layer")
+_USUAL = ("one_shot", "iterative", "gradual", "global", "layer", "weight", "channel")
 
 
 class Results(NamedTuple):
@@ -67,6 +75,19 @@ def load(folder: Path | str) -> Results:
     trials = _read_table(folder / "trials.csv", TRIALS, NEEDED)
     _check_trials(trials, folder / "trials.csv")
     return Results(folder, trials, _read_table(folder / "history.csv", HISTORY, HISTORY), study, record)
+
+
+def layers_of(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the networks of `rows` keep of every layer: trial_id and LAYERS, in the order of rows and of layers.
+
+    From models/<trial_id>/layers.csv; a network without that file (not kept, or by an older engine) has no rows.
+    Raises ValueError, naming the file, where one is not readable, lacks a column or has a cell of a wrong type.
+    """
+    paths = {trial_id: results.folder / "models" / trial_id / "layers.csv" for trial_id in rows["trial_id"]}
+    found = {trial_id: _read_table(path, LAYERS, LAYERS) for trial_id, path in paths.items() if path.is_file()}
+    if not found:
+        return pd.DataFrame({name: pd.Series(dtype=TYPES[name]) for name in ("trial_id", *LAYERS)})
+    return pd.concat(found, names=["trial_id"]).reset_index("trial_id").reset_index(drop=True)
 
 
 def networks(trials: pd.DataFrame) -> pd.DataFrame:

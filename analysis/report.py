@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures, style, tables
 from analysis.frame import RECIPE, Results, dense_control, load, networks, tally
+from analysis.latency import zeros
 from analysis.pareto import front
 
 _NAMED = ("criterion", "granularity", "scope", "schedule")  # of a recipe, in a sentence
@@ -34,7 +35,8 @@ def report(folder: Path) -> None:
     """
     results = load(folder)
     best = front(results.trials, results.objectives)
-    tables.write_whole(folder / "pareto.csv", best.to_csv(index=False, lineterminator="\n"))
+    tables.write_whole(folder / "pareto.csv", tables.as_csv(best))
+    tables.write_whole(folder / "tables" / "layers.csv", tables.as_csv(tables.layers(results)))
     made = {name: make(results) for name, make in tables.TABLES.items()}
     for name, table in made.items():
         tables.write_table(table.frame, folder / "tables" / name, table.caption)
@@ -162,6 +164,9 @@ def page(results: Results, made: dict[str, tables.Table], drawn: dict[str, Figur
 {wide["summary"]}
 <h2>By schedule</h2>
 {wide["schedules"]}
+<h2>Speed and size</h2>
+{_speed(results)}
+{wide["latency"]}
 <h2>Failed and stopped trials</h2>
 {_failed(results.trials)}
 <h2>How to run it again</h2>
@@ -182,6 +187,11 @@ def _subject(results: Results) -> str:
 def _image(name: str, png: bytes) -> str:
     source = base64.b64encode(png).decode("ascii")
     return f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{source}"></figure>'
+
+
+def _speed(results: Results) -> str:
+    told = zeros(results)
+    return f"<p>{html.escape(told)}</p>" if told else ""
 
 
 def _failed(trials: pd.DataFrame) -> str:
@@ -261,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{folder}: wrote report.html, pareto.csv, tables/ ({', '.join(tables.TABLES)}) ", end="")
+    print(f"{folder}: wrote report.html, pareto.csv, tables/ ({', '.join([*tables.TABLES, 'layers'])}) ", end="")
     print(f"and figures/ ({', '.join(figures.FIGURES)})")
     return 0
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.frame import ordered
+from analysis.frame import ordered, tally
 
 STYLE: Any = {
     "font.size": 9,
@@ -55,11 +56,22 @@ def panels(rows: int, columns: int, inches: tuple[float, float], *, sharey: bool
     return figure, list(figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).flat)
 
 
-def words(sentence: str) -> Figure:
-    """A figure for a study that has nothing to draw yet: it says so."""
+def words(sentence: str, trials: pd.DataFrame) -> Figure:
+    """A figure for a study that has nothing to draw yet: it says so, and how its trials ended."""
     figure = Figure(figsize=(7.2, 2.0))
-    figure.text(0.5, 0.5, sentence, ha="center", va="center", color=INK, linespacing=1.8)
+    lines = f"{sentence}\nTrials: {tally(trials)}."
+    figure.text(0.5, 0.5, lines, ha="center", va="center", color=INK, linespacing=1.8)
     return figure
+
+
+def plain(name: Any) -> str:
+    """A name of the study file as people write it."""
+    return str(name).replace("_", " ")
+
+
+def counted(number: int) -> str:
+    """3 -> "3 networks"."""
+    return "1 network" if number == 1 else f"{number} networks"
 
 
 def key(name: str, **look: Any) -> Line2D:

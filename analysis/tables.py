@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.frame import RECIPE, Results, axes, dense_control, networks, ordered
+from analysis.frame import LAYERS, RECIPE, Results, axes, dense_control, layers_of, networks, ordered
 from analysis.pareto import front
 
 BINS = (0.0, 0.5, 0.8, 0.95, inf)  # of achieved sparsity, each from its lower edge up to the next
@@ -24,6 +24,7 @@ MEASURES = [
     "requested_sparsity", "sparsity", "compression_ratio", "theoretical_speedup", "accuracy", "test_accuracy",
     "accuracy_drop",
 ]  # fmt: skip
+SPEEDS = ["latency_ms", "speedup", "batch_speedup"]
 
 
 class Table(NamedTuple):
@@ -36,13 +37,15 @@ class Table(NamedTuple):
 def summary(results: Results) -> Table:
     """The front, below a row for the baseline and one for each dense control. One row per network.
 
-    Columns: trial_id, schedule and those recipe keys that vary in the study, the measures, other objectives.
+    Columns: trial_id, schedule and those recipe keys that vary in the study, the measures, the speeds that were
+    measured of a network on the front, other objectives.
     """
     varying, constant = axes(results.trials)
     keys = [key for key in RECIPE if key in varying or key == "schedule"]
     best = front(results.trials, results.objectives)
     rows = pd.concat([_baseline(results), dense_control(results.trials), best], ignore_index=True)
-    extra = [name for name in results.objectives if name not in MEASURES]
+    measured = [name for name in SPEEDS if best[name].notna().any()]
+    extra = dict.fromkeys(name for name in (*measured, *results.objectives) if name not in MEASURES)
     # A control is no recipe of the space: what prunes was at its default there, and did nothing.
     searched = rows["kind"].isin(["search", "confirm"])
     idle = {key: rows[key].where(searched) for key in keys if key not in _TRAINING}
@@ -74,9 +77,47 @@ def schedules(results: Results) -> Table:
     )
 
 
+def latency(results: Results) -> Table:
+    """How fast the front's networks are and how big, below a row for each dense control. One row per network.
+
+    Columns: trial_id, granularity, sparsity; macs_ratio, dense MACs by those that dense kernels execute, and
+    theoretical_speedup, by those of non-zero weights; at batch 1 the median latency, its quartiles, the dense network's
+    median beside it, speedup; the large batch, the speedup there; bytes, dense and sparse. Not measured: missing.
+    """
+    best, control = front(results.trials, results.objectives), dense_control(results.trials)
+    rows = pd.concat([control.assign(granularity="dense"), best], ignore_index=True)
+    # Of two products of the same row, so no other record has to be at hand.
+    ratio = rows["theoretical_speedup"] * rows["nonzero_macs"].astype("float64") / rows["macs"].astype("float64")
+    known = rows[["latency_ms", "batch_latency_ms"]].notna().any(axis=1)
+    how = (
+        "Latency: median and quartiles of one forward pass at batch 1; each network was measured beside the dense one, "
+        "in turn, after the search. The MACs ratio counts what dense kernels execute, the theoretical speedup skips "
+        "zeros. The dense control's speedup shows what is chance."
+    )
+    return Table(
+        rows.assign(macs_ratio=ratio)[
+            ["trial_id", "granularity", "sparsity", "macs_ratio", "theoretical_speedup", "latency_ms", "latency_low_ms",
+             "latency_high_ms", "baseline_latency_ms", "speedup", "large_batch", "batch_speedup", "size_bytes",
+             "sparse_size_bytes"]
+        ],
+        how if known.any() else "No latency was measured.",
+    )  # fmt: skip
+
+
+def layers(results: Results) -> pd.DataFrame:
+    """What the front's networks keep of every layer. One row per network, as the front has them, and layer.
+
+    Columns: trial_id, requested_sparsity, sparsity (of the network), LAYERS. Written as csv only: a front of ResNet-50s
+    has hundreds of rows, absurdly long on paper; figures/layers shows them. Empty where no network has a layers.csv.
+    """
+    best = front(results.trials, results.objectives)
+    rows = best[["trial_id", "requested_sparsity", "sparsity"]].merge(layers_of(results, best), on="trial_id")
+    return rows[["trial_id", "requested_sparsity", "sparsity", *LAYERS]]
+
+
 def write_table(frame: pd.DataFrame, stem: Path, caption: str = "") -> list[Path]:
     """Write `frame` as stem.csv (raw values, no caption), stem.md and stem.tex (rounded, percents); the paths."""
-    contents = {"csv": frame.to_csv(index=False, lineterminator="\n")}
+    contents = {"csv": as_csv(frame)}
     contents |= {kind: render(frame, caption) for kind, render in _RENDERERS.items()}
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
@@ -93,6 +134,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """A table's raw values."""
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def as_markdown(frame: pd.DataFrame, caption: str = "") -> str:
@@ -156,7 +202,11 @@ def percent(fraction: float) -> str:
 def _baseline(results: Results) -> pd.DataFrame:
     dense = results.record.get("baseline") or {}
     known = {key: dense.get(key) for key in (*MEASURES, *results.objectives)}
-    fixed = {"sparsity": 0.0, "compression_ratio": 1.0, "theoretical_speedup": 1.0, "accuracy_drop": 0.0}
+    # In turn with the pruned networks is how theirs were measured; what the record has was measured alone.
+    if not pd.isna(in_turn := results.trials["baseline_latency_ms"].median()):
+        known["latency_ms"] = in_turn
+    ratios = dict.fromkeys(("compression_ratio", "theoretical_speedup", "speedup", "batch_speedup"), 1.0)
+    fixed = {**ratios, "sparsity": 0.0, "accuracy_drop": 0.0}
     row = pd.DataFrame([{**known, **fixed, "trial_id": "baseline", "kind": "baseline"}])
     return row.reindex(columns=results.trials.columns).astype(results.trials.dtypes.to_dict())
 
@@ -197,6 +247,10 @@ def _times(ratio: float) -> str:
     return f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
 
 
+def _milliseconds(time: float) -> str:
+    return f"{time:.2f}" if time < 100 else f"{time:.0f}"
+
+
 _FORMATS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trial_id": ("trial", str),
     "sparsity_range": ("range of sparsity", str),
@@ -208,7 +262,14 @@ _FORMATS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "test_accuracy": ("test accuracy (%)", percent),
     "accuracy_drop": ("validation drop (points)", percent),
     "size_bytes": ("size (kB)", lambda size: f"{size / 1000:.1f}"),
-    "latency_ms": ("latency (ms)", lambda time: f"{time:.2f}"),
+    "sparse_size_bytes": ("sparse size (kB)", lambda size: f"{size / 1000:.1f}"),
+    "macs_ratio": ("MACs ratio (×)", _times),
+    "latency_ms": ("latency (ms)", _milliseconds),
+    "latency_low_ms": ("lower quartile (ms)", _milliseconds),
+    "latency_high_ms": ("upper quartile (ms)", _milliseconds),
+    "baseline_latency_ms": ("dense latency (ms)", _milliseconds),
+    "speedup": ("speedup at batch 1 (×)", "{:.2f}".format),
+    "batch_speedup": ("speedup at large batch (×)", "{:.2f}".format),
 }
 _RENDERERS: dict[str, Callable[[pd.DataFrame, str], str]] = {"md": as_markdown, "tex": as_latex}
-TABLES: dict[str, Callable[[Results], Table]] = {"summary": summary, "schedules": schedules}
+TABLES: dict[str, Callable[[Results], Table]] = {"summary": summary, "schedules": schedules, "latency": latency}

@@ -1,13 +1,15 @@
-"""What is not known to treat channels one by one is refused, and nothing is touched."""
+"""Operations that treat channels one by one are followed; what is not known to is refused, and nothing is touched."""
 
 import copy
 
 import pytest
 import torch
-from networks import Wrapped
+import torch.nn.functional as F
+from networks import Wrapped, trained_like
 from torch import nn
 
-from pruning.channels import dependency_graph
+from pruning.channels import dependency_graph, plan_without
+from pruning.surgery import apply_plan, mask_units
 
 
 class Does(nn.Module):
@@ -15,9 +17,79 @@ class Does(nn.Module):
         super().__init__()
         self.what = what
         self.scale = nn.Parameter(torch.ones(8, 1, 1))
+        self.linear = nn.Linear(36, 36)
 
     def forward(self, x):
         return self.what(self, x)
+
+
+FOLLOWED = {
+    "silu": lambda m, x: F.silu(x),
+    "in place": lambda m, x: torch.relu_(x).clamp_(max=2).mul_(3),
+    "by keyword": lambda m, x: F.max_pool2d(input=F.gelu(input=x), kernel_size=2),
+    "with numbers": lambda m, x: 2 * x / x.size(2) ** 0.5 + torch.pi * torch.tensor([0.5]),
+    "interpolate": lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "pad": lambda m, x: F.pad(x, (1, 0, 2, 1)),
+    "strided": lambda m, x: x[:, :, ::2, 1:],
+    "one row": lambda m, x: x[:, :, 0].unsqueeze(-1),
+    "rows merged": lambda m, x: x.flatten(2).unsqueeze(3),
+    "sizes computed": lambda m, x: x.view(x.size(0), x.size(1), -1, 1).reshape((x.shape[0], -1, 6, 6)),
+    "rows joined": lambda m, x: torch.cat((x, -x), dim=2),
+    "chunks joined": lambda m, x: torch.cat(torch.chunk(x, chunks=2, dim=1), axis=1),
+    "a half twice": lambda m, x: torch.cat([x.chunk(2, dim=1)[0]] * 2, 1),
+    "reduced": lambda m, x: x.mean(-1, keepdim=True) + x.amax(dim=(2,), keepdim=True) + x.sum((2, 3), keepdim=True),
+    "expanded": lambda m, x: F.adaptive_avg_pool2d(x, 1).expand_as(x) * x,
+    "squeezed": lambda m, x: x * F.adaptive_max_pool2d(x, 1).squeeze(-1).squeeze(-1).unsqueeze(2).unsqueeze(3),
+    "of the training only": lambda m, x: F.dropout(x, 0.5, m.training) if m.training else x.contiguous(),
+}
+LAYERS = [nn.PReLU(), nn.Hardswish(), nn.ZeroPad2d(1), nn.Upsample(scale_factor=2), nn.AvgPool2d(2)]
+LAYERS += [nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1, groups=2)]
+
+
+@pytest.mark.parametrize("middle", [*FOLLOWED.values(), *LAYERS], ids=[*FOLLOWED, *(type(m).__name__ for m in LAYERS)])
+def test_what_is_known_is_cut_right(middle):
+    """The layer before and the one after lose the same channels: the cut network is the masked one."""
+    layer = middle if isinstance(middle, nn.Module) else Does(middle)
+    model = trained_like(Wrapped(layer))
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    graph = dependency_graph(model, images)
+    [group] = graph.groups
+    assert group.size == 8 // group.width
+    plan = plan_without(graph, torch.arange(group.size).numpy() % 3 == 1)
+    small = apply_plan(model, plan)
+    mask_units(model, plan)
+    assert small.fc.in_features < 8
+    with torch.no_grad():
+        assert torch.allclose(small(images), model(images), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_other_dimensions(dims):
+    conv, pool = getattr(nn, f"Conv{dims}d"), getattr(nn, f"AdaptiveAvgPool{dims}d")
+    norm = getattr(nn, f"BatchNorm{dims}d")
+    head = nn.Sequential(pool(2), nn.Flatten(), nn.Linear(6 * 2**dims, 2))
+    model = nn.Sequential(conv(3, 8, 3), norm(8), nn.ReLU(), conv(8, 6, 1), head)
+    images = torch.rand(2, 3, *[5] * dims, dtype=torch.float64)
+    trained_like(model)
+    graph = dependency_graph(model, images)
+    assert [group.size for group in graph.groups] == [8, 6]
+    plan = plan_without(graph, torch.arange(14).numpy() % 3 == 1)
+    small = apply_plan(model, plan)
+    mask_units(model, plan)
+    assert torch.allclose(small(images), model(images), rtol=1e-9)
+
+
+def test_a_channel_that_meets_all_others_is_never_cut():
+    gate = Does(lambda m, x: x * torch.sigmoid(m.one(x)))
+    gate.one = nn.Conv2d(8, 1, 1)
+    assert [g.name for g in dependency_graph(Wrapped(gate), torch.zeros(1, 3, 8, 8)).groups] == ["conv"]
+
+
+def test_constants_among_channels_are_never_cut():
+    middle = Does(lambda m, x: m.join(torch.cat([torch.ones(x.size(0), 2, 6, 6), x], dim=-3)))
+    middle.join = nn.Conv2d(10, 8, 1)
+    graph = dependency_graph(Wrapped(middle), torch.zeros(1, 3, 8, 8))
+    assert graph.axes["middle.join", "in"].tolist() == [-1, -1, 0, 1, 2, 3, 4, 5, 6, 7]
 
 
 class Square(nn.Conv2d):
@@ -36,6 +108,8 @@ class Square(nn.Conv2d):
         (nn.Sequential(nn.ReLU(), Does(lambda m, x: x.permute(0, 1, 3, 2))), "'permute' in module 'middle.1'"),
         (Does(lambda m, x: x * m.scale), "'mul' in module 'middle'"),
         (Does(lambda m, x: x - x.mean(1, keepdim=True)), "'mean' in module 'middle'"),
+        (Does(lambda m, x: m.linear(x.flatten(2)).unsqueeze(-1)), r"module 'middle.linear' \(Linear\)"),
+        (Does(lambda m, x: F.max_pool2d(x.flatten(2), 3, 1, 1).unsqueeze(-1)), "'max_pool2d' in module 'middle'"),
         (Does(lambda m, x: x.softmax(dim=1)), "'softmax' in module 'middle'"),
         (Does(lambda m, x: torch.cat([x[:, 4:], x[:, :4]], 1)), "'getitem' in module 'middle'"),
         (Does(lambda m, x: x.view(-1, 8, x.size(2), x.size(3))), "'view' in module 'middle' fixes the number .* at 8"),
@@ -43,7 +117,7 @@ class Square(nn.Conv2d):
             Does(lambda m, x: x.reshape(x.size(0), 4, -1, 6).view(-1, 8, 6, 6)),
             "'reshape' in module 'middle' is not known",
         ),
-        (Does(lambda m, x: nn.functional.pad(x, (0, 0, 0, 0, 1, -1)).flip(1)), "'flip' in module 'middle'"),
+        (Does(lambda m, x: F.pad(x, (0, 0, 0, 0, 1, -1)).flip(1)), "'flip' in module 'middle'"),
         (Does(lambda m, x: x if x.sum() > 0 else -x), "module 'middle' can't be traced by torch.fx: symbolically"),
         (
             Does(lambda m, x: x @ torch.ones(5, 5)),

@@ -1,0 +1,117 @@
+"""The figure of layers: what the front's networks keep of every one. A function for what is drawn, one to draw it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from analysis import pareto, style, tables
+from analysis.frame import Results, layers_of
+from analysis.style import INK, PALE, styled
+
+MOST = 12  # networks drawn
+LINES = 60  # layers that have a line of text each
+COLUMN, LINE = 0.36, 0.16  # inches of a cell
+TITLES = {"weights_left": "weights", "channels_left": "channels"}
+TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
+
+
+def layers_data(results: Results) -> pd.DataFrame:
+    """What the front's networks keep of every layer: a row for each network, by rising sparsity, and layer, in order.
+
+    Columns: trial_id, granularity, sparsity, layer; weights_left, the share of the dense network's weights there that
+    is left and not zero, and channels_left, that of its output channels: both in [0, 1]. Networks without a layers.csv
+    have no rows.
+    """
+    best = pareto.front(results.trials, results.objectives).sort_values(["sparsity", "trial_id"])
+    rows = best[["trial_id", "granularity", "sparsity"]].merge(layers_of(results, best), on="trial_id")
+    counts = rows[["nonzero_weights", "dense_weights", "out_channels", "dense_out_channels"]].astype("float64")
+    return rows[["trial_id", "granularity", "sparsity", "layer"]].assign(
+        weights_left=counts["nonzero_weights"] / counts["dense_weights"],
+        channels_left=counts["out_channels"] / counts["dense_out_channels"],
+    )
+
+
+def spaced(rows: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
+    """Of the networks in `rows` at most `most`, evenly spaced in their order, the first and the last among them."""
+    names = rows["trial_id"].unique()
+    places = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
+    return rows[rows["trial_id"].isin(names[places])]
+
+
+@styled
+def layers(results: Results) -> Figure:
+    """The share of weights, and for networks with channels cut that of channels, that is left of every layer."""
+    everything = layers_data(results)
+    if everything.empty:
+        return style.words("No network on the front has its layers on file (layers.csv).", results.trials)
+    rows = spaced(everything)
+    cut = rows[rows.groupby("trial_id")["channels_left"].transform("min") < 1]
+    parts = {"weights_left": rows, "channels_left": cut} if len(cut) else {"weights_left": rows}
+    widths = [max(2, part["trial_id"].nunique()) for part in parts.values()]
+    names = list(rows["layer"].unique())
+    inches = (max(5.2, 2.8 + COLUMN * sum(widths)), 1.8 + LINE * min(len(names), LINES))
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.subplots(1, len(parts), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for ax, (share, part) in zip(axes, parts.items(), strict=True):
+        mesh = _heatmap(ax, part, share, names)
+    _name_layers(axes[0], names)
+    bar = figure.colorbar(mesh, ax=axes, ticks=TICKS, format="%g", pad=0.02, aspect=30)
+    bar.set_label("left (%)")
+    bar.outline.set_visible(False)
+    title = f"What {style.counted(rows['trial_id'].nunique())} on the front keep of every layer"
+    style.head(figure, title, _caption(results, everything, rows))
+    return figure
+
+
+def _heatmap(ax: Axes, rows: pd.DataFrame, share: str, names: list[str]) -> QuadMesh:
+    """A cell for every layer, the first on top, and network of `rows`: the percentage in column `share`."""
+    trials = rows.drop_duplicates("trial_id")
+    table = rows.pivot(index="layer", columns="trial_id", values=share)
+    percents = 100 * table.reindex(index=names, columns=trials["trial_id"]).to_numpy()
+    # A root's scale, since 2 and 8 % left are further apart than 92 and 98 %; the more is left, the more ink.
+    mesh = ax.pcolormesh(percents, cmap="Blues", norm=PowerNorm(0.5, 0, 100), edgecolors="white", linewidth=0.4)
+    if len(names) <= LINES:
+        for (line, column), percent in np.ndenumerate(percents):
+            colour = "white" if percent > 40 else INK
+            ax.text(column + 0.5, line + 0.5, _short(percent), ha="center", va="center", fontsize=5.5, color=colour)
+    ax.set_xticks(np.arange(len(trials)) + 0.5, [_column(trial) for _, trial in trials.iterrows()], fontsize=7)
+    ax.set(title=TITLES[share], xlabel="sparsity (%)", facecolor=PALE)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.grid(False)
+    return mesh
+
+
+def _name_layers(ax: Axes, names: list[str]) -> None:
+    """The layers' names beside the rows, every second or third only where there is no room for all; the first on top."""
+    every = -(-len(names) // LINES)
+    shown = [name if len(name) <= 32 else f"…{name[-31:]}" for name in names[::every]]
+    ax.set_yticks(np.arange(0, len(names), every) + 0.5, shown, fontsize=7)
+    ax.invert_yaxis()
+
+
+def _column(trial: pd.Series) -> str:
+    granularity = "?" if pd.isna(trial["granularity"]) else trial["granularity"][0]
+    return f"{tables.text('sparsity', trial['sparsity'])}\n{granularity}"
+
+
+def _short(percent: float) -> str:
+    return "" if np.isnan(percent) else f"{percent:.1f}" if percent < 9.95 else f"{percent:.0f}"
+
+
+def _caption(results: Results, everything: pd.DataFrame, rows: pd.DataFrame) -> str:
+    drawn, known = rows["trial_id"].nunique(), everything["trial_id"].nunique()
+    unknown = len(pareto.front(results.trials, results.objectives)) - known
+    several = sorted(rows["granularity"].dropna().unique(), reverse=True)
+    letters = ", ".join(f"{granularity[0]}: {granularity}" for granularity in several)
+    some = f" Drawn are {drawn} of {known}, evenly spaced in the order of sparsity." if drawn < known else ""
+    lost = f" Without a layers.csv: {style.counted(unknown)}." if unknown else ""
+    return (
+        "Each column is a network, each row a layer: the share (%) of its weights that is left and not zero"
+        f"{', and of its output channels' if rows['channels_left'].min() < 1 else ''}. {letters}.{some}{lost}"
+    )
