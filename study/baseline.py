@@ -38,11 +38,11 @@ class Baseline:
     card: dict[str, Any]
 
     def network(self, device: torch.device) -> nn.Module:
-        """A private copy of the network on `device`, channels last."""
+        """A private copy of the network on `device`."""
         model = models.build(self.card["model"], self.card["num_classes"], tuple(self.card["in_shape"]))
         # torch.tensor copies: the arrays belong to all trials of this node.
         model.load_state_dict({name: torch.tensor(array) for name, array in self.state.items()})
-        return model.to(device).to(memory_format=torch.channels_last)
+        return training.placed(model, device)
 
 
 def arrays(model: nn.Module) -> dict[str, np.ndarray]:
@@ -105,7 +105,7 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
     images = training.on_device(data, device)
     train, validation, test = (training.rows_of(r, device) for r in (data.train, data.validation, data.test))
     model = models.build(section.model, len(data.class_names), data.in_shape)
-    model.to(device).to(memory_format=torch.channels_last)
+    training.placed(model, device)
     history: list[Record] = []
     if section.checkpoint:
         model.load_state_dict(_read_checkpoint(section.checkpoint, model))

@@ -38,7 +38,7 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
             f"{folder}: is for images {card['in_shape']} of {', '.join(card['class_names'][:3])}, ...; "
             f"the data set has {list(data.in_shape)} of {', '.join(data.class_names[:3])}, ..."
         )
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = training.placed(model, device)
     mean, std = (torch.tensor(card[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
     images = training.on_device(data, device)._replace(mean=mean, std=std)
     rows = training.rows_of(data.test, device)

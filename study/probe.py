@@ -36,7 +36,7 @@ def describe(file: StudyFile, data_dir: Path | None) -> str:
     )
     model = models.build(section.model, classes, in_shape)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pace = _pace(model.to(device).to(memory_format=torch.channels_last), in_shape, section.batch_size)
+    pace = _pace(training.placed(model, device), in_shape, section.batch_size)
     train = min(section.train_samples or train_images, round(train_images * (1 - section.validation)))
     validation = round(train_images * section.validation)
     baseline = section.epochs * (train * pace.train + validation * pace.evaluate)
@@ -66,7 +66,7 @@ def _pace(model: nn.Module, in_shape: tuple[int, int, int], batch_size: int) -> 
     torch.set_num_threads(1)  # as a trial runs
     device = next(model.parameters()).device
     inputs = torch.randn(min(batch_size, 32 if device.type == "cpu" else batch_size), *in_shape, device=device)
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    inputs = inputs.contiguous(memory_format=training.memory_format(device))
     labels = torch.zeros(len(inputs), dtype=torch.long, device=device)
 
     def train() -> None:

@@ -43,7 +43,7 @@ def cluster(address: str | None) -> Iterator[str]:
     # Workers import the user's own modules (model, criterion) from where the command was typed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     for name in ("ray", "ray.tune", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
     local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)

@@ -31,7 +31,8 @@ class Images(NamedTuple):
         images = self.images[rows]
         if generator is not None:
             images = augment(images, generator)
-        return normalise(images, self.mean, self.std), self.labels[rows]
+        inputs = normalise(images, self.mean, self.std)
+        return inputs.contiguous(memory_format=memory_format(inputs.device)), self.labels[rows]
 
 
 def on_device(data: Data, device: torch.device) -> Images:
@@ -49,6 +50,20 @@ def gains_by_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last where bf16 is gained too, else contiguous.
+
+    On processors without bf16 channels last gains 5 %, and oneDNN's AVX2 kernel for the weight gradient of 1x1
+    convolutions crashes on it for some odd channel counts, such as cut networks have (torch 2.15, 3 -> 8 channels).
+    """
+    return torch.channels_last if gains_by_bf16(device) else torch.contiguous_format
+
+
+def placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model`, moved to `device` in its `memory_format`."""
+    return model.to(device).to(memory_format=memory_format(device))
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:

@@ -33,6 +33,7 @@ from study import training
 from study.baseline import Baseline, epoch_line
 from study.config import BaselineSection, Recipe, StudyFile, read_study
 from study.data import Data, calibration
+from study.finetuning import FineTuning
 from study.results import COLUMNS
 
 Record = dict[str, Any]
@@ -81,13 +82,13 @@ def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Gen
     user's function that raises) becomes a row with state `failed` and the reason in `error`.
     """
     started = time.perf_counter()
+    row: Record = {**_recipe_columns(recipe), "seed": seed, "error": None}
     history: list[Record] = []
-    row = {**_recipe_columns(recipe), "seed": seed, "error": None}
     network = None
     try:
-        torch.manual_seed(seed)
-        pruned = yield from _pruned(recipe, seed, shared, device, history)
-        row |= _measured(pruned, shared, device, history) | {"state": "complete"}
+        images = training.on_device(shared.data, device)
+        pruned = yield from _pruned(recipe, seed, shared, images, history)
+        row |= _measured(pruned, shared, images, history) | {"state": "complete"}
         network = Network(
             baselines.arrays(pruned.model), pruned.plan, cost.layer_costs(pruned.model, shared.data.in_shape)
         )
@@ -99,48 +100,24 @@ def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Gen
 
 
 def _pruned(
-    recipe: Recipe, seed: int, shared: Shared, device: torch.device, history: list[Record]
+    recipe: Recipe, seed: int, shared: Shared, images: training.Images, history: list[Record]
 ) -> Generator[Record, None, Pruned]:
     baseline, data, section = shared
-    images = training.on_device(data, device)
+    device = images.images.device
+    torch.manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     train, validation = (training.rows_of(rows, device) for rows in (data.train, data.validation))
     probe = training.rows_of(calibration(data, recipe.calibration_samples, seed), device)
-    generator = torch.Generator(device).manual_seed(seed)
 
     pruned = begin(baseline.network(device), images.batch(validation[:1])[0], recipe.granularity, recipe.protect)
     optimizer = _optimizer(recipe, pruned.model)
+    tuning = FineTuning(recipe, images, train, validation, section.batch_size, section.augment, seed, history)
     cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
-    epoch = training.steps_per_epoch(len(train), section.batch_size)
-    total = recipe.epochs * epoch
-    factor = training.LR_SCHEDULES[recipe.lr_schedule]
-    batches = training.endless_batches(images, train, section.batch_size, section.augment, seed)
-
-    step, losses, started = 0, 0.0, time.perf_counter()
-    for cut, sparsity in enumerate(cuts):
+    for number, sparsity in enumerate(cuts, start=1):
         pruned, optimizer = _cut(pruned, optimizer, recipe, sparsity, images, probe, generator)
-        model = pruned.model
-        hold = masks.hold_masks(model, pruned.masks) if pruned.masks else _nothing
         if recipe.recalibrate:
-            training.recalibrate(model, images, probe)
-        until = round((cut + 1) * total / len(cuts))
-        while step < until:
-            stop = min(until, (step // epoch + 1) * epoch)
-            rates = [recipe.finetune_lr * factor(s / total) for s in range(step, stop)]
-            losses += (stop - step) * training.train(model, batches, optimizer, rates, after_step=hold)
-            step = stop
-            if step % epoch == 0:
-                history.append(
-                    {
-                        "epoch": step // epoch,
-                        "progress": step / total,
-                        "sparsity": masks.sparsity(model, pruned.dense_weights),
-                        "train_loss": losses / epoch,
-                        "accuracy": training.evaluate(model, images, validation),
-                        "seconds": time.perf_counter() - started,
-                    }
-                )
-                losses, started = 0.0, time.perf_counter()
-                yield history[-1]
+            training.recalibrate(pruned.model, images, probe)
+        yield from tuning.until(round(number * tuning.steps / len(cuts)), pruned, optimizer)
     return pruned
 
 
@@ -177,10 +154,6 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     return training.OPTIMIZERS[recipe.optimizer](model.parameters(), recipe.finetune_lr, recipe.weight_decay)
 
 
-def _nothing() -> None:
-    """After a step that needs nothing put back."""
-
-
 def criterion(name: str) -> Criterion:
     """A criterion of `pruning`, or a user's own `package.module:function` for single weights."""
     return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name, "criterion"))
@@ -208,9 +181,8 @@ def check(file: StudyFile, data: Data) -> None:
                 raise ValueError(f"space.granularity {granularity}: {error}") from None
 
 
-def _measured(pruned: Pruned, shared: Shared, device: torch.device, history: list[Record]) -> Record:
-    data, dense, model = shared.data, shared.baseline.card, pruned.model
-    images = training.on_device(data, device)
+def _measured(pruned: Pruned, shared: Shared, images: training.Images, history: list[Record]) -> Record:
+    data, dense, model, device = shared.data, shared.baseline.card, pruned.model, images.images.device
     accuracy = (
         history[-1]["accuracy"]
         if history

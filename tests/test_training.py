@@ -126,3 +126,13 @@ def test_every_optimiser_learns(images, name):
     batches = training.endless_batches(images, torch.arange(1000), 100, False, 0)
     training.train(model, batches, optimizer, [0.01] * 60)
     assert training.evaluate(model, images, torch.arange(1000)) > 0.8
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (3, 8), (5, 24), (15, 23)])
+def test_odd_channel_counts_train_where_a_kernel_of_onednn_crashes(inputs, outputs):
+    """In the format that `placed` chooses; in channels last some of these end the process on AVX2."""
+    model = training.placed(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), CPU)
+    images = torch.randn(128, inputs, 16, 16).contiguous(memory_format=training.memory_format(CPU))
+    model(images).sum().backward()
+    expected = images[..., ::2, ::2].sum((0, 2, 3)).expand(outputs, -1)
+    assert torch.allclose(model.weight.grad[..., 0, 0], expected, rtol=1e-3, atol=1e-2)

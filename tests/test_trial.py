@@ -24,7 +24,7 @@ def run(shared, seed=0, **recipe):
 
 
 def test_a_row_tells_recipe_result_and_cost(shared):
-    row, history, (state, _) = run(shared)
+    row, history, (state, *_) = run(shared)
     assert row["state"] == "complete"
     assert set(row) <= set(COLUMNS)
     weights = sum(a.size for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
@@ -57,7 +57,7 @@ def test_every_schedule_has_the_same_budget_evenly_spread(shared, recipe, sparsi
 
 
 def test_the_same_seed_gives_the_same_row_and_network(shared):
-    (first, _, (a, _)), (second, _, (b, _)), (other, _, _) = (
+    (first, _, (a, *_)), (second, _, (b, *_)), (other, _, _) = (
         run(shared, seed, criterion="random") for seed in (1, 1, 2)
     )
     assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
@@ -79,7 +79,7 @@ def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared):
 
 
 def test_protected_layers_stay_whole_and_still_count(shared):
-    row, _, (state, _) = run(shared, protect=("conv1", "fc"), sparsity=0.9)
+    row, _, (state, *_) = run(shared, protect=("conv1", "fc"), sparsity=0.9)
     assert np.count_nonzero(state["conv1.weight"]) == state["conv1.weight"].size
     assert row["sparsity"] == pytest.approx(0.9, abs=1e-4)
 
