@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import pareto, style
 from analysis.frame import Results, dense_control, networks, ordered, tally
-from analysis.latency import latency
 from analysis.layers import layers
+from analysis.speedup import latency
 from analysis.style import COLOURS, DASHED, EDGED, INK, MARKERS, QUIET, STAR, styled
 
 UNITS = {  # column -> (name, unit, what one unit of the axis is)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -11,13 +14,13 @@ from matplotlib.figure import Figure
 
 from analysis import pareto, style, tables
 from analysis.frame import Results, layers_of
-from analysis.style import INK, PALE, styled
+from analysis.style import PALE, styled
 
 MOST = 12  # networks drawn
-LINES = 60  # layers that have a line of text each
+FEW, LINES = 9, 60  # layers from which on the figure grows with them, and up to which each has a line of text
 COLUMN, LINE = 0.36, 0.16  # inches of a cell
 TITLES = {"weights_left": "weights", "channels_left": "channels"}
-TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
+TICKS = (0, 1, 5, 10, 25, 50, 100)
 
 
 def layers_data(results: Results) -> pd.DataFrame:
@@ -54,16 +57,17 @@ def layers(results: Results) -> Figure:
     parts = {"weights_left": rows, "channels_left": cut} if len(cut) else {"weights_left": rows}
     widths = [max(2, part["trial_id"].nunique()) for part in parts.values()]
     names = list(rows["layer"].unique())
-    inches = (max(5.2, 2.8 + COLUMN * sum(widths)), 1.8 + LINE * min(len(names), LINES))
+    inches = (max(5.2, 2.8 + COLUMN * sum(widths)), 1.8 + LINE * min(max(len(names), FEW), LINES))
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots(1, len(parts), sharey=True, squeeze=False, width_ratios=widths)[0]
     for ax, (share, part) in zip(axes, parts.items(), strict=True):
         mesh = _heatmap(ax, part, share, names)
     _name_layers(axes[0], names)
-    bar = figure.colorbar(mesh, ax=axes, ticks=TICKS, format="%g", pad=0.02, aspect=30)
+    bar = figure.colorbar(mesh, ax=axes, ticks=TICKS, format="%g", pad=0.02, aspect=8 * inches[1])
     bar.set_label("left (%)")
+    bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    title = f"What {style.counted(rows['trial_id'].nunique())} on the front keep of every layer"
+    title = f"Left of every layer: {style.counted(rows['trial_id'].nunique())} on the front"
     style.head(figure, title, _caption(results, everything, rows))
     return figure
 
@@ -74,11 +78,10 @@ def _heatmap(ax: Axes, rows: pd.DataFrame, share: str, names: list[str]) -> Quad
     table = rows.pivot(index="layer", columns="trial_id", values=share)
     percents = 100 * table.reindex(index=names, columns=trials["trial_id"]).to_numpy()
     # A root's scale, since 2 and 8 % left are further apart than 92 and 98 %; the more is left, the more ink.
-    mesh = ax.pcolormesh(percents, cmap="Blues", norm=PowerNorm(0.5, 0, 100), edgecolors="white", linewidth=0.4)
+    mesh = ax.pcolormesh(percents, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
     if len(names) <= LINES:
-        for (line, column), percent in np.ndenumerate(percents):
-            colour = "white" if percent > 40 else INK
-            ax.text(column + 0.5, line + 0.5, _short(percent), ha="center", va="center", fontsize=5.5, color=colour)
+        mesh.set(edgecolor="white", linewidth=0.4)
+        _write(ax, percents)
     ax.set_xticks(np.arange(len(trials)) + 0.5, [_column(trial) for _, trial in trials.iterrows()], fontsize=7)
     ax.set(title=TITLES[share], xlabel="sparsity (%)", facecolor=PALE)
     ax.tick_params(length=0)
@@ -87,8 +90,15 @@ def _heatmap(ax: Axes, rows: pd.DataFrame, share: str, names: list[str]) -> Quad
     return mesh
 
 
+def _write(ax: Axes, percents: npt.NDArray[np.float64]) -> None:
+    """The percentages in their cells."""
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 5.5, "in_layout": False}  # a layout is slow
+    for (line, column), percent in np.ndenumerate(percents):
+        ax.text(column + 0.5, line + 0.5, _short(percent), color="white" if percent > 50 else "black", **middle)
+
+
 def _name_layers(ax: Axes, names: list[str]) -> None:
-    """The layers' names beside the rows, every second or third only where there is no room for all; the first on top."""
+    """The layers' names beside the rows, as many as there is room for; the first on top."""
     every = -(-len(names) // LINES)
     shown = [name if len(name) <= 32 else f"…{name[-31:]}" for name in names[::every]]
     ax.set_yticks(np.arange(0, len(names), every) + 0.5, shown, fontsize=7)
@@ -108,10 +118,11 @@ def _caption(results: Results, everything: pd.DataFrame, rows: pd.DataFrame) -> 
     drawn, known = rows["trial_id"].nunique(), everything["trial_id"].nunique()
     unknown = len(pareto.front(results.trials, results.objectives)) - known
     several = sorted(rows["granularity"].dropna().unique(), reverse=True)
-    letters = ", ".join(f"{granularity[0]}: {granularity}" for granularity in several)
+    letters = ", ".join(f"{granularity[0]}:\u00a0{granularity}" for granularity in several)
+    told = f" {letters}." if letters else ""
     some = f" Drawn are {drawn} of {known}, evenly spaced in the order of sparsity." if drawn < known else ""
     lost = f" Without a layers.csv: {style.counted(unknown)}." if unknown else ""
     return (
         "Each column is a network, each row a layer: the share (%) of its weights that is left and not zero"
-        f"{', and of its output channels' if rows['channels_left'].min() < 1 else ''}. {letters}.{some}{lost}"
+        f"{', and of its output channels' if rows['channels_left'].min() < 1 else ''}.{told}{some}{lost}"
     )

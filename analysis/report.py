@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 
 from analysis import figures, style, tables
 from analysis.frame import RECIPE, Results, dense_control, load, networks, tally
-from analysis.latency import zeros
 from analysis.pareto import front
+from analysis.speedup import zeros
 
 _NAMED = ("criterion", "granularity", "scope", "schedule")  # of a recipe, in a sentence
 WITHIN = 0.01  # of the baseline's validation accuracy: what the answer asks of a network
@@ -234,7 +234,7 @@ CSS = """
   :root { --paper: #17181a; --ink: #e8e8ea; --quiet: #a2a2a9; --line: #3a3b40; --box: #222327; }
 }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 66rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 74rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { margin: 0 0 .5rem; font-size: 1.7rem; }
 h2 { margin: 2.5rem 0 .75rem; font-size: 1.2rem; }
 p { max-width: 46rem; }
@@ -247,8 +247,8 @@ img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; color: var(--quiet); padding-top: .5rem; }
 caption span { display: inline-block; position: sticky; left: 0; max-width: min(46rem, calc(100vw - 2.5rem)); }
-th, td { padding: .3rem .55rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; vertical-align: bottom; }
+th, td { padding: .3rem .5rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th { font-size: .72rem; font-weight: 600; vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; }
 th.number { white-space: normal; }
 pre { overflow-x: auto; padding: .75rem; background: var(--box); border-radius: 6px; font-size: .85rem; }

@@ -58,7 +58,7 @@ def panels(rows: int, columns: int, inches: tuple[float, float], *, sharey: bool
 
 def words(sentence: str, trials: pd.DataFrame) -> Figure:
     """A figure for a study that has nothing to draw yet: it says so, and how its trials ended."""
-    figure = Figure(figsize=(7.2, 2.0))
+    figure = Figure(figsize=(7.2, 1.4))
     lines = f"{sentence}\nTrials: {tally(trials)}."
     figure.text(0.5, 0.5, lines, ha="center", va="center", color=INK, linespacing=1.8)
     return figure

@@ -25,6 +25,12 @@ MEASURES = [
     "accuracy_drop",
 ]  # fmt: skip
 SPEEDS = ["latency_ms", "speedup", "batch_speedup"]
+LATENCY = [
+    "trial_id", "granularity", "sparsity", "macs_ratio", "theoretical_speedup", "latency_ms", "latency_low_ms",
+    "latency_high_ms", "baseline_latency_ms", "speedup", "large_batch", "batch_speedup", "size_bytes",
+    "sparse_size_bytes",
+]  # fmt: skip
+_MEASURED = LATENCY[5:]
 
 
 class Table(NamedTuple):
@@ -82,26 +88,21 @@ def latency(results: Results) -> Table:
 
     Columns: trial_id, granularity, sparsity; macs_ratio, dense MACs by those that dense kernels execute, and
     theoretical_speedup, by those of non-zero weights; at batch 1 the median latency, its quartiles, the dense network's
-    median beside it, speedup; the large batch, the speedup there; bytes, dense and sparse. Not measured: missing.
+    median beside it, speedup; the large batch, the speedup there; bytes, dense and sparse. Of the measured columns
+    those are left out that are empty.
     """
     best, control = front(results.trials, results.objectives), dense_control(results.trials)
     rows = pd.concat([control.assign(granularity="dense"), best], ignore_index=True)
     # Of two products of the same row, so no other record has to be at hand.
     ratio = rows["theoretical_speedup"] * rows["nonzero_macs"].astype("float64") / rows["macs"].astype("float64")
-    known = rows[["latency_ms", "batch_latency_ms"]].notna().any(axis=1)
+    shown = [name for name in LATENCY if name not in _MEASURED or rows[name].notna().any()]
     how = (
         "Latency: median and quartiles of one forward pass at batch 1; each network was measured beside the dense one, "
         "in turn, after the search. The MACs ratio counts what dense kernels execute, the theoretical speedup skips "
         "zeros. The dense control's speedup shows what is chance."
     )
-    return Table(
-        rows.assign(macs_ratio=ratio)[
-            ["trial_id", "granularity", "sparsity", "macs_ratio", "theoretical_speedup", "latency_ms", "latency_low_ms",
-             "latency_high_ms", "baseline_latency_ms", "speedup", "large_batch", "batch_speedup", "size_bytes",
-             "sparse_size_bytes"]
-        ],
-        how if known.any() else "No latency was measured.",
-    )  # fmt: skip
+    known = rows[SPEEDS].notna().any(axis=None)
+    return Table(rows.assign(macs_ratio=ratio)[shown], how if known else "No latency was measured.")
 
 
 def layers(results: Results) -> pd.DataFrame:
@@ -152,7 +153,10 @@ def as_markdown(frame: pd.DataFrame, caption: str = "") -> str:
 
 
 def as_latex(frame: pd.DataFrame, caption: str = "") -> str:
-    """A LaTeX table that needs no package. The header's words stand one below the other, to keep columns narrow."""
+    """A LaTeX table that needs no package. The header's words stand one below the other, to keep columns narrow.
+
+    A summary with speeds has some 17 columns: that needs a landscape A4.
+    """
     head, *body = _cells(frame, _escape_latex)
     sides = ["r" if number else "l" for number in _numeric(frame)]
     words = (r" \\ ".join(name.split()) for name in head)

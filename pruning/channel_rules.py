@@ -131,6 +131,8 @@ def _spatial(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
     name = type(t.layers[str(node.target)]).__name__ if node.op == "call_module" else operation(node)
     if name[-2:] in ("1d", "2d", "3d") and before.ndim != int(name[-2]) + 2:
         return None  # not a batch: channels would be taken for rows
+    if name == "pad" and len(_argument(node, 1, "pad")) > 2 * before.ndim - 4:
+        return None  # of the channels too
     return ids if isinstance(value, Tensor) and value.ndim == before.ndim else None
 
 

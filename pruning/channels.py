@@ -2,8 +2,10 @@
 
 A *unit* is what is removed at once: one channel of a plain convolution with all that depends on it (its entry in a
 batch norm, its place in a residual sum and in whatever is added to it, its 49 inputs of a linear layer after 7x7
-maps), or one whole group of a grouped convolution. A *group* is the units that one layer makes, with those of all
-layers bound to them. From a network to a smaller one there are four steps, each with a result to look at:
+maps), or one whole group of a grouped convolution. A *group* is all units that the same layers make: the two
+convolutions whose outputs are added, say, or one. So a group that keeps a unit leaves none of its layers empty.
+
+From a network to a smaller one there are four steps, each with a result to look at:
 
     graph = dependency_graph(model, example_input)                        # of the dense network, once
     scores = group_scores(graph, magnitude_l1(model, [], generator))      # score
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from pruning.masks import prunable
 from pruning.plans import SIDES, VERSION, Plan, check_plan, sizes
 from pruning.surgery import layer_sizes
-from pruning.tracing import Classes, Tracker, makes_channels, track
+from pruning.tracing import Tracker, makes_channels, track
 
 COSTS = ("params", "channels", "macs")  # what is counted: prunable weights, removable units, multiply-adds
 
@@ -34,8 +36,9 @@ COSTS = ("params", "channels", "macs")  # what is counted: prunable weights, rem
 class Group:
     """`size` removable units, the graph's units start .. start + size - 1.
 
-    name: the first layer, in the order of the forward pass, that makes its channels; width: how many of that layer's
-    channels make up one unit (1 where units differ in that).
+    name: the first layer, in the order of the forward pass, that makes its channels (with the first unit's number if
+    that layer gave another group its name); width: how many of that layer's channels make up one unit (1 where units
+    differ in that).
     """
 
     name: str
@@ -244,23 +247,26 @@ def _groups(
     makers: Mapping[str, np.ndarray], roots: np.ndarray, fixed: np.ndarray
 ) -> tuple[tuple[Group, ...], np.ndarray]:
     """The groups, and the unit of every channel variable (-1: fixed)."""
-    bound, heads = Classes(), np.unique(roots[~fixed])
-    bound.new(len(roots))
-    free = {path: roots[ids[~fixed[ids]]] for path, ids in makers.items() if not fixed[ids].all()}
-    firsts = [classes[:1].repeat(len(classes)) for classes in free.values()]
-    bound.unite(np.concatenate([*free.values(), heads[:0]]), np.concatenate([*firsts, heads[:0]]))
-    heads = heads[np.lexsort((heads, bound.roots(heads)))]  # group by group, each in the order of its first layer
+    made = {path: roots[ids[~fixed[ids]]] for path, ids in makers.items() if not fixed[ids].all()}
+    part, parts = np.full(len(roots), -1), 0
+    for classes in made.values():  # what one layer makes is parted from what it doesn't
+        _, place = np.unique(part[classes], return_inverse=True)
+        part[classes] = parts + place
+        parts += int(place.max()) + 1
+    classes = np.unique(roots[~fixed])
+    _, first, place = np.unique(part[classes], return_index=True, return_inverse=True)
+    classes = classes[np.lexsort((classes, first[place]))]  # group by group, in the order of the forward pass
     unit = np.full(len(roots), -1)
-    unit[heads] = np.arange(len(heads))
-    names: dict[int, str] = {}
-    for path, classes in free.items():
-        names.setdefault(int(bound.roots(classes)[0]), path)
-    groups, start = [], 0
-    for head, size in zip(*np.unique(bound.roots(heads), return_counts=True), strict=True):
-        share = np.bincount(unit[free[names[head]]] - start, minlength=size)
-        groups.append(Group(names[head], start, int(size), int(share[0]) if (share == share[0]).all() else 1))
-        start += int(size)
-    return tuple(groups), unit[roots]
+    unit[classes] = np.arange(len(classes))
+    sizes_of = np.bincount(place)[np.argsort(first)].tolist()
+    starts = np.cumsum([0, *sizes_of])[:-1].tolist()
+    maker = {int(u): path for path in reversed(made) for u in np.intersect1d(unit[made[path]], starts)}
+    groups: dict[str, Group] = {}
+    for start, size in zip(starts, sizes_of, strict=True):
+        share = np.bincount(unit[made[maker[start]]], minlength=start + size)[start : start + size]
+        name = maker[start] if maker[start] not in groups else f"{maker[start]} (unit {start})"
+        groups[name] = Group(name, start, size, int(share[0]) if (share == share[0]).all() else 1)
+    return tuple(groups.values()), unit[roots]
 
 
 def _layers(model: nn.Module, tracker: Tracker) -> tuple[dict[str, Layer], int]:

@@ -3,21 +3,28 @@
 A weight criterion is one function (model, batches, generator) -> Scores for `prunable(model)`. `batches`
 are pairs (images (N, C, H, W), labels (N,)) of calibration data, for criteria that look at data;
 `generator` is the one source of randomness. A criterion leaves the model exactly as it found it.
+Those of this file look at the weights alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import copy
+import itertools
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import fx, nn
 
-from pruning.channels import Graph
-from pruning.masks import Scores, prunable
+from pruning import activations, gradients, reading, reconstruction, second_order
+from pruning.channel_rules import CONVS, NORMS
+from pruning.channels import Graph, group_scores
+from pruning.masks import Masks, Scores, prunable
 from pruning.plans import Plan
+from pruning.scoring import Batches, exact
 
-Batches = Sequence[tuple[Tensor, Tensor]]
+COSTS = ("weights", "forward", "backward", "per-image")  # what a criterion takes: see Criterion
 
 
 class Criterion(NamedTuple):
@@ -26,10 +33,26 @@ class Criterion(NamedTuple):
     weight: (model, batches, generator) -> a score per weight. channel: (graph, model, plan, batches, generator) -> a
     score per unit of every group, where `model` is what `plan` leaves of the graph's network; without this form a
     channel's score is made of its weights' scores (`pruning.channels.group_scores`).
+
+    reconstruct: (model, masks, batches, generator) -> new values, for a criterion that also moves the weights that
+    stay; None: they stay as they are. `pruning.cutting` calls it once it is known what goes, on the model as it was
+    scored (nothing zeroed or cut yet, and nothing is now), with a mask for every weight concerned: the masks of single
+    weights, or what a plan leaves of filters and of the weights that read them. It returns weights of the model's
+    shapes, zero where masked, which then take the place of the old. Of `criterion._replace(reconstruct=None)` only the
+    scores are left.
+
+    of_weight, of_channel, source: the formulas and where they are from, for people; the README's table is made of
+    them. cost: of COSTS, what it takes on the calibration data: nothing (the weights alone), forward passes, a
+    backward pass per batch, or gradients of single images.
     """
 
     weight: Callable[[nn.Module, Batches, torch.Generator], Scores] | None = None
     channel: Callable | None = None
+    reconstruct: Callable[[nn.Module, Masks, Batches, torch.Generator], Scores] | None = None
+    of_weight: str = ""
+    of_channel: str = ""
+    source: str = ""
+    cost: str = ""
 
 
 def magnitude_l1(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
@@ -61,8 +84,184 @@ def random_channels(
     return {group.name: torch.rand(group.size, generator=generator, device=generator.device) for group in graph.groups}
 
 
+def bn_scale(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
+    """|gamma / sigma * w|: the weight once batch norm, with its running statistics, is folded into the layer before it.
+
+    After Liu et al. 2017, arXiv:1708.06519. A weight that no batch norm follows at once, and alone, counts as it is.
+    Raises ValueError if there is no batch norm to fold, or torch.fx can't trace the model to find it.
+    """
+    scores = {name: weight.detach().abs().to(exact(weight)) for name, weight in prunable(model).items()}
+    folded = [(f"{path}.weight", norm) for path, norm in _folded(model) if f"{path}.weight" in scores]
+    if not folded:
+        raise ValueError("bn_scale: no batch norm follows a convolution or linear layer of this network")
+    for name, norm in folded:
+        scale = (norm.running_var.detach().to(scores[name].dtype) + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight.detach().abs()
+        scores[name] *= scale.reshape(-1, *[1] * (scores[name].ndim - 1))
+    return scores
+
+
+def bn_scale_channels(
+    graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
+) -> Scores:
+    """|gamma|, averaged over the batch norms of a unit (network slimming, Liu et al. 2017, arXiv:1708.06519).
+
+    Raises ValueError for a group without a batch norm that has a gamma.
+    """
+    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, NORMS) and module.affine]
+    gammas = {f"{path}.weight": norm.weight.detach().abs() for path, norm in norms}
+    try:
+        return group_scores(graph, gammas, reduce="mean", plan=plan)
+    except ValueError as error:
+        raise ValueError(f"bn_scale: {error}, as no batch norm with a gamma follows them") from error
+
+
+def fpgm_channels(
+    graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
+) -> Scores:
+    """Mean Euclidean distance of a filter to all filters of its layer; low is near their geometric median.
+
+    He et al. 2019, arXiv:1811.00250, equation 8, as a mean. A unit of several layers has the mean of its filters'.
+    """
+    scores = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (*CONVS, nn.Linear)) and (path, "out") in graph.axes:
+            filters = module.weight.detach().flatten(1).to(exact(module.weight))
+            # Not by a matrix product, which finds no zero between equal filters.
+            distances = torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist")
+            scores[f"{path}.weight"] = distances.mean(1)
+    return group_scores(graph, scores, reduce="mean", plan=plan)
+
+
+def _folded(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Path of every layer whose output goes into a batch norm and nowhere else, with that norm."""
+    twin = _twin(model)
+    tracer = fx.Tracer()
+    try:
+        nodes = list(tracer.trace(twin).nodes)
+    except Exception as error:
+        raise ValueError(f"bn_scale: {type(model).__name__} can't be traced by torch.fx: {error}") from error
+    layers = dict(twin.named_modules())
+    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
+    for node in nodes:
+        norm = layers.get(str(node.target)) if node.op == "call_module" else None
+        source = node.all_input_nodes[0] if isinstance(norm, NORMS) and norm.running_var is not None else None
+        if source is None or source.op != "call_module" or len(source.users) > 1:
+            continue
+        is_layer = isinstance(layers[str(source.target)], (*CONVS, nn.Linear))
+        if is_layer and calls[str(source.target)] == calls[str(node.target)] == 1:
+            yield str(source.target), norm
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy with the same tensors and without hooks, in eval mode: tracing may set attributes, and runs hooks."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
+    for layer in model.modules():
+        memo |= {id(hooks): OrderedDict() for name, hooks in vars(layer).items() if name.endswith("_hooks")}
+    return copy.deepcopy(model, memo).eval()
+
+
 CRITERIA: dict[str, Criterion] = {
-    "magnitude_l1": Criterion(weight=magnitude_l1),
-    "magnitude_l2": Criterion(weight=magnitude_l2),
-    "random": Criterion(weight=random, channel=random_channels),
+    "magnitude_l1": Criterion(
+        magnitude_l1,
+        of_weight="abs(w)",
+        of_channel="L1 norm of the unit's filters, or its mean (`reduce`)",
+        source="Han 2015, arXiv:1506.02626; Li 2017, arXiv:1608.08710",
+        cost="weights",
+    ),
+    "magnitude_l2": Criterion(
+        magnitude_l2,
+        of_weight="w^2",
+        of_channel="squared L2 norm of the unit's filters, or its mean (`reduce`)",
+        source="Han 2015, arXiv:1506.02626; Li 2017, arXiv:1608.08710",
+        cost="weights",
+    ),
+    "bn_scale": Criterion(
+        bn_scale,
+        bn_scale_channels,
+        of_weight="abs(gamma / sigma * w), batch norm folded in",
+        of_channel="abs(gamma), mean over the unit's batch norms",
+        source="Liu 2017, arXiv:1708.06519",
+        cost="weights",
+    ),
+    "gradient_norm": Criterion(
+        gradients.gradient_norm,
+        gradients.gradient_norm_channels,
+        of_weight="abs(dL/dw), L the mean loss over all images",
+        of_channel="L2 norm of dL/dw over the unit's filters",
+        source="common practice",
+        cost="backward",
+    ),
+    "saliency": Criterion(
+        gradients.saliency,
+        of_weight="abs(w * dL/dw)",
+        of_channel="sum over the unit's filters, or its mean (`reduce`)",
+        source="SNIP: Lee 2019, arXiv:1810.02340",
+        cost="backward",
+    ),
+    "taylor": Criterion(
+        gradients.taylor,
+        gradients.taylor_channels,
+        of_weight="(w * dL/dw)^2 per batch, mean over batches",
+        of_channel="(sum of w * dL/dw over filters, biases, gamma and beta)^2 per batch, mean over batches",
+        source="Molchanov 2017, arXiv:1611.06440; 2019, arXiv:1906.10771",
+        cost="backward",
+    ),
+    "fisher": Criterion(
+        gradients.fisher,
+        gradients.fisher_channels,
+        of_weight="w^2 / 2 * mean over images of (dL/dw)^2",
+        of_channel="mean over images of (sum of w * dL/dw over filters and biases)^2 / 2",
+        source="LeCun 1990 (OBD); Theis 2018, arXiv:1801.05787",
+        cost="per-image",
+    ),
+    "obs": Criterion(
+        second_order.obs,
+        reconstruct=second_order.obs_reconstruct,
+        of_weight="w^2 / (2 [F^-1]_ii), F the empirical Fisher in blocks of at most 128 along a filter; the rest moves",
+        of_channel="sum over the unit's filters, or its mean (`reduce`)",
+        source="Hassibi 1993; WoodFisher: Singh 2020, arXiv:2004.14340",
+        cost="per-image",
+    ),
+    "activation": Criterion(
+        activations.activation,
+        activations.activation_channels,
+        of_weight="abs(w) * L2 norm of what w multiplies",
+        of_channel="mean abs(activation) after ReLU or the like",
+        source="Wanda: Sun 2024, arXiv:2306.11695",
+        cost="forward",
+    ),
+    "apoz": Criterion(
+        activations.apoz,
+        activations.apoz_channels,
+        of_weight="abs(w) * share of non-zeros of what w multiplies",
+        of_channel="1 - share of zeros after ReLU, mean over the unit's ReLUs",
+        source="Hu 2016, arXiv:1607.03250",
+        cost="forward",
+    ),
+    "regression": Criterion(
+        reconstruction.regression,
+        reading.regression_channels,
+        reconstruction.regression_reconstruct,
+        of_weight="w^2 / [(X X^T)^-1]_jj, X the layer's input; the rest moves",
+        of_channel="error of the readers' outputs, by least squares, once it and all the LASSO drops before are gone",
+        source="He 2017, arXiv:1707.06168; SparseGPT: Frantar 2023, arXiv:2301.00774",
+        cost="forward",
+    ),
+    "thinet": Criterion(
+        channel=reading.thinet_channels,
+        reconstruct=reconstruction.thinet_reconstruct,
+        of_channel="energy of what the readers' outputs lack once it and all that goes before, greedily, are gone",
+        source="ThiNet: Luo 2017, arXiv:1707.06342",
+        cost="forward",
+    ),
+    "fpgm": Criterion(
+        channel=fpgm_channels,
+        of_channel="mean distance to the layer's filters (low: near their geometric median)",
+        source="He 2019, arXiv:1811.00250",
+        cost="weights",
+    ),
+    "random": Criterion(
+        random, random_channels, of_weight="uniform", of_channel="uniform", source="control", cost="weights"
+    ),
 }

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from pruning.allocation import allocate
 from pruning.channels import Graph, dependency_graph, group_scores
 from pruning.criteria import CRITERIA, Batches, Criterion
-from pruning.masks import Masks, apply_masks, prunable
+from pruning.masks import Masks, Scores, apply_masks, prunable
 from pruning.plans import Plan, remainder
 from pruning.scopes import weight_masks
-from pruning.surgery import apply_plan
+from pruning.surgery import apply_plan, slice_like
 
 GRANULARITIES = ("weight", "channel")
 
@@ -80,7 +80,11 @@ def further(
     if pruned.graph is None:
         if criterion.weight is None:
             raise ValueError("the criterion values channels only")
-        return _masked(pruned, criterion.weight(pruned.model, batches, generator), sparsity, scope)
+        masks = _masks(pruned, criterion.weight(pruned.model, batches, generator), sparsity, scope)
+        if criterion.reconstruct is not None:
+            _set(pruned.model, criterion.reconstruct(pruned.model, masks, batches, generator))
+        apply_masks(pruned.model, masks)
+        return replace(pruned, masks=masks)
     graph, plan = pruned.graph, pruned.plan
     if criterion.channel is not None:
         scores = criterion.channel(graph, pruned.model, plan, batches, generator)
@@ -98,15 +102,36 @@ def further(
         previous=plan,
     )
     last = goal if plan is None else remainder(goal, plan)
-    return replace(pruned, model=apply_plan(pruned.model, last), plan=goal, last=last)
+    small = apply_plan(pruned.model, last)
+    if criterion.reconstruct is not None:
+        moved = criterion.reconstruct(pruned.model, _left_by(pruned.model, last), batches, generator)
+        _set(small, {name: slice_like(name, weight, last) for name, weight in moved.items()})
+    return replace(pruned, model=small, plan=goal, last=last)
 
 
-def _masked(pruned: Pruned, scores: dict[str, Tensor], sparsity: float, scope: str) -> Pruned:
+def _masks(pruned: Pruned, scores: Scores, sparsity: float, scope: str) -> Masks:
     free = {name: score for name, score in scores.items() if not _below(name, pruned.protect)}
     fixed = pruned.dense_weights - sum(score.numel() for score in free.values())
-    masks = weight_masks(free, sparsity, scope, previous=pruned.masks, fixed=fixed)
-    apply_masks(pruned.model, masks)
-    return replace(pruned, masks=masks)
+    return weight_masks(free, sparsity, scope, previous=pruned.masks, fixed=fixed)
+
+
+def _left_by(model: nn.Module, plan: Plan) -> Masks:
+    """What a plan leaves of every weight of which it cuts anything, as masks."""
+    masks = {}
+    for name, weight in prunable(model).items():
+        layer = plan["layers"].get(name.removesuffix(".weight"), {})
+        axes = [layer["out"]["removed"], [] if "groups" in layer else layer["in"]["removed"]] if layer else []
+        if any(axes):
+            masks[name] = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+            masks[name][axes[0]] = False
+            masks[name][:, axes[1]] = False
+    return masks
+
+
+def _set(model: nn.Module, weights: Scores) -> None:
+    with torch.no_grad():
+        for name, weight in weights.items():
+            model.get_parameter(name).copy_(weight)
 
 
 def _below(name: str, protect: Sequence[str]) -> bool:
@@ -130,7 +155,8 @@ def prune(
 
     granularity "weight": the same model, with zeros, and its masks (parameter name -> bool, True = kept; put them back
     after every optimiser step by `pruning.masks.hold_masks`). granularity "channel": a smaller copy, and its plan
-    (JSON), from which `pruning.surgery.apply_plan` makes the same network of the dense one.
+    (JSON), from which `pruning.surgery.apply_plan` makes the same network of the dense one (its weights too, unless
+    the criterion is one that moves those that stay: see `Criterion.reconstruct`).
     example_input: (N, C, H, W), of the size the network is for. batches: pairs (images, labels), for criteria that
     look at data. channel_options: reduce, sparsity_of, min_channels, round_to. Raises ValueError, with the choices,
     for unknown names and targets out of reach.

@@ -114,9 +114,7 @@ class Tracker(fx.Interpreter):
         rule = rule_of(node, layer)
         if rule is None or (layer is not None and any(id(p) in self.tied for p in layer.parameters())):
             return None
-        ids = rule(self, node, value)
-        fits = isinstance(ids, list) or (ids is not None and len(ids) == value.shape[1])
-        return ids if fits else None
+        return rule(self, node, value)
 
     def _opaque(self, node: fx.Node, value: Any, inputs: list[Ids]) -> Any:
         self.demand(node, "is not known to treat channels one by one", np.concatenate(inputs))
@@ -187,8 +185,8 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
         raise ValueError(f"{named} can't be traced by torch.fx: {error}") from error
     tracker = Tracker(twin, graph, protect)
     examples = [example_input] if isinstance(example_input, Tensor) else example_input
-    with torch.no_grad(), torch.device("meta"):
-        tracker.run(*(torch.empty(BATCH, *x.shape[1:], dtype=x.dtype) for x in examples))
+    with torch.no_grad():
+        tracker.run(*(torch.empty(BATCH, *x.shape[1:], dtype=x.dtype, device="meta") for x in examples))
     tracker.fix_outputs()
     return tracker
 

@@ -38,19 +38,6 @@ DIRECTIONS = {
 }
 SAMPLERS = ("tpe",)
 PLANNED = {  # the vocabulary of a later version: refused by a message of its own, not as a typing error
-    "criterion": [
-        "bn_scale",
-        "gradient_norm",
-        "saliency",
-        "taylor",
-        "fisher",
-        "obs",
-        "apoz",
-        "regression",
-        "thinet",
-        "fpgm",
-        "activation",
-    ],
     "scope": ["erk", "lamp", "uniform_plus", "sensitivity"],
     "granularity": ["n:m", "hybrid"],
     "sampler": ["nsga2", "nsga3", "gp", "qmc"],
@@ -275,6 +262,11 @@ class StudyFile(_Section):
             raise ValueError(
                 f"space.initial_sparsity: up to {_bounds(start)[1]:g}, above the lowest sparsity {lowest:g}"
             )
+        granularities = axes["granularity"].choices or ()
+        for name in axes["criterion"].choices or ():
+            form = CRITERIA.get(name)
+            if form and form.weight is None and "weight" in granularities:
+                raise ValueError(f"space.criterion: {name} values channels only; with it, granularity is channel")
         if self.study.search == "grid":
             next(spaces.grid(axes))
         return self

@@ -126,8 +126,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # name -> factory,
 
 
 def _slim_vgg11() -> nn.Module:
-    """torchvision's VGG-11 without batch norm and with its 7x7 maps, its classifier narrower (4096 takes a second)."""
-    model = tv.vgg11(num_classes=10, init_weights=False)
+    """torchvision's VGG-11 without batch norm and with its 7x7 maps, its classifier narrower (4096 takes seconds)."""
+    with torch.device("meta"):
+        model = tv.vgg11(num_classes=10, init_weights=False)
+    model.features = tv.vgg.make_layers(tv.vgg.cfgs["A"])
     model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 64), nn.Linear(64, 64)
     model.classifier[6] = nn.Linear(64, 10)
     return model

@@ -184,6 +184,15 @@ def test_a_cut_contains_the_one_before(scope):
         assert max(shares) - min(shares) <= 2 / 16
 
 
+def test_a_layer_that_was_cut_before_waits_for_the_others():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
+    graph = dependency_graph(model, torch.zeros(1, 3, 1, 1))
+    first = plan_without(graph, np.arange(16) < 4)
+    scores = {"0": torch.arange(8.0).flip(0), "1": torch.arange(8.0)}  # of what is gone there is no saying
+    plan = allocate(graph, scores, 0.5, scope="layer", sparsity_of="channels", previous=first)
+    assert plan == plan_without(graph, np.array([1, 1, 1, 1, 0, 0, 0, 0] * 2, dtype=bool))
+
+
 def test_what_protected_layers_hold_counts():
     free = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
     graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4), protect="fc")

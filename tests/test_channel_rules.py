@@ -55,9 +55,10 @@ def test_what_is_known_is_cut_right(middle):
     graph = dependency_graph(model, images)
     [group] = graph.groups
     assert group.size == 8 // group.width
-    plan = plan_without(graph, torch.arange(group.size).numpy() % 3 == 1)
+    plan = plan_without(graph, torch.arange(group.size).numpy() % 3 == 0)
     small = apply_plan(model, plan)
-    mask_units(model, plan)
+    # A layer keeps zeros at zero; some of the functions don't, and there the readers must be masked too.
+    mask_units(model, plan, ("out",) if isinstance(middle, nn.Module) else ("out", "in"))
     assert small.fc.in_features < 8
     with torch.no_grad():
         assert torch.allclose(small(images), model(images), rtol=1e-9)
@@ -86,7 +87,7 @@ def test_a_channel_that_meets_all_others_is_never_cut():
 
 
 def test_constants_among_channels_are_never_cut():
-    middle = Does(lambda m, x: m.join(torch.cat([torch.ones(x.size(0), 2, 6, 6), x], dim=-3)))
+    middle = Does(lambda m, x: m.join(torch.cat([m.scale[:2].expand(x.size(0), 2, 6, 6), x], dim=-3)))
     middle.join = nn.Conv2d(10, 8, 1)
     graph = dependency_graph(Wrapped(middle), torch.zeros(1, 3, 8, 8))
     assert graph.axes["middle.join", "in"].tolist() == [-1, -1, 0, 1, 2, 3, 4, 5, 6, 7]
@@ -117,7 +118,8 @@ class Square(nn.Conv2d):
             Does(lambda m, x: x.reshape(x.size(0), 4, -1, 6).view(-1, 8, 6, 6)),
             "'reshape' in module 'middle' is not known",
         ),
-        (Does(lambda m, x: F.pad(x, (0, 0, 0, 0, 1, -1)).flip(1)), "'flip' in module 'middle'"),
+        (Does(lambda m, x: F.pad(x, (0, 0, 0, 0, 1, -1))), "'pad' in module 'middle'"),
+        (Does(lambda m, x: x.flip(1)), "'flip' in module 'middle'"),
         (Does(lambda m, x: x if x.sum() > 0 else -x), "module 'middle' can't be traced by torch.fx: symbolically"),
         (
             Does(lambda m, x: x @ torch.ones(5, 5)),

@@ -117,6 +117,16 @@ def test_scores_by_hand():
     assert again["conv2"].tolist() == [3, 3, 3]
 
 
+def test_scores_of_grouped_convolutions():
+    """A group of filters is scored by all its filters; these read nothing but their own group's channels."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 1, 1))
+    ones = {name: torch.ones_like(weight) for name, weight in prunable(model).items()}
+    graph = dependency_graph(model, torch.zeros(1, 3, 2, 2))
+    assert group_scores(graph, ones)["0"].tolist() == [2 * 3 + 3 * 2] * 2
+    assert group_scores(graph, ones, sides=("out", "in"))["0"].tolist() == [2 * 3 + 3 * 2 + 3] * 2
+    assert group_scores(graph, ones, reduce="mean")["0"].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(("criterion", "p"), [(magnitude_l1, 1), (magnitude_l2, 2)])
 @pytest.mark.parametrize("name", ["resnet20", "vgg11_bn"])
 def test_scores_are_torch_prunings(name, criterion, p):
@@ -165,6 +175,40 @@ def test_a_layer_used_twice_is_cut_once():
     assert filters(stream, graph) == {"down", "twice", "grouped", "excite"}
     assert (stream.size, stream.width) == (4, 2)
     assert graph.layers["twice"].positions == 2 * 81
+
+
+class Joined(nn.Module):
+    """Two convolutions joined, 2 + 4 channels, and what `join` does to the six."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.a, self.b, self.join = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 4, 1), join
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x):
+        joined = torch.cat([self.a(x), self.b(x)], 1)
+        return self.fc((joined + self.join(joined)).mean((2, 3)))
+
+
+def test_a_group_is_what_the_same_layers_make():
+    """So that keeping one unit of each group leaves no layer empty."""
+    image = torch.zeros(1, 3, 2, 2)
+    graph = dependency_graph(Joined(nn.Conv2d(6, 6, 1)), image)
+    assert [(g.name, g.size) for g in graph.groups] == [("a", 2), ("b", 4)]
+    assert [filters(g, graph) for g in graph.groups] == [{"a", "join"}, {"b", "join"}]
+    # Convolution groups of three channels: the first is both of a's and one of b's, the other is b's alone.
+    graph = dependency_graph(Joined(nn.Conv2d(6, 6, 1, groups=2)), image)
+    assert [(g.name, g.size, g.width) for g in graph.groups] == [("a", 1, 2), ("b", 1, 3)]
+
+
+def test_one_layers_channels_in_several_groups_have_several_names():
+    class Parted(Joined):
+        def forward(self, x):
+            return self.fc((self.join(x) + torch.cat([self.a(x), self.b(x)], 1)).mean((2, 3)))
+
+    graph = dependency_graph(Parted(nn.Conv2d(3, 6, 1)), torch.zeros(1, 3, 2, 2))
+    assert [(g.name, g.start, g.size) for g in graph.groups] == [("join", 0, 2), ("join (unit 2)", 2, 4)]
+    assert [filters(g, graph) for g in graph.groups] == [{"join", "a"}, {"join", "b"}]
 
 
 def test_outputs_are_never_cut():

@@ -1,5 +1,7 @@
 """One cut, and the door for people with their own loop."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from pruning.cutting import begin, further
 from pruning.surgery import apply_plan
 
 IMAGES = torch.zeros(2, 3, 32, 32)
+BATCHES = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2)), torch.arange(4))]
 
 
 @pytest.fixture
@@ -33,11 +36,20 @@ def test_weights_are_masked_in_place_to_the_weight(model):
 def test_channels_are_cut_from_a_copy_near_the_target_and_the_plan_restores_it(model, criterion, sparsity_of):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     small, plan = pruning.prune(
-        model, IMAGES, sparsity=0.5, granularity="channel", criterion=criterion, sparsity_of=sparsity_of, seed=1
+        model,
+        IMAGES,
+        sparsity=0.5,
+        granularity="channel",
+        criterion=criterion,
+        sparsity_of=sparsity_of,
+        batches=BATCHES,
+        seed=1,
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     again = apply_plan(model, plan)
-    assert torch.equal(small(IMAGES), again(IMAGES))
+    assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in small.named_parameters()}
+    if CRITERIA[criterion].reconstruct is None:  # which moves the weights that stay
+        assert torch.equal(small(IMAGES), again(IMAGES))
     if sparsity_of == "macs":
         assert cost.macs(small, (3, 32, 32)) / cost.macs(model, (3, 32, 32)) == pytest.approx(0.5, abs=0.02)
     if sparsity_of == "params":
@@ -68,6 +80,40 @@ def test_random_channels_do_not_rank_by_the_size_of_filters():
     )
     gone = [len(plan["layers"][name]["out"]["removed"]) for name in ("0", "2")]
     assert gone == pytest.approx([100, 100], abs=30)
+
+
+MOVING = [(name, "channel") for name, criterion in CRITERIA.items() if criterion.reconstruct is not None]
+MOVING += [(name, "weight") for name, _ in MOVING if CRITERIA[name].weight is not None]
+
+
+@pytest.mark.parametrize(("criterion", "granularity"), MOVING)
+def test_what_moves_the_weights_that_stay_changes_the_output_less(criterion, granularity):
+    """Than the same cut does without: next to what is asked (a layer's outputs, or the loss) logits follow."""
+    images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3)).double()
+    torch.manual_seed(0)
+    dense = models.build("resnet8", 10).double().eval()
+    labels = dense(images).argmax(1)
+    changes = {}
+    for name, chosen in (("with", CRITERIA[criterion]), ("without", CRITERIA[criterion]._replace(reconstruct=None))):
+        model = copy.deepcopy(dense)
+        small, what = pruning.prune(
+            model, images[:1], sparsity=0.3, criterion=chosen, granularity=granularity, batches=[(images, labels)]
+        )
+        changes[name] = what, (small(images) - dense(images)).square().mean().item()
+    assert str(changes["with"][0]) == str(changes["without"][0])
+    assert changes["with"][1] < changes["without"][1]
+
+
+def test_weights_that_moved_stay_where_their_masks_let_them_and_protected_ones_do_not_move(model):
+    before = {name: weight.detach().clone() for name, weight in masks.prunable(model).items()}
+    _, kept = pruning.prune(model, IMAGES, sparsity=0.5, criterion="regression", batches=BATCHES, protect=["layer1"])
+    for name, weight in masks.prunable(model).items():
+        if name.startswith("layer1."):
+            assert torch.equal(weight, before[name])
+        else:
+            assert not weight[~kept[name]].any()
+    moved = [not torch.equal(model.get_parameter(n)[kept[n]], before[n][kept[n]]) for n in kept]
+    assert sum(moved) > len(moved) / 2
 
 
 @pytest.mark.parametrize("granularity", ["weight", "channel"])

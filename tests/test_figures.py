@@ -22,6 +22,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return load(make(tmp_path_factory.mktemp("results") / "study"))
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A study of both granularities, with all that the figures can show."""
+    folder = tmp_path_factory.mktemp("results") / "both"
+    return load(make(folder, granularities=("weight", "channel"), measured=True, layers=20))
+
+
 def test_front_data_marks_the_front(results: Results) -> None:
     rows = figures.front_data(results)
     front = pareto.front(results.trials, results.objectives)
@@ -144,6 +151,10 @@ STUDIES: dict[str, dict[str, Any]] = {
     "nothing measured": {"trials": 4, "failed": 0, "test_accuracy": None},
     "equal": {"trials": 4, "failed": 0, "sparsity": 0.5, "accuracy": 0.5, "test_accuracy": 0.5},
     "dollars": {"trials": 4, "failed": 0, "scope": "$x_{", "schedule": "a$b$"},
+    "both granularities": {"trials": 12, "granularities": ("weight", "channel"), "measured": True, "layers": 5},
+    "one network": {"trials": 1, "failed": 0, "measured": True, "layers": 1},
+    "channels, deep": {"trials": 4, "failed": 0, "granularity": "channel", "layers": 130},
+    "no granularity": {"trials": 4, "failed": 0, "granularity": None, "measured": True, "layers": 3, "control": False},
     "another measure": {"trials": 4, "failed": 0, "objectives": {"accuracy": "max", "compression_ratio": "max"}},
 }
 
@@ -156,7 +167,8 @@ def test_every_figure_of_every_study_is_drawn(tmp_path: Path, name: str) -> None
     for draw in figures.FIGURES.values():
         figure = draw(results)
         assert style.title(figure)
-        assert all(ax.get_xlabel() or ax.get_shared_x_axes().joined(ax, figure.axes[-1]) for ax in figure.axes)
+        axes = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+        assert all(ax.get_xlabel() or ax.get_shared_x_axes().joined(ax, axes[-1]) for ax in axes)
         with Image.open(io.BytesIO(style.render(figure, "png"))) as image:
             assert image.size == tuple(np.round(figure.get_size_inches() * 200))
     assert dict(matplotlib.rcParams) == before
@@ -171,11 +183,13 @@ def test_where_there_is_nothing_to_draw_words_say_so(tmp_path: Path, name: str) 
         assert style.title(figure).startswith(("There is no complete network", "No network on the front"))
 
 
-def test_the_legend_covers_no_axes(results: Results) -> None:
-    for draw in figures.FIGURES.values():
-        figure = draw(results)
-        figure.draw_without_rendering()
-        box = figure.legends[0].get_window_extent()
+@pytest.mark.parametrize("name", ["front", "accuracy_by_schedule", "life", "latency"])
+@pytest.mark.parametrize("study", ["results", "both"])
+def test_the_legend_covers_no_axes(name: str, study: str, request: pytest.FixtureRequest) -> None:
+    figure = figures.FIGURES[name](request.getfixturevalue(study))
+    figure.draw_without_rendering()
+    for legend in figure.legends:
+        box = legend.get_window_extent()
         assert all(ax.get_window_extent().x1 < box.x0 for ax in figure.axes)
         assert box.x1 <= figure.bbox.x1
 
@@ -201,13 +215,54 @@ def test_a_schedule_has_one_colour_in_all_figures(results: Results) -> None:
     assert one["iterative"] == "#D55E00"
 
 
+@pytest.mark.parametrize(("study", "told", "untold"), [("both", "granularity", "scope"), ("results", "scope", None)])
+def test_shapes_tell_granularity_where_there_are_several(
+    study: str, told: str, untold: str | None, request: pytest.FixtureRequest
+) -> None:
+    results = request.getfixturevalue(study)
+    usual = {"weight": "o", "channel": "s", "global": "o", "layer": "s"}
+    rows = figures.front_data(results)
+    figure = figures.front(results)
+    for name, group in rows.groupby(told):
+        assert points_of(group) <= points(figure.axes[-1], usual[name])
+    for drawn in (figure, figures.life(results)):
+        headings = [text.get_text() for text in drawn.legends[0].get_texts()]
+        assert told in headings
+        assert untold not in headings
+
+
+def test_schedules_tell_scope_by_colour_and_granularity_by_shape(both: Results) -> None:
+    figure = figures.accuracy_by_schedule(both)
+    colour = {"global": "#0072B2", "layer": "#D55E00"}
+    marker = {"weight": "o", "channel": "s"}
+    drawn = [
+        {(round(float(x), 6), line.get_marker(), line.get_color()) for line in ax.lines for x in line.get_xdata()}
+        for ax in figure.axes
+    ]
+    for panel, rows in zip(drawn, figures.accuracy_by_schedule_data(both).values(), strict=True):
+        for row in rows[rows["test_accuracy"] > 0.824].to_dict("records"):
+            look = (round(100 * row["sparsity"], 6), marker[row["granularity"]], colour[row["scope"]])
+            assert look in panel
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[:6] == ["scope", "global", "layer", "granularity", "weight", "channel"]
+
+
+def test_one_scope_leaves_colours_to_granularity(tmp_path: Path) -> None:
+    folder = make(tmp_path / "study", 12, 0, granularities=("weight", "channel"), scope="global")
+    handles = figures.accuracy_by_schedule(load(folder)).legends[0].get_lines()
+    looks = {line.get_label(): (line.get_marker(), line.get_color()) for line in handles}
+    assert looks["weight"] == ("o", "#0072B2")
+    assert looks["channel"] == ("s", "#D55E00")
+    assert "scope" not in looks
+
+
 def test_names_beyond_the_last_colour_begin_anew() -> None:
     assert len(set(style.assign(range(20), style.COLOURS).values())) == len(style.COLOURS)
 
 
-def points(ax: Any) -> set[tuple[float, float]]:
-    """What is marked in `ax`, in its units."""
-    marked = [line for line in ax.lines if line.get_linestyle() == "None"]
+def points(ax: Any, marker: str | None = None) -> set[tuple[float, float]]:
+    """What is marked in `ax` (with `marker`), in its units."""
+    marked = [line for line in ax.lines if line.get_linestyle() == "None" and marker in (None, line.get_marker())]
     return {(round(x, 6), round(y, 6)) for line in marked for x, y in zip(*line.get_data(), strict=True)}
 
 

@@ -13,7 +13,19 @@ import yaml
 from results_folder import make
 
 from analysis import load
-from analysis.frame import HISTORY, NEEDED, RECIPE, TRIALS, axes, dense_control, networks, ordered, tally
+from analysis.frame import (
+    HISTORY,
+    LAYERS,
+    NEEDED,
+    RECIPE,
+    TRIALS,
+    axes,
+    dense_control,
+    layers_of,
+    networks,
+    ordered,
+    tally,
+)
 from study import results as engine
 from study.config import Recipe
 
@@ -30,6 +42,7 @@ def test_knows_the_columns_the_engine_writes() -> None:
     )
     assert set(NEEDED) <= set(TRIALS)
     assert HISTORY == engine.HISTORY
+    assert LAYERS == engine.LAYERS
 
 
 def test_rows_and_types(folder: Path) -> None:
@@ -92,6 +105,40 @@ def test_columns_that_either_side_does_not_know(tmp_path: Path) -> None:
     assert len(networks(trials)) == 3
 
 
+def test_layers_are_those_of_the_networks_asked_for(tmp_path: Path) -> None:
+    results = load(make(tmp_path / "study", 5, 1, layers=3))
+    (results.folder / "models" / "0002" / "layers.csv").unlink()
+    rows = results.trials.set_index("trial_id").loc[["0004", "0002", "0000", "0001"]].reset_index()
+    found = layers_of(results, rows)
+    assert found.columns.tolist() == ["trial_id", *engine.LAYERS]
+    assert found["trial_id"].tolist() == ["0004"] * 3 + ["0001"] * 3  # 0000 failed
+    assert found["layer"].tolist() == ["layer1.0.conv", "layer1.1.conv", "layer1.2.conv"] * 2
+    assert found["nonzero_weights"].dtype == "Int64"
+
+
+def test_no_layers_are_none_of_the_right_types(folder: Path) -> None:
+    results = load(folder)
+    found = layers_of(results, results.trials)
+    assert len(found) == 0
+    assert found.dtypes[["trial_id", "layer", "macs"]].astype(str).tolist() == ["str", "str", "Int64"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("Conv2d,16,", "Conv2d,many,", "column dense_in_channels: 'many' is no Int64"),
+        ("type,", "sort,", "missing: type"),
+    ],
+)
+def test_what_is_wrong_with_layers_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    results = load(make(tmp_path / "study", 1, 0, layers=3))
+    path = results.folder / "models" / "0000" / "layers.csv"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        layers_of(results, results.trials)
+    assert str(path) in str(caught.value)
+
+
 def test_networks_are_complete_and_no_controls(folder: Path) -> None:
     trials = load(folder).trials
     assert set(networks(trials)["trial_id"]) == {f"{number:04d}" for number in range(6, 60)}
@@ -116,6 +163,7 @@ def test_protecting_nothing_is_a_value_of_its_own(tmp_path: Path) -> None:
 
 
 def test_usual_names_come_first() -> None:
+    assert ordered(["channel", "n:m", "weight"]) == ["weight", "channel", "n:m"]
     assert ordered(["zigzag", "gradual", "one_shot", "gradual", "agp"]) == ["one_shot", "gradual", "agp", "zigzag"]
 
 

@@ -179,10 +179,10 @@ def test_a_users_factory_is_found_in_the_current_directory(users_folder):
         ("users_networks:conv", "no function 'conv'"),
         ("users_networks:number", "no function 'number'"),
         ("users_networks:text", "returned a str"),
-        ("users_networks:", "expected package.module:factory"),
-        (":linear", "expected package.module:factory"),
-        (".users_networks:linear", "expected package.module:factory"),
-        ("users_networks:a:b", "expected package.module:factory"),
+        ("users_networks:", "expected package.module:function"),
+        (":linear", "expected package.module:function"),
+        (".users_networks:linear", "expected package.module:function"),
+        ("users_networks:a:b", "expected package.module:function"),
     ],
 )
 def test_a_factory_that_cannot_be_had_is_an_error_naming_it(users_folder, name, reason):

@@ -17,14 +17,15 @@ import yaml
 from PIL import Image
 from results_folder import ERRORS, make
 
-from analysis import load, pareto
+from analysis import figures, load, pareto
 from analysis.report import answer, failures, main, page, report
 from analysis.tables import TABLES as TABLE_MAKERS
 
 ROOT = Path(__file__).parent.parent
-TABLES = [f"tables/{name}.{kind}" for name in ("summary", "schedules") for kind in ("csv", "md", "tex")]
-FIGURES = [f"figures/{name}.{kind}" for name in ("front", "accuracy_by_schedule", "life") for kind in ("png", "pdf")]
-WRITTEN = sorted(["pareto.csv", "report.html", *TABLES, *FIGURES])
+NAMES = ("front", "accuracy_by_schedule", "life", "layers", "latency")
+TABLES = [f"tables/{name}.{kind}" for name in ("summary", "schedules", "latency") for kind in ("csv", "md", "tex")]
+FIGURES = [f"figures/{name}.{kind}" for name in NAMES for kind in ("png", "pdf")]
+WRITTEN = sorted(["pareto.csv", "report.html", "tables/layers.csv", *TABLES, *FIGURES])
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_figures_are_200_dots_an_inch(folder: Path) -> None:
 
 def test_the_page_asks_nothing_of_the_network(folder: Path) -> None:
     written = Page((folder / "report.html").read_text(encoding="utf-8"))
-    assert len(written.images) == 3
+    assert len(written.images) == len(NAMES)
     assert all(address.startswith("data:") for address in written.addresses)
     assert not {"script", "iframe", "object", "form"} & set(written.tags)
     content = (folder / "report.html").read_text(encoding="utf-8")
@@ -102,10 +103,8 @@ def test_the_page_asks_nothing_of_the_network(folder: Path) -> None:
 def test_the_page_holds_the_figures_themselves(folder: Path) -> None:
     written = Page((folder / "report.html").read_text(encoding="utf-8"))
     inlined = [base64.b64decode(image["src"].partition("base64,")[2]) for image in written.images]
-    assert inlined == [
-        (folder / "figures" / f"{n}.png").read_bytes() for n in ("front", "accuracy_by_schedule", "life")
-    ]
-    assert [Image.open(io.BytesIO(png)).format for png in inlined] == ["PNG"] * 3
+    assert inlined == [(folder / "figures" / f"{name}.png").read_bytes() for name in NAMES]
+    assert [Image.open(io.BytesIO(png)).format for png in inlined] == ["PNG"] * len(NAMES)
     assert written.images[0]["alt"] == "9 of 54 networks on the front"
 
 
@@ -115,6 +114,34 @@ def test_the_page_says_what_failed_and_why_in_letters_only(folder: Path) -> None
         assert error in written.words
     assert "a <fast> one" in written.words
     assert "0000, 0002, 0004" in written.words
+
+
+@pytest.mark.parametrize(
+    ("granularities", "said"),
+    [
+        (("weight",), "9 of 9 networks have single weights masked"),
+        (("weight", "channel"), "5 of 9 networks have single weights masked"),
+        (("channel",), None),
+    ],
+)
+def test_the_page_says_that_zeros_gain_no_time(
+    tmp_path: Path, granularities: tuple[str, ...], said: str | None
+) -> None:
+    results = load(make(tmp_path / "study", granularities=granularities, measured=True))
+    tables = {name: make_table(results) for name, make_table in TABLE_MAKERS.items()}
+    words = Page(page(results, tables, {}, {})).words
+    assert ("single weights masked" in words) == (said is not None)
+    assert (said or "Speed and size") in words
+    assert ("such zeros gain no time in dense kernels" in words) == (said is not None)
+
+
+def test_the_layers_table_is_written_with_every_front_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path / "study", 9, 0, layers=4)
+    monkeypatch.setattr(figures, "FIGURES", {})  # which take seconds
+    report(folder)
+    frame = pd.read_csv(folder / "tables" / "layers.csv", dtype={"trial_id": str})
+    front = pd.read_csv(folder / "pareto.csv", dtype={"trial_id": str})
+    assert frame["trial_id"].tolist() == [name for name in front["trial_id"] for _ in range(4)]
 
 
 def test_a_name_is_escaped_everywhere(tmp_path: Path) -> None:

@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from results_folder import BASELINE, make
 
 from analysis import Results, load, pareto
 from analysis.tables import (
+    as_csv,
     as_html,
     as_latex,
     as_markdown,
+    latency,
+    layers,
     percent,
     schedules,
     summary,
@@ -27,6 +30,7 @@ from analysis.tables import (
     write_table,
     write_whole,
 )
+from study import results as engine
 
 SCRIPT = "<script>alert(1)</script>"
 NASTY = ["a | b", SCRIPT, "50 % & more", r"back\slash", "x_1^2 ~ #3 {}", "*bold* [link] `code`", "$"]
@@ -89,6 +93,72 @@ def test_objectives_have_a_column(tmp_path: Path) -> None:
     assert "| 1107.1 |" in as_markdown(frame)  # kilobytes
 
 
+def test_summary_has_the_speeds_that_were_measured(results: Results, tmp_path: Path) -> None:
+    speeds = ["latency_ms", "speedup", "batch_speedup"]
+    assert not set(speeds) & set(summary(results).frame.columns)
+    measured = load(make(tmp_path / "both", granularities=("weight", "channel"), measured=True))
+    frame = summary(measured).frame
+    assert frame.columns[-3:].tolist() == speeds
+    assert frame.loc[:1, speeds].to_numpy().tolist() == [[3.2, 1, 1]] * 2
+    assert frame.loc[frame["granularity"] == "weight", "speedup"].eq(1).all()
+    assert frame.loc[frame["granularity"] == "channel", "batch_speedup"].gt(2).all()
+    measured.trials[["speedup", "batch_speedup"]] = np.nan
+    assert [name for name in summary(measured).frame.columns if name in speeds] == ["latency_ms"]
+
+
+def test_an_objective_that_was_measured_has_one_column(tmp_path: Path) -> None:
+    objectives = {"accuracy": "max", "latency_ms": "min"}
+    frame = summary(load(make(tmp_path / "fast", 6, 0, measured=True, objectives=objectives))).frame
+    assert frame.columns.tolist().count("latency_ms") == 1
+    alone = summary(load(make(tmp_path / "alone", 6, 0, latency_ms=2.0, objectives=objectives))).frame
+    assert alone["latency_ms"].tolist()[:2] == [3.2, pytest.approx(np.nan, nan_ok=True)]  # of the record, no control
+
+
+def test_latency_has_the_front_below_the_control(tmp_path: Path) -> None:
+    results = load(make(tmp_path / "both", granularities=("weight", "channel"), measured=True))
+    front = pareto.front(results.trials, results.objectives)
+    frame, caption = latency(results)
+    assert frame["trial_id"].tolist() == ["c0000", *front["trial_id"]]
+    assert frame["granularity"].tolist() == ["dense", *front["granularity"]]
+    rows = frame.set_index("trial_id").loc[front["trial_id"]]
+    assert rows["macs_ratio"].tolist() == pytest.approx((BASELINE["macs"] / front["macs"]).tolist())
+    assert rows.loc[rows["granularity"] == "weight", "macs_ratio"].tolist() == pytest.approx([1] * 5)
+    for name in ("latency_low_ms", "latency_ms", "latency_high_ms", "speedup", "batch_speedup", "sparse_size_bytes"):
+        assert rows[name].tolist() == front[name].tolist()
+    assert frame["large_batch"].tolist() == [64] * len(frame)
+    assert "quartiles" in caption
+
+
+def test_latency_leaves_out_what_nobody_measured(results: Results, tmp_path: Path) -> None:
+    frame, caption = latency(results)
+    assert frame.columns[5:].tolist() == ["size_bytes", "sparse_size_bytes"]
+    assert caption == "No latency was measured."
+    nobody = latency(load(make(tmp_path / "none", 2, 2, control=False))).frame
+    assert nobody.shape == (0, 5)
+    as_latex(nobody)
+    one = load(make(tmp_path / "one", 1, 0, measured=True, control=False))
+    one.trials[["large_batch", "batch_speedup"]] = pd.NA  # by an engine that knows no large batch
+    assert {"speedup"} == {name for name in latency(one).frame.columns if "speedup" in name} - {"theoretical_speedup"}
+    assert len(latency(one).frame) == 1
+
+
+def test_layers_have_a_row_for_each_network_and_layer(tmp_path: Path) -> None:
+    results = load(make(tmp_path / "study", 12, 0, layers=5))
+    front = pareto.front(results.trials, results.objectives)
+    (results.folder / "models" / front["trial_id"].iloc[1] / "layers.csv").unlink()
+    frame = layers(results)
+    assert frame.columns.tolist() == ["trial_id", "requested_sparsity", "sparsity", *engine.LAYERS]
+    left = front.drop(front.index[1])
+    assert frame["trial_id"].tolist() == [name for name in left["trial_id"] for _ in range(5)]
+    assert frame["sparsity"].unique().tolist() == left["sparsity"].tolist()
+    assert frame.loc[:4, "layer"].tolist() == [f"layer{1 + i // 4}.{i % 4}.conv" for i in range(5)]
+    assert frame["dense_weights"].eq(144).all()
+
+
+def test_without_files_the_table_of_layers_is_a_header(results: Results) -> None:
+    assert as_csv(layers(results)) == ",".join(["trial_id", "requested_sparsity", "sparsity", *engine.LAYERS]) + "\n"
+
+
 def test_schedules_hold_the_best_on_validation(results: Results) -> None:
     frame = schedules(results).frame
     rows = results.trials.query("state == 'complete' and kind == 'search'")
@@ -147,6 +217,9 @@ def test_numbers_as_people_read_them() -> None:
     assert text("error", "two\nlines") == "two lines"
     assert [text("steps", gap) for gap in (None, pd.NA, np.nan)] == ["–"] * 3
     assert text("steps", 5) == "5"
+    assert [text("latency_ms", time) for time in (0.346, 12.0, 1234.5)] == ["0.35", "12.00", "1234"]
+    assert text("speedup", 0.994) == "0.99"
+    assert text("sparse_size_bytes", 46082) == "46.1"
 
 
 def test_columns_of_numbers_stand_right() -> None:
@@ -155,6 +228,7 @@ def test_columns_of_numbers_stand_right() -> None:
     assert r"\begin{tabular}{lrl}" in as_latex(frame)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=12), min_size=1))
 def test_markdown_is_read_as_it_was_meant(words: list[str]) -> None:
     frame = pd.DataFrame({"name": ["x", *NASTY, *NASTY_MARKDOWN, *words], "n": 1})
@@ -164,6 +238,7 @@ def test_markdown_is_read_as_it_was_meant(words: list[str]) -> None:
     assert read.tags <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=12)))
 def test_html_is_read_as_it_was_meant(words: list[str]) -> None:
     frame = pd.DataFrame({"name": [*NASTY, *words], "n": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from typing import Any
 
 import pandas as pd
@@ -28,7 +29,7 @@ def latency_data(results: Results) -> pd.DataFrame:
     columns = ["trial_id", "granularity", "batch", "theoretical_speedup", "speedup"]
     one = rows.assign(batch=1)[columns]
     large = rows.assign(batch=rows["large_batch"], speedup=rows["batch_speedup"])[columns]
-    both = pd.concat([one, large]).dropna()
+    both = pd.concat([one, large]).replace(inf, nan).dropna()  # a ratio to no MACs has no place on the axis
     return both.astype({"batch": "int64"}).sort_values(["batch", "trial_id"], ignore_index=True)
 
 
@@ -54,8 +55,8 @@ def latency(results: Results) -> Figure:
     dense = [style.key("dense control", **STAR)] * bool((rows["granularity"] == "dense").any())
     kinds = [style.key(style.plain(name), **looks[name]) for name in names]
     style.legend(figure, {"granularity": kinds, "network": dense, "line": lines})
-    title = f"Measured against theoretical speedup: {style.counted(pruned['trial_id'].nunique())} on the front"
-    style.head(figure, title, f"Theoretical: dense MACs by those of non-zero weights. {zeros(results)}".strip())
+    number = pruned["trial_id"].nunique()
+    style.head(figure, f"Measured speedup: {style.counted(number)} on the front", _caption(results, number))
     return figure
 
 
@@ -65,12 +66,21 @@ def zeros(results: Results) -> str:
     masked = int((best["granularity"] == "weight").sum())
     if not masked:
         return ""
-    which = "The network" if len(best) == 1 else "Each network" if masked == len(best) else f"{masked} of the networks"
     return (
-        f"{which} on the front {'have' if masked < len(best) else 'has'} single weights masked. Such zeros gain no "
-        "time in dense kernels, which multiply by them too, only bytes where they are stored sparsely: only cut "
-        "channels gain time."
+        f"On the front {masked} of {style.counted(len(best))} {'has' if masked == 1 else 'have'} single weights "
+        "masked: such zeros gain no time in dense kernels, which multiply by them too; only cut channels do."
     )
+
+
+def _caption(results: Results, number: int) -> str:
+    lost = len(pareto.front(results.trials, results.objectives)) - number
+    said = [
+        "Theoretical speedup: the dense network's MACs divided by those of the non-zero weights left.",
+        zeros(results),
+        "What the dense control gains or loses is chance." if len(dense_control(results.trials)) else "",
+        f"Not measured: {style.counted(lost)}." if lost else "",
+    ]
+    return " ".join(filter(None, said))
 
 
 def _draw_lines(ax: Axes, rows: pd.DataFrame) -> None:
@@ -82,7 +92,7 @@ def _draw_lines(ax: Axes, rows: pd.DataFrame) -> None:
     ax.plot([left, right], [left, right], **DASHED)
     ax.axhline(1, **DOTTED)
     ax.set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis, span in ((ax.xaxis, right / left), (ax.yaxis, high / low)):
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if span < 8 else (1, 2, 5) if span < 200 else (1,)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
