@@ -253,8 +253,11 @@ def test_an_optimiser_goes_on_with_the_channels_that_stay(optimizer):
     carried = new.state[small.layer1[0].conv2.weight]
     assert torch.equal(carried[key], dense[rows][:, columns])
     assert optimizer == "SGD" or carried["step"] == 1
+    uncut = old.state[model.fc.bias][key].clone()  # whole, but not shared
     small(torch.rand(4, 3, 32, 32)).sum().backward()
     new.step()
+    assert torch.equal(old.state[model.fc.bias][key], uncut)
+    assert not torch.equal(new.state[small.fc.bias][key], uncut)
     assert old.state[model.layer1[0].conv2.weight][key] is dense
     assert new.state[small.layer1[0].conv2.weight][key].shape == (len(rows), len(columns), 3, 3)
     with pytest.raises(ValueError, match="of SGD can't be carried over to Adagrad"):
