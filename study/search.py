@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,8 +168,12 @@ class _Asker(_Unpickled, Searcher):
 class _Listener(_Unpickled, tune.Callback):
     """Hands the driver what workers report, and takes the network off Tune's copy of the result."""
 
-    def __init__(self, asker: _Asker, report: Callable[..., None]) -> None:
-        self._asker, self._report = asker, report
+    def __init__(self, asker: _Asker, report: Callable[..., None], interrupted: threading.Event) -> None:
+        self._asker, self._report, self._interrupted = asker, report, interrupted
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         ticket = self._asker.tickets.get(trial.trial_id)
@@ -192,6 +198,14 @@ def run_trials(
         report(ticket, row, [], None)
 
     asker = _Asker(ask, lose)
+    interrupted = threading.Event()
+
+    def interrupt(*signal_and_frame: object) -> None:
+        # Raised inside one of Ray's callbacks, the exception would be lost: the event brings it up again.
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     trainable = tune.with_parameters(Trainable, shared=shared, resources=each)
     tuner = tune.Tuner(
         tune.with_resources(trainable, each),
@@ -200,13 +214,14 @@ def run_trials(
             storage_path=str(scratch),
             name="trials",
             verbose=0,
-            callbacks=[_Listener(asker, report)],
+            callbacks=[_Listener(asker, report, interrupted)],
             failure_config=tune.FailureConfig(max_failures=LOST),
         ),
     )
     try:
         tuner.fit()
     finally:
+        signal.signal(signal.SIGINT, before)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
