@@ -142,9 +142,7 @@ def _study(file: StudyFile, folder: Path, record: Record, data: Data, ledger: Le
     return _finish(folder, ledger)
 
 
-def _measure_front(
-    folder: Path, ledger: Ledger, baseline: baselines.Baseline, alone: Callable[[Callable[[torch.device], Any]], Any]
-) -> None:
+def _measure_front(folder: Path, ledger: Ledger, baseline: baselines.Baseline, alone: Callable[..., Any]) -> None:
     """Latencies of the saved networks, after the sweep: nothing else of ours runs on the device then."""
     saved = sorted(p.name for p in (folder / "models").glob("*") if "latency_ms" not in ledger.records[p.name][0])
     if not saved:
@@ -153,7 +151,7 @@ def _measure_front(
     networks = {trial_id: models.load(folder / "models" / trial_id)[0] for trial_id in saved}
     in_shape = tuple(baseline.card["in_shape"])
     dense = baseline.network(torch.device("cpu"))
-    for trial_id, columns in alone(lambda device: speeds(networks, dense, in_shape, device)).items():
+    for trial_id, columns in alone(speeds, networks, dense, in_shape).items():
         ledger.measured(trial_id, columns)
 
 

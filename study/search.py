@@ -86,17 +86,17 @@ def allotment(resources: Resources) -> tuple[dict[str, float], int]:
     return {"cpu": resources.cpus, "gpu": gpu}, wanted
 
 
-def on_device_alone(work: Callable[[torch.device], Any]) -> Any:
-    """`work(device)` as a Ray task on all cores of a node (and a GPU where there is one), one thread."""
+def on_device_alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """`work(*arguments, device)` as a Ray task on all cores of a node (and a GPU where there is one), one thread."""
     cores = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
 
     @ray.remote(num_cpus=cores, num_gpus=gpus)
-    def task() -> Any:
+    def task(*arguments: Any) -> Any:
         torch.set_num_threads(1)
-        return work(_device(gpus))
+        return work(*arguments, _device(gpus))
 
-    return ray.get(task.remote())
+    return ray.get(task.remote(*arguments))  # as arguments they may be large, captured by the function not
 
 
 class Trainable(tune.Trainable):
