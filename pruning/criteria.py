@@ -8,18 +8,16 @@ Those of this file look at the weights alone.
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from pruning import activations, gradients, reading, reconstruction, second_order
 from pruning.channel_rules import CONVS, NORMS
 from pruning.channels import Graph, group_scores
+from pruning.folding import norms_behind
 from pruning.masks import Masks, Scores, prunable
 from pruning.plans import Plan
 from pruning.scoring import Batches, exact
@@ -91,10 +89,12 @@ def bn_scale(model: nn.Module, batches: Batches, generator: torch.Generator) -> 
     Raises ValueError if there is no batch norm to fold, or torch.fx can't trace the model to find it.
     """
     scores = {name: weight.detach().abs().to(exact(weight)) for name, weight in prunable(model).items()}
-    folded = [(f"{path}.weight", norm) for path, norm in _folded(model) if f"{path}.weight" in scores]
-    if not folded:
+    followed: dict[str, Any] = {
+        f"{path}.weight": model.get_submodule(norm) for path, norm in norms_behind(model).items()
+    }
+    if not followed:
         raise ValueError("bn_scale: no batch norm follows a convolution or linear layer of this network")
-    for name, norm in folded:
+    for name, norm in followed.items():
         scale = (norm.running_var.detach().to(scores[name].dtype) + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight.detach().abs()
         scores[name] *= scale.reshape(-1, *[1] * (scores[name].ndim - 1))
@@ -131,34 +131,6 @@ def fpgm_channels(
             distances = torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist")
             scores[f"{path}.weight"] = distances.mean(1)
     return group_scores(graph, scores, reduce="mean", plan=plan)
-
-
-def _folded(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Path of every layer whose output goes into a batch norm and nowhere else, with that norm."""
-    twin = _twin(model)
-    tracer = fx.Tracer()
-    try:
-        nodes = list(tracer.trace(twin).nodes)
-    except Exception as error:
-        raise ValueError(f"bn_scale: {type(model).__name__} can't be traced by torch.fx: {error}") from error
-    layers = dict(twin.named_modules())
-    calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
-    for node in nodes:
-        norm = layers.get(str(node.target)) if node.op == "call_module" else None
-        source = node.all_input_nodes[0] if isinstance(norm, NORMS) and norm.running_var is not None else None
-        if source is None or source.op != "call_module" or len(source.users) > 1:
-            continue
-        is_layer = isinstance(layers[str(source.target)], (*CONVS, nn.Linear))
-        if is_layer and calls[str(source.target)] == calls[str(node.target)] == 1:
-            yield str(source.target), norm
-
-
-def _twin(model: nn.Module) -> nn.Module:
-    """A copy with the same tensors and without hooks, in eval mode: tracing may set attributes, and runs hooks."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    for layer in model.modules():
-        memo |= {id(hooks): OrderedDict() for name, hooks in vars(layer).items() if name.endswith("_hooks")}
-    return copy.deepcopy(model, memo).eval()
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -203,7 +175,7 @@ CRITERIA: dict[str, Criterion] = {
         gradients.taylor,
         gradients.taylor_channels,
         of_weight="(w * dL/dw)^2 per batch, mean over batches",
-        of_channel="(sum of w * dL/dw over filters, biases, gamma and beta)^2 per batch, mean over batches",
+        of_channel="(sum of w * dL/dw over the filter, batch norm folded in)^2 per batch, mean over batches",
         source="Molchanov 2017, arXiv:1611.06440; 2019, arXiv:1906.10771",
         cost="backward",
     ),
@@ -211,7 +183,7 @@ CRITERIA: dict[str, Criterion] = {
         gradients.fisher,
         gradients.fisher_channels,
         of_weight="w^2 / 2 * mean over images of (dL/dw)^2",
-        of_channel="mean over images of (sum of w * dL/dw over filters and biases)^2 / 2",
+        of_channel="mean over images of (sum of w * dL/dw over the filter, batch norm folded in)^2 / 2",
         source="LeCun 1990 (OBD); Theis 2018, arXiv:1801.05787",
         cost="per-image",
     ),
@@ -243,7 +215,7 @@ CRITERIA: dict[str, Criterion] = {
         reconstruction.regression,
         reading.regression_channels,
         reconstruction.regression_reconstruct,
-        of_weight="w^2 / [(X X^T)^-1]_jj, X the layer's input; the rest moves",
+        of_weight="w^2 / [(X X^T)^-1]_jj, X the layer's input, over its output's energy; the rest moves",
         of_channel="error of the readers' outputs, by least squares, once it and all the LASSO drops before are gone",
         source="He 2017, arXiv:1707.06168; SparseGPT: Frantar 2023, arXiv:2301.00774",
         cost="forward",

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pruning.channel_rules import NORMS
 from pruning.channels import Graph, group_scores
-from pruning.masks import PRUNABLE_LAYERS, Scores, prunable
+from pruning.folding import norms_behind
+from pruning.masks import Scores, prunable
 from pruning.plans import Plan
 from pruning.scoring import (
     Batches,
@@ -32,6 +32,7 @@ from pruning.scoring import (
     users,
     watching,
 )
+from pruning.tracing import makes_channels
 
 CHUNK = 2**24  # numbers held at once where gradients of single images are formed
 
@@ -71,11 +72,12 @@ def taylor(model: nn.Module, batches: Batches, generator: torch.Generator) -> Sc
 def taylor_channels(
     graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
 ) -> Scores:
-    """The squared sum of w * dL/dw over all that goes with a unit: filters, biases, batch norm's gamma and beta.
+    """The squared sum of w * dL/dw over a unit's filters, batch norm folded in; per batch, averaged over batches.
 
-    Per batch, averaged over batches: Molchanov's joint importance of a set of parameters (his equation 8).
+    Molchanov et al. 2019, arXiv:1906.10771, equation 8, with its gate behind the batch norm: the folded filter's sum
+    and its bias's are gamma * dL/dgamma + beta * dL/dbeta. (The raw filter's on top would count the channel twice.)
     """
-    layers = _layers(graph, model, plan, (*PRUNABLE_LAYERS, *NORMS))
+    layers = _gated(graph, model, plan)
     sums = []
     for images, labels in needed(batches):
         gates = gate_gradients(model, layers, images, labels)
@@ -103,11 +105,12 @@ def fisher(model: nn.Module, batches: Batches, generator: torch.Generator) -> Sc
 def fisher_channels(
     graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
 ) -> Scores:
-    """Half the mean over images of (the sum of w * dL/dw over the unit's filters and biases) squared.
+    """Half the mean over images of (the sum of w * dL/dw over the unit's filters, batch norm folded in) squared.
 
-    Theis et al. 2018, arXiv:1801.05787, equation 9: with its bias, a filter's sum is that of activation times gradient.
+    Theis et al. 2018, arXiv:1801.05787: with its bias, a folded filter's sum is that of the feature map, as it goes
+    into the ReLU, times its gradient.
     """
-    layers = _layers(graph, model, plan, PRUNABLE_LAYERS)
+    layers = _gated(graph, model, plan)
     sums = _stacked([gate_gradients(model, layers, images, labels) for images, labels in needed(batches)])
     return by_group(graph, plan, unit_sums(graph, plan, sums).square().mean(0) / 2)
 
@@ -136,8 +139,8 @@ def gate_gradients(
 ) -> dict[str, Tensor]:
     """For every layer (N, outputs): each image's sum of w * dL/dw over all weights and the bias of an output channel.
 
-    That is the gradient of a factor of one on the channel (for batch norm: gamma and beta). One backward pass, which
-    forms no gradient of weights.
+    That is the gradient of a factor of one on the channel; for batch norm the sum over its gamma and beta. One backward
+    pass, which forms no gradient of weights.
     """
     gates: dict[str, Tensor] = {}
 
@@ -196,14 +199,12 @@ def _squares(calls: Sequence[Call]) -> Iterator[Tensor]:
             yield image_gradients(chunk).square_().sum(0)
 
 
-def _layers(
-    graph: Graph, model: nn.Module, plan: Plan | None, types: tuple[type[nn.Module], ...]
-) -> dict[str, list[nn.Module]]:
-    """The layers of these types, with parameters, that make or carry channels that can be cut."""
-    left = units_left(graph, plan)
-    paths = [path for (path, side), units in left.items() if side == "out" and (units >= 0).any()]
-    layers = {path: model.get_submodule(path) for path in paths}
-    return {path: [one] for path, one in layers.items() if isinstance(one, types) and one.weight is not None}
+def _gated(graph: Graph, model: nn.Module, plan: Plan | None) -> dict[str, list[nn.Module]]:
+    """Where each layer that makes channels that can be cut has its gates: itself, or the batch norm behind it."""
+    norms = norms_behind(model)
+    made = [path for (path, side), units in units_left(graph, plan).items() if side == "out" and (units >= 0).any()]
+    made = [norms.get(path, path) for path in made if makes_channels(model.get_submodule(path))]
+    return {path: [model.get_submodule(path)] for path in made}
 
 
 def _stacked(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -23,16 +23,20 @@ ITERATIONS = 100  # of conjugate gradients, at most
 def regression(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
     """w ** 2 / [(X X^T)^-1]_jj: the error that w's going costs once the rest of its filter has made up for it.
 
-    Frantar & Alistarh 2023, arXiv:2301.00774, after Hassibi & Stork 1993. Raises ValueError for layers that are neither
-    nn.Conv*d nor nn.Linear.
+    Relative to the energy of the layer's output, as outputs of different layers are of different sizes. Frantar &
+    Alistarh 2023, arXiv:2301.00774, after Hassibi & Stork 1993. Raises ValueError for layers that are neither nn.Conv*d
+    nor nn.Linear.
     """
     scores = {}
     for name, (layer, gram) in grams(model, list(prunable(model)), batches, generator).items():
-        weight = layer.get_parameter("weight").detach()
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(damped(gram)).L)
-        worth = as_matrices(layer, weight).double().square() / inverse.diagonal(dim1=1, dim2=2).unsqueeze(1)
-        alive = gram.diagonal(dim1=1, dim2=2).sum(1) > 0
-        scores[name] = (worth * alive[:, None, None]).reshape(weight.shape).to(exact(weight))
+        weight = as_matrices(layer, layer.get_parameter("weight").detach()).double()
+        whole = damped(gram)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(whole).L)
+        errors = weight.square() / inverse.diagonal(dim1=1, dim2=2).unsqueeze(1)
+        energy = ((weight @ whole) * weight).sum()
+        alive = (gram.diagonal(dim1=1, dim2=2).sum(1) > 0)[:, None, None] & (energy > 0)
+        relative = torch.where(alive, errors / energy, 0.0)
+        scores[name] = relative.reshape(layer.get_parameter("weight").shape).to(exact(gram))
     return scores
 
 

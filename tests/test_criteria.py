@@ -164,7 +164,7 @@ def test_memory_formats_and_half_the_digits_do_not_matter(name: str) -> None:
         assert close.double().mean() > 0.999
 
 
-SCALES = {"magnitude_l1": 2, "magnitude_l2": 4, "bn_scale": 2, "activation": 2, "apoz": 2}
+SCALES = {"magnitude_l1": 2, "magnitude_l2": 4, "bn_scale": 2, "activation": 2, "apoz": 2, "regression": 1}
 
 
 @pytest.mark.parametrize("name", SCALES)

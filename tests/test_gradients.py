@@ -1,13 +1,14 @@
 """Gradient criteria: by hand, against torch.func.vmap's gradients of single images, and against autograd's of gates."""
 
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Three
 from torch import nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.utils import fuse_conv_bn_eval
 
 import models
 from pruning import gradients
@@ -129,42 +130,76 @@ def test_fisher_is_the_mean_square_of_gradients_of_single_images(factory, chunk,
         torch.testing.assert_close(score, weight.detach() ** 2 * expected[name].square().mean(0) / 2)
 
 
+def folded(model):
+    """The network with every batch norm folded into its convolution by torch."""
+    model = copy.deepcopy(model)
+    block = [model.layer1[0], model.layer2[0], model.layer3[0]]
+    pairs = [(model, "conv1", "bn1"), *((b, f"conv{i}", f"bn{i}") for b in block for i in (1, 2))]
+    pairs += [(b.downsample, "0", "1") for b in block[1:]]
+    for parent, conv, norm in pairs:
+        fused = fuse_conv_bn_eval(parent.get_submodule(conv), parent.get_submodule(norm))
+        setattr(parent, conv, fused)
+        setattr(parent, norm, nn.Identity())
+    return model
+
+
 @pytest.mark.parametrize("cut", [False, True])
-def test_fisher_and_taylor_of_channels_against_gradients_of_single_images(cut):
-    """resnet8's stem makes the channels of a residual stream: two filters, with their batch norms, per unit."""
+def test_fisher_and_taylor_of_channels_are_sums_over_folded_filters(cut):
+    """Of gradients of single images in the folded network. resnet8's first stream has the filters of two layers."""
     model, images, labels = example(models.build("resnet8", 3))
     graph, plan = dependency_graph(model, images[:1]), None
     if cut:
         plan = plan_without(graph, torch.arange(graph.size).numpy() % 3 == 1)
         model = apply_plan(model, plan)
-    products = {
-        name: (model.get_parameter(name).detach() * g).flatten(2 if g.ndim > 2 else 1)
-        for name, g in per_image(model, images, labels).items()
-    }
-    products = {name: p.sum(2) if p.ndim > 2 else p for name, p in products.items()}
-    stream = [products[f"{path}.weight"] for path in ("conv1", "layer1.0.conv2")]
-    norms = [products[f"{path}.{key}"] for path in ("bn1", "layer1.0.bn2") for key in ("weight", "bias")]
+    fused = folded(model)
+    each = per_image(fused, images, labels)
     batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]
+    fisher, taylor = (
+        function(graph, model, plan, batches, GENERATOR)
+        for function in (gradients.fisher_channels, gradients.taylor_channels)
+    )
+    for group, members in (("conv1", ["conv1", "layer1.0.conv2"]), ("layer1.0.conv1", ["layer1.0.conv1"])):
+        products = [
+            (each[f"{path}.weight"] * fused.get_parameter(f"{path}.weight")).flatten(2).sum(2) for path in members
+        ]
+        products += [each[f"{path}.bias"] * fused.get_parameter(f"{path}.bias") for path in members]
+        both = sum(products).detach()
+        left = fisher[group] > -math.inf
+        assert len(both[0]) == left.sum() == (16 if not cut else 11 if group == "conv1" else left.sum())
+        torch.testing.assert_close(fisher[group][left], both.square().mean(0) / 2)
+        expected = (both[:4].mean(0).square() + both[4:].mean(0).square()) / 2
+        torch.testing.assert_close(taylor[group][left], expected)
+        assert torch.equal(taylor[group] == -math.inf, ~left)
 
-    fisher = gradients.fisher_channels(graph, model, plan, batches, GENERATOR)["conv1"]
-    taylor = gradients.taylor_channels(graph, model, plan, batches, GENERATOR)["conv1"]
-    left = fisher > -math.inf
-    assert left.tolist() == [not cut or i % 3 != 1 for i in range(16)]
-    torch.testing.assert_close(fisher[left], sum(stream).square().mean(0) / 2)
-    both = sum(stream) + sum(norms)
-    expected = (both[:4].mean(0).square() + both[4:].mean(0).square()) / 2
-    torch.testing.assert_close(taylor[left], expected)
-    assert torch.equal(taylor == -math.inf, ~left)
 
-
-def test_fisher_of_a_biased_filter_is_that_of_its_activations():
-    model = Three().double().eval()
-    images, labels = torch.randn(5, 1, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
+def test_filters_without_batch_norm_are_summed_with_their_biases():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 9, 3))
+    model, images, labels = example(model, size=5)
     graph = dependency_graph(model, images[:1])
     each = per_image(model, images, labels)
-    sums = (each["conv1.weight"] * model.conv1.weight).flatten(2).sum(2) + each["conv1.bias"] * model.conv1.bias
-    score = gradients.fisher_channels(graph, model, None, [(images, labels)], GENERATOR)["conv1"]
+    sums = (each["0.weight"] * model[0].weight).flatten(2).sum(2) + each["0.bias"] * model[0].bias
+    score = gradients.fisher_channels(graph, model, None, [(images, labels)], GENERATOR)["0"]
     torch.testing.assert_close(score, sums.detach().square().mean(0) / 2)
+
+
+def test_first_order_taylor_is_the_change_of_the_loss_as_channels_fade():
+    """A unit's feature maps scaled by 1 +- 0.00001, in all layers that make it: finite differences of the loss."""
+    model, images, labels = example(models.build("resnet8", 3))
+    graph = dependency_graph(model, images[:1])
+    score = gradients.taylor_channels(graph, model, None, [(images, labels)], GENERATOR)
+    for group, norms, unit in (
+        ("conv1", (model.bn1, model.layer1[0].bn2), 5),
+        ("layer1.0.conv1", (model.layer1[0].bn1,), 2),
+    ):
+        losses = []
+        for factor in (1 + 1e-5, (1 - 1e-5) / (1 + 1e-5), 1 / (1 - 1e-5)):
+            with torch.no_grad():
+                for norm in norms:
+                    norm.weight[unit] *= factor
+                    norm.bias[unit] *= factor
+                losses.append(F.cross_entropy(model(images), labels).item())
+        slope = (losses[0] - losses[1]) / 2e-5
+        assert score[group][unit].item() == pytest.approx(slope**2, rel=1e-4, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["gradient_norm", "saliency", "taylor"])

@@ -63,10 +63,11 @@ def test_drawn_positions_estimate_the_sum_over_all(monkeypatch):
 def test_scores_are_the_errors_that_numpys_least_squares_leaves():
     conv, batches, x = layer_and_columns()
     score, x = regression(conv, batches, generator())["weight"].flatten(1), with_damping(x)
+    energy = np.square(conv.weight.detach().flatten(1).numpy() @ x).sum()
     for row, weight in enumerate(conv.weight.detach().flatten(1).numpy()):
         for gone in (0, 5, 26):
             _, error = refitted(x, weight, np.arange(27) != gone)
-            assert score[row, gone].item() == pytest.approx(error)
+            assert score[row, gone].item() == pytest.approx(error / energy)
 
 
 @pytest.mark.parametrize("structured", [True, False])
@@ -123,13 +124,13 @@ def test_diagonal_of_the_gram_is_wandas_norm():
 
 
 def test_by_hand(monkeypatch):
-    """Inputs (1, 1, 0) and (0, 0, 2): the second copies the first, and the third is alone."""
+    """Inputs (1, 1, 0) and (0, 0, 2): the second copies the first, and the third is alone. Outputs 5 and 10."""
     monkeypatch.setattr(reconstruction, "DAMPING", 1e-12)
     layer = nn.Linear(3, 1, bias=False).double()
     layer.weight.data = torch.tensor([[3.0, 2.0, 5.0]]).double()
     batches = [(torch.tensor([[1.0, 1, 0], [0, 0, 2]]).double(), torch.zeros(2))]
     score = regression(layer, batches, generator())["weight"]
-    assert score.tolist() == [[pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6), pytest.approx(100)]]
+    assert score.tolist() == [[pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6), pytest.approx(100 / 125)]]
     mask = {"weight": torch.tensor([[True, False, True]])}
     assert regression_reconstruct(layer, mask, batches, generator())["weight"].tolist() == [[pytest.approx(5), 0, 5]]
     assert thinet_reconstruct(layer, mask, batches, generator())["weight"].tolist() == [[pytest.approx(5), 0, 5]]
