@@ -1,20 +1,22 @@
 """Allocation: from scores of channels and a target to the plan that meets it.
 
-Every scope is a ranking of all units, lowest first to go; the plan removes the first k of it. What is left costs
-less with every k, and is counted exactly, so the k nearest to the target is found by bisection.
+Every scope is a ranking of all units (`pruning.rankings`), lowest first to go; the plan removes the first k of it.
+What is left costs less with every k, and is counted exactly, so the k nearest to the target is found by bisection.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
 
 from pruning.channels import COSTS, Graph, Group, costs, costs_without, plan_without, removed_units
 from pruning.masks import has_nan
-from pruning.plans import SIDES, Plan
+from pruning.plans import Plan
+from pruning.rankings import SCOPES, rising, unit_costs
+from pruning.sensitivity import Curves
 
 HALF_A_POINT = 0.005
 
@@ -29,22 +31,25 @@ def allocate(
     min_channels: int = 1,
     round_to: int = 1,
     previous: Plan | None = None,
+    curves: Curves | None = None,
 ) -> Plan:
     """The plan that removes the share `target` in [0, 1) of the dense network, lowest scores first.
 
     scores: group name -> score (size,) of each of its units, higher = keep; those of units gone don't count. scope:
-    see SCOPES; of equal ranks the later layer's and the later unit goes first. sparsity_of: what the target counts,
-    see COSTS. min_channels: channels that each group keeps, or all it has if those are fewer. round_to: a group that
-    is cut keeps a multiple of so many channels; where a unit holds several channels, both are rounded up to whole
-    units. previous: the plan so far (in the dense network's indices), which the result contains.
+    see `pruning.rankings`; of equal ranks the later layer's and the later unit goes first, and +inf never.
+    sparsity_of: what the target counts, see COSTS. min_channels: channels that each group keeps, or all it has if those
+    are fewer. round_to: a group that is cut keeps a multiple of so many channels; where a unit holds several channels,
+    both are rounded up to whole units. previous: the plan so far (in the dense network's indices), which the result
+    contains. curves: group name -> share of its units gone -> accuracy drop, for scope sensitivity.
     The share reached is the nearest to `target` that the ranking passes: within half a point, or half of what the
     largest step (one unit; with `round_to`, that many channels) takes away where that is more. Otherwise, and on an
-    unknown scope or sparsity_of, scores of other groups or shapes or with NaN, and numbers out of range, ValueError.
+    unknown scope or sparsity_of, scores of other groups or shapes or with NaN, numbers out of range, and what the scope
+    itself refuses, ValueError.
     """
     _check(graph, scores, target, scope, sparsity_of, min_channels, round_to)
     gone = np.zeros(graph.size, dtype=bool) if previous is None else removed_units(graph, previous)
-    order = _order(graph, scores, gone, scope)
-    step, last = _steps(graph, order, gone, min_channels, round_to)
+    ranks = SCOPES[scope](graph, _values(graph, scores, gone), sparsity_of, curves)
+    step, last = _steps(graph, ranks, gone, min_channels, round_to)
     dense = costs(graph)[sparsity_of]
     goal = target * max(dense, 1)
 
@@ -63,8 +68,8 @@ def allocate(
     if miss > HALF_A_POINT * dense and miss > _largest_step(graph, sparsity_of, round_to) / 2:
         least, most = (cut(k) / max(dense, 1) for k in (0, last))
         raise ValueError(
-            f"{target:g} of {sparsity_of} is out of reach: min_channels {min_channels}, round_to {round_to}, protected "
-            f"modules{' and the previous cut' if previous else ''} leave {least:.4f} to {most:.4f}"
+            f"{target:g} of {sparsity_of} is out of reach: min_channels {min_channels}, round_to {round_to}, scope "
+            f"{scope}, protected modules{' and the previous cut' if previous else ''} leave {least:.4f} to {most:.4f}"
         )
     return plan_without(graph, without(k))
 
@@ -75,51 +80,57 @@ def achieved(graph: Graph, plan: Plan) -> dict[str, float]:
     return {name: 1 - left[name] / dense[name] if dense[name] else 0.0 for name in COSTS}
 
 
-def global_ranks(score: np.ndarray, gone: np.ndarray) -> np.ndarray:
-    """Over the whole network: by score."""
-    return score
+def allocate_group(
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    target: float,
+    name: str,
+    *,
+    min_channels: int = 1,
+    round_to: int = 1,
+    previous: Plan | None = None,
+) -> Plan:
+    """The plan that removes the share `target` in [0, 1) of one group's units, lowest scores first, and no others.
 
-
-def layer_ranks(score: np.ndarray, gone: np.ndarray) -> np.ndarray:
-    """The same share of every group: the j-th of n to go, as j - 1/2 of n.
-
-    Removing all that rank up to f removes round(f * n) of each group; one more unit comes from the group that is
-    nearest to rounding up, of equal ones from the last in the forward pass.
+    The group keeps the number nearest to (1 - target) * size, of two the larger, that is no less than min_channels
+    asks for and, if it is cut at all, a multiple of round_to. Other arguments as in `allocate`. Raises ValueError for
+    a group that is not there, as `allocate` for bad input, and if the previous cut took more of it than `target`.
     """
-    ranks = np.empty(len(score))
-    ranks[_rising(np.where(gone, -np.inf, score))] = (np.arange(len(score)) + 0.5) / len(score)
-    return ranks
+    _check(graph, scores, target, "global", "channels", min_channels, round_to)
+    groups = {group.name: group for group in graph.groups}
+    if name not in groups:
+        raise ValueError(f"there is no group {name!r}; choices: {', '.join(groups)}")
+    group = groups[name]
+    gone = np.zeros(graph.size, dtype=bool) if previous is None else removed_units(graph, previous)
+    order = group.start + rising(_values(graph, scores, gone)[group.start : group.start + group.size])
+    order = order[~gone[order]]
+    left = len(order)
+    aim = (1 - target) * group.size
+    if left < aim - 0.5 - 1e-9:
+        raise ValueError(f"{target:g} of group {name!r} is out of reach: of {group.size} units {left} are left")
+    multiple = _multiple(group, round_to)
+    fewest = -(-_floor(group, min_channels) // multiple) * multiple
+    keep = min([left, *range(left // multiple * multiple, fewest - 1, -multiple)], key=lambda n: abs(n - aim))
+    removed = gone.copy()
+    removed[order[: left - keep]] = True
+    return plan_without(graph, removed)
 
 
-SCOPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "global": global_ranks,
-    "layer": layer_ranks,
-}
-
-
-def _order(graph: Graph, scores: Mapping[str, Tensor], gone: np.ndarray, scope: str) -> np.ndarray:
-    """All units, the first to go first."""
-    ranks = [
-        SCOPES[scope](scores[g.name].detach().double().cpu().numpy(), gone[g.start : g.start + g.size])
-        for g in graph.groups
-    ]
-    return _rising(np.concatenate([*ranks, np.empty(0)]))
-
-
-def _rising(values: np.ndarray) -> np.ndarray:
-    """Indices by rising value, of equal ones the last first."""
-    return len(values) - 1 - np.argsort(values[::-1], kind="stable")
+def _values(graph: Graph, scores: Mapping[str, Tensor], gone: np.ndarray) -> np.ndarray:
+    """The scores of all units, -inf for those gone."""
+    parts = [scores[group.name].detach().double().cpu().numpy() for group in graph.groups]
+    return np.where(gone, -np.inf, np.concatenate([*parts, np.empty(0)]))
 
 
 def _steps(
-    graph: Graph, order: np.ndarray, gone: np.ndarray, min_channels: int, round_to: int
+    graph: Graph, ranks: np.ndarray, gone: np.ndarray, min_channels: int, round_to: int
 ) -> tuple[np.ndarray, int]:
-    """The step (1 .. last) at which each unit goes, by place in the order, and `last`; beyond it, a unit never goes.
+    """The step (1 .. last) at which each unit goes, by place in the ranking, and `last`; beyond it, a unit never goes.
 
     A unit waits for the one that makes its group a multiple again.
     """
     place = np.empty(graph.size, dtype=np.int64)
-    place[order] = np.arange(1, graph.size + 1)
+    place[rising(ranks)] = np.arange(1, graph.size + 1)
     step = np.full(graph.size, graph.size + 1)
     for group in graph.groups:
         units = np.arange(group.start, group.start + group.size)
@@ -127,9 +138,15 @@ def _steps(
         units = units[np.argsort(place[units])]
         multiple = _multiple(group, round_to)
         left = (len(units) - 1 - np.arange(len(units))) // multiple * multiple  # kept once each of them is gone
-        goes = left >= max(math.ceil(min_channels / group.width), 1)
+        never = int(np.count_nonzero(ranks[units] == np.inf))
+        goes = left >= max(_floor(group, min_channels), never)
         step[units[goes]] = place[units[len(units) - left[goes] - 1]]
     return step, int(max(step[step <= graph.size], default=0))
+
+
+def _floor(group: Group, min_channels: int) -> int:
+    """The number of units that hold `min_channels`, at least one."""
+    return max(math.ceil(min_channels / group.width), 1)
 
 
 def _multiple(group: Group, round_to: int) -> int:
@@ -139,12 +156,7 @@ def _multiple(group: Group, round_to: int) -> int:
 
 def _largest_step(graph: Graph, sparsity_of: str, round_to: int) -> int:
     """The most that one unit takes away from the dense network, or `round_to` channels of one group."""
-    worth = np.full(graph.size, sparsity_of == "channels", dtype=np.int64)
-    for path, layer in graph.layers.items() if sparsity_of != "channels" else ():
-        made, read = (graph.axes.get((path, side), np.arange(0)) for side in SIDES)
-        out, into = (np.bincount(units[units >= 0], minlength=graph.size) for units in (made, read))
-        pairs = out * len(read) + into * len(made) - out * into if layer.groups == 1 else out
-        worth += pairs * layer.per_pair * (layer.positions if sparsity_of == "macs" else 1)
+    worth = unit_costs(graph, sparsity_of)
     return max(
         (int(worth[g.start : g.start + g.size].max()) * _multiple(g, round_to) for g in graph.groups),
         default=0,

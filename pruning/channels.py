@@ -63,11 +63,13 @@ class Layer:
 
     per_pair: weights per pair of output and input channel, or per output channel if groups > 1; 0 for norms, and for
     a weight that is counted with an earlier layer. positions: summed over the layer's calls; 0 if it is never called.
+    shape: of the weight, () where per_pair is 0.
     """
 
     per_pair: int
     positions: int
     groups: int
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,7 @@ def _layers(model: nn.Module, tracker: Tracker) -> tuple[dict[str, Layer], int]:
     for path, size in layer_sizes(model).items():
         groups = size.get("groups", 1)
         pairs = size["out"] * (size.get("in", 1) if groups == 1 else 1)
-        weight = counted.pop(f"{path}.weight", None)
-        layers[path] = Layer(0 if weight is None else weight.numel() // pairs, tracker.positions[path], groups)
+        weight = counted.pop(f"{path}.weight", torch.empty(0))
+        shape = tuple(weight.shape) if weight.numel() else ()
+        layers[path] = Layer(weight.numel() // pairs, tracker.positions[path], groups, shape)
     return layers, sum(weight.numel() for weight in counted.values())

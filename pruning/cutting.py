@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.allocation import allocate
+from pruning.allocation import allocate, allocate_group
 from pruning.channels import Graph, dependency_graph, group_scores
 from pruning.criteria import CRITERIA, Batches, Criterion
 from pruning.masks import Masks, Scores, apply_masks, prunable
 from pruning.plans import Plan, remainder
 from pruning.scopes import weight_masks
+from pruning.sensitivity import Curves
 from pruning.surgery import apply_plan, slice_like
 
 GRANULARITIES = ("weight", "channel")
@@ -58,6 +59,28 @@ def begin(model: nn.Module, example_input: Tensor, granularity: str = "weight", 
     return Pruned(model, tuple(protect), weights, graph=graph)
 
 
+def score(
+    pruned: Pruned,
+    criterion: Criterion,
+    batches: Batches = (),
+    generator: torch.Generator | None = None,
+    reduce: str = "sum",
+) -> Scores:
+    """What the criterion makes of the network as it is now: a score per weight, or per unit of each dependency group.
+
+    Returns parameter name -> scores of the weight's shape, or group name -> scores (size,); higher = keep. generator:
+    by default one with seed 0. reduce: see `group_scores`. Raises ValueError for weights if the criterion values
+    channels only, and what the criterion raises.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    if pruned.graph is not None and criterion.channel is not None:
+        return criterion.channel(pruned.graph, pruned.model, pruned.plan, batches, generator)
+    if criterion.weight is None:
+        raise ValueError("the criterion values channels only")
+    scores = criterion.weight(pruned.model, batches, generator)
+    return scores if pruned.graph is None else group_scores(pruned.graph, scores, reduce=reduce, plan=pruned.plan)
+
+
 def further(
     pruned: Pruned,
     sparsity: float,
@@ -70,38 +93,48 @@ def further(
     sparsity_of: str = "params",
     min_channels: int = 1,
     round_to: int = 1,
+    scores: Scores | None = None,
+    only: str | None = None,
+    curves: Curves | None = None,
 ) -> Pruned:
     """Cut on, to a cumulative `sparsity` in [0, 1) of the dense network: masks in place, or a smaller copy.
 
     reduce, sparsity_of, min_channels and round_to are for channels; see `group_scores` and `allocate`, which raise
-    ValueError for what is out of reach, as `weight_masks` does.
+    ValueError for what is out of reach, as `weight_masks` does. scores: what `score` returned for this network, if it
+    is known already. curves: of a sensitivity scan, for scope sensitivity.
+    only: the path of the one layer, or the name of the one dependency group, that is cut, all else left as it is.
+    `sparsity` is then the share of that layer's weights, exactly, or of that group's units (see `allocate_group`).
+    Raises ValueError, with the choices, if there is none of that name, and with a scope: there is nothing to allocate.
     """
+    if only is not None and scope != "global":
+        raise ValueError(f"only {only!r}: within one part there is nothing to allocate; scope is global, not {scope!r}")
     generator = generator or torch.Generator().manual_seed(0)
+    if scores is None:
+        scores = score(pruned, criterion, batches, generator, reduce)
     if pruned.graph is None:
-        if criterion.weight is None:
-            raise ValueError("the criterion values channels only")
-        masks = _masks(pruned, criterion.weight(pruned.model, batches, generator), sparsity, scope)
-        if criterion.reconstruct is not None:
-            _set(pruned.model, criterion.reconstruct(pruned.model, masks, batches, generator))
-        apply_masks(pruned.model, masks)
-        return replace(pruned, masks=masks)
-    graph, plan = pruned.graph, pruned.plan
-    if criterion.channel is not None:
-        scores = criterion.channel(graph, pruned.model, plan, batches, generator)
-    elif criterion.weight is not None:
-        weights = criterion.weight(pruned.model, batches, generator)
-        scores = group_scores(graph, weights, reduce=reduce, plan=plan)
-    goal = allocate(
-        graph,
-        scores,
-        sparsity,
-        scope=scope,
-        sparsity_of=sparsity_of,
-        min_channels=min_channels,
-        round_to=round_to,
-        previous=plan,
-    )
-    last = goal if plan is None else remainder(goal, plan)
+        masks = _masks(pruned, scores, sparsity, scope, only, curves)
+        return _masked(pruned, masks, only, criterion, batches, generator)
+    options: dict[str, Any] = {"min_channels": min_channels, "round_to": round_to, "previous": pruned.plan}
+    if only is not None:
+        goal = allocate_group(pruned.graph, scores, sparsity, only, **options)
+    else:
+        options |= {"scope": scope, "sparsity_of": sparsity_of, "curves": curves}
+        goal = allocate(pruned.graph, scores, sparsity, **options)
+    return _cut(pruned, goal, criterion, batches, generator)
+
+
+def _masked(
+    pruned: Pruned, masks: Masks, only: str | None, criterion: Criterion, batches: Batches, generator: torch.Generator
+) -> Pruned:
+    if criterion.reconstruct is not None:
+        touched = {name: mask for name, mask in masks.items() if only is None or name == f"{only}.weight"}
+        _set(pruned.model, criterion.reconstruct(pruned.model, touched, batches, generator))
+    apply_masks(pruned.model, masks)
+    return replace(pruned, masks=masks)
+
+
+def _cut(pruned: Pruned, goal: Plan, criterion: Criterion, batches: Batches, generator: torch.Generator) -> Pruned:
+    last = goal if pruned.plan is None else remainder(goal, pruned.plan)
     small = apply_plan(pruned.model, last)
     if criterion.reconstruct is not None:
         moved = criterion.reconstruct(pruned.model, _left_by(pruned.model, last), batches, generator)
@@ -109,10 +142,31 @@ def further(
     return replace(pruned, model=small, plan=goal, last=last)
 
 
-def _masks(pruned: Pruned, scores: Scores, sparsity: float, scope: str) -> Masks:
+def _masks(
+    pruned: Pruned, scores: Scores, sparsity: float, scope: str, only: str | None, curves: Curves | None
+) -> Masks:
     free = {name: score for name, score in scores.items() if not _below(name, pruned.protect)}
-    fixed = pruned.dense_weights - sum(score.numel() for score in free.values())
-    return weight_masks(free, sparsity, scope, previous=pruned.masks, fixed=fixed)
+    if only is not None:
+        return _masks_of_one(free, f"{only}.weight", sparsity, pruned.masks)
+    names = list(prunable(pruned.model))
+    return weight_masks(
+        free,
+        sparsity,
+        scope,
+        previous=pruned.masks,
+        fixed=pruned.dense_weights - sum(score.numel() for score in free.values()),
+        ends=(names[0], names[-1]) if names else None,
+        curves=curves,
+    )
+
+
+def _masks_of_one(scores: Scores, name: str, sparsity: float, previous: Masks | None) -> Masks:
+    """Masks that cut the share `sparsity` of this weight alone; the others' stay what they were."""
+    if name not in scores:
+        layers = (other.removesuffix(".weight") for other in scores)
+        raise ValueError(f"there is no layer {name.removesuffix('.weight')!r} to cut; choices: {', '.join(layers)}")
+    before = previous or {other: torch.ones_like(score, dtype=torch.bool) for other, score in scores.items()}
+    return before | weight_masks({name: scores[name]}, sparsity, "global", previous={name: before[name]})
 
 
 def _left_by(model: nn.Module, plan: Plan) -> Masks:
@@ -149,6 +203,7 @@ def prune(
     batches: Batches = (),
     protect: Sequence[str] = (),
     seed: int = 0,
+    curves: Curves | None = None,
     **channel_options: Any,
 ) -> tuple[nn.Module, Masks | Plan]:
     """Prune `model` in one call; returns the network and what was cut.
@@ -158,8 +213,9 @@ def prune(
     (JSON), from which `pruning.surgery.apply_plan` makes the same network of the dense one (its weights too, unless
     the criterion is one that moves those that stay: see `Criterion.reconstruct`).
     example_input: (N, C, H, W), of the size the network is for. batches: pairs (images, labels), for criteria that
-    look at data. channel_options: reduce, sparsity_of, min_channels, round_to. Raises ValueError, with the choices,
-    for unknown names and targets out of reach.
+    look at data. curves: for scope sensitivity, parameter (or dependency group) name -> share of it gone -> accuracy
+    drop when it alone is cut. channel_options: reduce, sparsity_of, min_channels, round_to. Raises ValueError, with
+    the choices, for unknown names and targets out of reach.
     """
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
@@ -172,6 +228,7 @@ def prune(
         scope=scope,
         batches=batches,
         generator=torch.Generator().manual_seed(seed),
+        curves=curves,
         **channel_options,
     )
     what = pruned.masks if pruned.graph is None else pruned.plan

@@ -24,10 +24,11 @@ from study import data as datasets
 from study import training
 from study.config import BaselineSection
 from study.data import Data
+from study.maps import layer_scores
 
 Record = dict[str, Any]
 SEED = 0  # one baseline for all studies of the same section, whatever their own seeds
-FORMAT = 2  # to be raised when the meaning of a kept baseline changes
+FORMAT = 3  # to be raised when the meaning of a kept baseline changes
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
             history.append(record)
             yield record
     example = images.batch(validation[:1])[0]
+    probe = training.rows_of(datasets.calibration(data, min(512, len(data.train)), SEED), device)
     yield Baseline(
         arrays(model),
         card_of(section, data)
@@ -127,6 +129,7 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
             "seconds": sum(record["seconds"] for record in history),
             "history": history,
             "layers": cost.layer_costs(model, data.in_shape),
+            "layer_scores": layer_scores(model, [images.batch(rows) for rows in probe.split(128)]),
         },
     )
 
@@ -147,7 +150,8 @@ def _epochs(
             section.lr * training.one_cycle(step / (section.epochs * steps))
             for step in range(epoch * steps, (epoch + 1) * steps)
         ]
-        loss = training.train(model, batches, optimizer, rates, label_smoothing=section.label_smoothing)
+        smoothing, thin = section.label_smoothing, training.slimming(model, section.bn_l1)
+        loss = training.train(model, batches, optimizer, rates, label_smoothing=smoothing, before_step=thin)
         accuracy = training.evaluate(model, images, validation)
         yield {
             "epoch": epoch + 1,
@@ -155,12 +159,6 @@ def _epochs(
             "accuracy": accuracy,
             "seconds": time.perf_counter() - started,
         }
-
-
-def still_learning(history: list[dict[str, Any]]) -> float:
-    """Validation accuracy gained over the last tenth of the epochs (over half a point: train longer)."""
-    tenth = max(1, len(history) // 10)
-    return history[-1]["accuracy"] - history[-1 - tenth]["accuracy"] if len(history) > tenth else 0.0
 
 
 def read_data(section: BaselineSection, data_dir: str | Path | None) -> Data:

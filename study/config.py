@@ -1,208 +1,20 @@
-"""The study file and the recipe as validated, frozen models. Everything wrong is said here, not in a worker."""
+"""The study file, whole: its sections and the space of recipes. Everything wrong is said here, not in a worker."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 import search_spaces
-from models import MODELS
-from pruning.criteria import CRITERIA
-from pruning.cutting import GRANULARITIES
-from pruning.schedules import SCHEDULES
-from pruning.scopes import SCOPES
 from study import space as spaces
-from study.data import DATASETS
-from study.training import LR_SCHEDULES, OPTIMIZERS
+from study.sections import EACH, BaselineSection, Recipe, Refused, Resources, Section, StudySection
 
-DIRECTIONS = {
-    "accuracy": "max",
-    "sparsity": "max",
-    "macs": "min",
-    "params": "min",
-    "size_bytes": "min",
-    "latency_ms": "min",
-}
-SAMPLERS = ("tpe",)
-PLANNED = {  # the vocabulary of a later version: refused by a message of its own, not as a typing error
-    "scope": ["erk", "lamp", "uniform_plus", "sensitivity"],
-    "granularity": ["n:m", "hybrid"],
-    "sampler": ["nsga2", "nsga3", "gp", "qmc"],
-}
+__all__ = ["EACH", "BaselineSection", "Recipe", "Refused", "Resources", "StudyFile", "parse", "read_study"]
 
-
-class Refused(ValueError):
-    """What the user asked for turned out, once the study had begun, not to be had; the message says what there is."""
-
-
-def _one_of(what: str, choices: Iterable[str], *, dotted: bool = False) -> AfterValidator:
-    """Accepts a name among `choices`, or (dotted) a user's own `package.module:function`."""
-    listed = ", ".join(choices)
-
-    def check(name: str) -> str:
-        if name in choices or (dotted and re.fullmatch(r"[\w.]+:\w+", name)):
-            return name
-        if name in PLANNED.get(what, ()):
-            raise ValueError(f"{what} {name!r} is not built yet; choices now: {listed}")
-        raise ValueError(f"unknown {what} {name!r}; choices: {listed}" + dotted * ", or package.module:function")
-
-    return AfterValidator(check)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Direction = Literal["max", "min"]
-
-
-class StudySection(_Section):
-    """What is searched for, and how long."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    objectives: Annotated[
-        dict[Annotated[str, _one_of("objective", DIRECTIONS)], Direction], Field(min_length=1, max_length=3)
-    ] = {"accuracy": "max", "sparsity": "max"}
-    constraints: dict[str, Annotated[str, Field(pattern=r"^(<=|>=) *-?[0-9.]+([eE]-?[0-9]+)?$")]] = {}
-    search: Literal["optuna", "random", "grid"] = "optuna"
-    sampler: Annotated[str, _one_of("sampler", SAMPLERS)] = "tpe"
-    repeats: Literal["new_seed", "stored"] = "new_seed"
-    start_with: tuple[dict[str, Any], ...] = ()
-    trials: Annotated[int, Field(ge=1)] | None = None
-    hours: Annotated[float, Field(gt=0)] | None = None
-    seeds: Annotated[int, Field(ge=1)] = 1
-    confirm_seeds: Annotated[int, Field(ge=0)] = 0
-    controls: tuple[Literal["dense", "scratch"], ...] = ("dense",)
-    stop_early: dict[str, int] | None = None
-    save: Literal["front", "all", "none"] = "front"
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _is_meaningful(self) -> StudySection:
-        for name, direction in self.objectives.items():
-            if direction != DIRECTIONS[name]:
-                raise ValueError(f"objectives: {name} is to be {DIRECTIONS[name]}, not {direction}")
-        for name in self.constraints:
-            if name not in CONSTRAINABLE:
-                raise ValueError(f"constraints: unknown column {name!r}; choices: {', '.join(CONSTRAINABLE)}")
-        unbuilt = {
-            "objectives: latency_ms": "latency_ms" in self.objectives,
-            "confirm_seeds": self.confirm_seeds,
-            "controls: scratch": "scratch" in self.controls,
-            "stop_early": self.stop_early,
-        }
-        for key, asked in unbuilt.items():
-            if asked:
-                raise ValueError(f"{key} is not built yet; leave it at its default")
-        return self
-
-
-class Resources(_Section):
-    """What one trial gets."""
-
-    cpus: Annotated[int, Field(ge=1)] = 1
-    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-
-
-class BaselineSection(_Section):
-    """The dense network that trials start from, and the data it saw."""
-
-    model: Annotated[str, _one_of("model", MODELS, dotted=True)] = "resnet18"
-    checkpoint: str | None = None
-    dataset: Annotated[str, _one_of("dataset", DATASETS)] = "cifar10"
-    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    train_samples: Annotated[int, Field(ge=1)] | None = None
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    epochs: Annotated[int, Field(ge=0)] = 30
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    label_smoothing: Fraction = 0.0
-    augment: bool = True
-    bn_l1: Annotated[float, Field(ge=0)] = 0.0
-
-    @model_validator(mode="after")
-    def _is_meaningful(self) -> BaselineSection:
-        if self.bn_l1:
-            raise ValueError("bn_l1 is not built yet; leave it at 0")
-        if self.dataset == "imagefolder" and self.image_size is None:
-            raise ValueError("image_size: dataset imagefolder needs one, in pixels")
-        return self
-
-
-class Recipe(_Section):
-    """One point of the space, complete: what a trial does to the baseline."""
-
-    criterion: Annotated[str, _one_of("criterion", CRITERIA, dotted=True)] = "magnitude_l1"
-    granularity: Annotated[str, _one_of("granularity", GRANULARITIES)] = "weight"
-    reduce: Literal["sum", "mean"] = "sum"
-    scope: Annotated[str, _one_of("scope", SCOPES)] = "global"
-    schedule: Annotated[str, _one_of("schedule", SCHEDULES)] = "one_shot"
-    sparsity: Fraction
-    sparsity_of: Literal["params", "channels", "macs"] = "params"
-    initial_sparsity: Fraction = 0.0
-    steps: Annotated[int, Field(ge=1, le=1000)] = 3
-    finetune_epochs: Annotated[int, Field(ge=0)] = 4
-    epochs_per_step: Annotated[int, Field(ge=0)] | None = None
-    finetune_lr: Annotated[float, Field(gt=0)] = 0.01
-    lr_schedule: Annotated[str, _one_of("lr_schedule", LR_SCHEDULES)] = "cosine"
-    optimizer: Annotated[str, _one_of("optimizer", OPTIMIZERS)] = "sgd"
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    recalibrate: bool = True
-    calibration_samples: Annotated[int, Field(ge=2)] = 512
-    min_channels: Annotated[int, Field(ge=1)] = 1
-    round_to: Annotated[int, Field(ge=1)] = 1
-    protect: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_shot_has_one_cut(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and given.get("schedule", "one_shot") == "one_shot":
-            return {**given, "steps": 1, "initial_sparsity": 0.0}
-        return given
-
-    @model_validator(mode="after")
-    def _starts_below_its_end(self) -> Recipe:
-        if self.initial_sparsity > self.sparsity:
-            raise ValueError(
-                f"initial_sparsity {self.initial_sparsity:g} is above the final sparsity {self.sparsity:g}"
-            )
-        return self
-
-    @property
-    def epochs(self) -> int:
-        """Fine-tuning epochs in all."""
-        return self.finetune_epochs if self.epochs_per_step is None else self.epochs_per_step * self.steps
-
-
-CONSTRAINABLE = [
-    "accuracy",
-    "accuracy_drop",
-    "sparsity",
-    "channel_sparsity",
-    "compression_ratio",
-    "params",
-    "nonzero_params",
-    "macs",
-    "nonzero_macs",
-    "theoretical_speedup",
-    "size_bytes",
-]
+_DECIDING = ("criterion", "granularity", "scope", "layer", "group")  # axes of which some pairs mean nothing
 DEFAULT_SPACE: dict[str, Any] = {
     "criterion": ["magnitude_l1", "random"],
     "granularity": ["weight", "channel"],
@@ -244,7 +56,7 @@ def _read_axis(key: str, value: Any) -> spaces.Axis:
     )
 
 
-class StudyFile(_Section):
+class StudyFile(Section):
     """A whole study file, resolved: every key has its value."""
 
     study: StudySection
@@ -262,14 +74,43 @@ class StudyFile(_Section):
             raise ValueError(
                 f"space.initial_sparsity: up to {_bounds(start)[1]:g}, above the lowest sparsity {lowest:g}"
             )
-        granularities = axes["granularity"].choices or ()
-        for name in axes["criterion"].choices or ():
-            form = CRITERIA.get(name)
-            if form and form.weight is None and "weight" in granularities:
-                raise ValueError(f"space.criterion: {name} values channels only; with it, granularity is channel")
+        self._check_pairs()
         if self.study.search == "grid":
             next(spaces.grid(axes))
         return self
+
+    def _check_pairs(self) -> None:
+        """Every combination of the axes that can exclude each other, as a recipe."""
+        axes = {key: axis for key, axis in self.axes.items() if key in _DECIDING}
+        while parents := {p for axis in axes.values() for p in axis.when} - set(axes):
+            axes |= {key: self.space[key] for key in parents}
+        finite = {k: a if a.values() else a.model_copy(update={"choices": (a.low,)}) for k, a in axes.items()}
+        for point in spaces.grid(spaces.ordered(finite)):
+            try:
+                Recipe(**{"sparsity": 0.5, **point})
+            except ValidationError as error:
+                raise ValueError(
+                    f"space: {_message(error.errors()[0])}; `when` parts what does not go together"
+                ) from None
+
+    def values(self, key: str) -> tuple[Any, ...]:
+        """What a key of recipes may be: its choices, the ends of its range, or its default."""
+        axis = self.space.get(key)
+        if axis is None:
+            return (Recipe.model_fields[key].default,)
+        return axis.choices or (axis.low, axis.high)
+
+    def with_parts(self, layers: Sequence[str], groups: Sequence[str]) -> StudyFile:
+        """With each of these layers and dependency groups where the axis says so. Raises ValueError for others."""
+        space = dict(self.space)
+        for key, names in (("layer", layers), ("group", groups)):
+            if key not in space:
+                continue
+            choices = tuple(names) if space[key].choices == (EACH,) else space[key].choices or ()
+            if unknown := [name for name in choices if name is not None and name not in names]:
+                raise ValueError(f"space.{key}: there is no {key} {unknown[0]!r}; choices: {', '.join(names)}")
+            space[key] = space[key].model_copy(update={"choices": choices})
+        return self.model_copy(update={"space": space})
 
     def _check_start(self, number: int, recipe: Mapping[str, Any]) -> None:
         for key, value in recipe.items():

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from study import space as spaces
 from study.config import Recipe, StudyFile
 
 Record = dict[str, Any]
+Known = Callable[[Record], tuple[Record, list[Record]] | None]  # a recipe -> its row and history, if it need not run
 ATTEMPTS = 2  # a trial lost with its driver runs again this many times in all
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,8 +48,8 @@ class Ledger:
     Raises ValueError where another process holds the folder, or its journal is of another study file.
     """
 
-    def __init__(self, folder: Path, file: StudyFile) -> None:
-        self.file = file
+    def __init__(self, folder: Path, file: StudyFile, known: Known = lambda recipe: None) -> None:
+        self.file, self._known = file, known
         self.axes = file.axes
         if file.study.search == "grid":
             self.axes = {k: axis.model_copy(update={"choices": axis.values()}) for k, axis in self.axes.items()}
@@ -111,10 +113,10 @@ class Ledger:
             except ValueError as error:  # a combination that only the whole recipe shows to be wrong
                 self.tell(ticket, {**params, "state": "failed", "error": str(error)}, [])
                 continue
-            if self.file.study.repeats == "stored" and (known := self._stored(trial)):
-                self.tell(
-                    ticket._replace(seed=known[0]["seed"]), {**known[0], "repeats": known[0]["trial_id"]}, known[1]
-                )
+            stored = self._stored(trial) if self.file.study.repeats == "stored" else None
+            if found := stored or self._known(params):
+                row, history = found
+                self.tell(ticket._replace(seed=row["seed"]), {**row, "repeats": row.get("trial_id")}, history)
                 continue
             return ticket
         return None

@@ -42,7 +42,26 @@ MEANINGS = {
     "min_channels": "that every layer keeps (channel recipes)",
     "round_to": "a multiple of which every layer keeps (channel recipes)",
     "protect": "modules that are never cut",
+    "layer": "cut this layer alone, of whose weights `sparsity` is the share; `each`: one recipe per layer",
+    "group": "cut this dependency group alone, of whose channels `sparsity` is the share; or `each`",
 }
+
+
+COST = {
+    "weights": "none",
+    "forward": "forward",
+    "backward": "forward, backward",
+    "per-image": "forward, backward; gradients of single images",
+}
+
+
+def criteria_table() -> str:
+    """All criteria with their formulas, sources and costs, as the rows of a Markdown table; higher scores stay."""
+    rows = [
+        (f"`{name}`", form.of_weight or "refused", form.of_channel, COST[form.cost], form.source)
+        for name, form in CRITERIA.items()
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def space_table() -> str:

@@ -15,9 +15,10 @@ from torch import nn
 import models
 from pruning import cost
 from study import data as datasets
+from study import scan, training
 from study import space as spaces
-from study import training
 from study.config import Recipe, StudyFile
+from study.trial import of_network
 from study.view import duration
 
 
@@ -35,6 +36,7 @@ def describe(file: StudyFile, data_dir: Path | None) -> str:
         section.dataset, data_dir=data_dir, image_size=section.image_size
     )
     model = models.build(section.model, classes, in_shape)
+    file = of_network(file, model, in_shape)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pace = _pace(training.placed(model, device), in_shape, section.batch_size)
     train = min(section.train_samples or train_images, round(train_images * (1 - section.validation)))
@@ -47,6 +49,9 @@ def describe(file: StudyFile, data_dir: Path | None) -> str:
         at_once = torch.cuda.device_count()
     points = spaces.size(file.axes)
     networks = {"none": 0, "front": min(runs, 20), "all": runs}[file.study.save]
+    first = scan.needed(file)
+    scanned = of_network(first, model, in_shape).trials if first else 0
+    scanning = (validation + 512) * pace.evaluate * scanned / at_once
     lines = [
         yaml.safe_dump(file.resolved(), sort_keys=False, width=110),
         f"recipes: {file.trials} ({f'of {points:,} in the space' if points else 'the space has ranges'}), "
@@ -55,6 +60,11 @@ def describe(file: StudyFile, data_dir: Path | None) -> str:
         f"{1 / pace.evaluate:,.0f} in evaluation; the network has {cost.parameters(model):,} parameters",
         f"time: about {duration(baseline / (1 if device.type == 'cuda' else at_once))} for the baseline (none if it is "
         f"kept from before), {duration(trial)} a trial, {duration(runs * trial / at_once)} for all, {at_once} at once",
+        *(
+            [f"before them a sensitivity scan: {scanned} cuts of one layer, about {duration(scanning)}"]
+            if first
+            else []
+        ),
         f"disk: about {networks * cost.size_bytes(model) / 1e6:,.0f} MB for {networks} networks; "
         f"decoded images in the cache: {(train_images + test_images) * _bytes(in_shape) / 1e6:,.0f} MB",
     ]

@@ -42,6 +42,8 @@ COLUMNS = [
     "min_channels",
     "round_to",
     "protect",
+    "layer",
+    "group",
     "sparsity",
     "channel_sparsity",
     "compression_ratio",

@@ -23,16 +23,24 @@ import yaml
 import models
 from analysis.report import report as write_report
 from study import baseline as baselines
-from study import probe, results
+from study import probe, results, scan
 from study.config import Recipe, Refused, StudyFile, parse, read_study
 from study.data import Data
 from study.keeper import Keeper
 from study.ledger import Ledger, Record, Ticket
+from study.maps import HISTOGRAM, SCORES, histograms
 from study.speed import speeds
-from study.trial import Shared, check
+from study.trial import Shared, resolve
 from study.view import View, describe
 
-NOT_RECORDED = {"mean", "std", "class_names", "layers", "sha256"}  # of the baseline's card in study.yaml
+NOT_RECORDED = {
+    "mean",
+    "std",
+    "class_names",
+    "layers",
+    "layer_scores",
+    "sha256",
+}  # of the baseline's card in study.yaml
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,9 +52,10 @@ def main(argv: list[str] | None = None) -> int:
             print(probe.describe(file, args.data_dir))
             return 0
         data = baselines.read_data(file.baseline, record["data_dir"])
-        check(file, data)
+        file = resolve(file, data)
         folder.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(folder, file)
+        kept = scan.Kept(baselines.key(file.baseline, data))
+        ledger = Ledger(folder, file, known=kept)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\ninterrupted before the study began", file=sys.stderr)
         return 130
     try:
-        return _study(file, folder, record, data, ledger, args.address)
+        return _study(folder, record, data, ledger, kept, args.address)
     except KeyboardInterrupt:
         print(f"\ninterrupted; all finished trials are kept. Go on with:\n  {_resume_command(folder)}")
         return 130
@@ -121,29 +130,64 @@ def _flags(args: argparse.Namespace) -> list[str]:
     return [f"study.{key}={value}" for key in ("trials", "hours", "seed") if (value := getattr(args, key)) is not None]
 
 
-def _study(file: StudyFile, folder: Path, record: Record, data: Data, ledger: Ledger, address: str | None) -> int:
+def _study(folder: Path, record: Record, data: Data, ledger: Ledger, kept: scan.Kept, address: str | None) -> int:
     from study import search  # Ray takes seconds to import: wrong input is refused without it
 
+    file = ledger.file
     results.write_study(folder, file.resolved(), record)
     with search.cluster(address) as dashboard:
         print(f"results: {folder}" + (f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""))
         baseline = baselines.obtain(file.baseline, data, lambda: search.make_baseline(file.baseline, data))
         record["baseline"] = {k: v for k, v in baseline.card.items() if k not in NOT_RECORDED}
         results.write_study(folder, file.resolved(), record)
-        shared = Shared(baseline, data, file.baseline)
-        each, at_once = search.allotment(file.resources)
-        with View(file.study.name, ledger.runs, at_once, dashboard, len(ledger.rows())) as view:
-            keeper = Keeper(folder, ledger, view, baseline.card, record["versions"])
-            try:
-                search.run_trials(shared, file.resources, _agenda(file, ledger), keeper.report)
-                _measure_front(folder, ledger, baseline, search.on_device_alone)
-            finally:
-                results.project(folder, ledger.records)
+        results.write_rows(folder / "layer_scores.csv", SCORES, baseline.card["layer_scores"])
+        shared = Shared(baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds)
+        if scan_file := scan.needed(file):
+            rows = _scan(resolve(scan_file, data), folder / "scan", record, shared, kept, dashboard)
+            shared = shared._replace(curves=scan.curves(rows))
+        _sweep(folder, record, shared, ledger, kept, dashboard)
+        _measure_front(folder, ledger, baseline, search.on_device_alone)
+        results.project(folder, ledger.records)
     return _finish(folder, ledger)
+
+
+def _scan(
+    file: StudyFile, folder: Path, record: Record, shared: Shared, kept: scan.Kept, dashboard: str
+) -> list[Record]:
+    """The rows of a sensitivity scan, a study in a folder of its own; what was scanned before is not run again."""
+    folder.mkdir(exist_ok=True)
+    ledger = Ledger(folder, file, known=kept)
+    try:
+        results.write_study(folder, file.resolved(), record)
+        results.write_rows(folder / "layer_scores.csv", SCORES, shared.baseline.card["layer_scores"])
+        _sweep(folder, record, shared, ledger, kept, dashboard)
+        return ledger.rows()
+    finally:
+        ledger.close()
+
+
+def _sweep(folder: Path, record: Record, shared: Shared, ledger: Ledger, kept: scan.Kept, dashboard: str) -> None:
+    """Run what is still to be run of a study, and keep what it leaves."""
+    from study import search
+
+    file = ledger.file
+    at_once = search.allotment(file.resources)[1]
+    with View(file.study.name, ledger.runs, at_once, dashboard, len(ledger.rows())) as view:
+        keeper = Keeper(folder, ledger, view, shared.baseline.card, record["versions"])
+
+        def report(ticket: Ticket, row: Record, *rest: Any) -> None:
+            keeper.report(ticket, row, *rest)
+            kept.add(ticket.recipe, row)
+
+        try:
+            search.run_trials(shared, file.resources, _agenda(file, ledger), report)
+        finally:
+            results.project(folder, ledger.records)
 
 
 def _measure_front(folder: Path, ledger: Ledger, baseline: baselines.Baseline, alone: Callable[..., Any]) -> None:
     """Latencies of the saved networks, after the sweep: nothing else of ours runs on the device then."""
+    _histograms(folder, baseline)
     saved = sorted(p.name for p in (folder / "models").glob("*") if "latency_ms" not in ledger.records[p.name][0])
     if not saved:
         return
@@ -153,6 +197,15 @@ def _measure_front(folder: Path, ledger: Ledger, baseline: baselines.Baseline, a
     dense = baseline.network(torch.device("cpu"))
     for trial_id, columns in alone(speeds, networks, dense, in_shape).items():
         ledger.measured(trial_id, columns)
+
+
+def _histograms(folder: Path, baseline: baselines.Baseline) -> None:
+    """How the weights of every saved network are distributed, beside the dense network's."""
+    layers = [row["layer"] for row in baseline.card["layers"]]
+    for place in sorted(folder.glob("models/*")):
+        if not (place / "histograms.csv").exists():
+            network = baselines.arrays(models.load(place)[0])
+            results.write_rows(place / "histograms.csv", HISTOGRAM, histograms(layers, baseline.state, network))
 
 
 def _agenda(file: StudyFile, ledger: Ledger) -> Callable[[], Ticket | str | None]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,11 @@ from study import baseline as baselines
 from study.config import BaselineSection, Recipe, Refused, Resources
 from study.data import Data
 from study.ledger import Record, Ticket
+from study.scores import Arrays
 from study.trial import Network, Outcome, Shared, live
 
 WAIT = "wait"  # nothing to run before those that run now have ended
+LEASE = 300.0  # seconds after which scores that a worker began to compute, and did not bring, are another's to compute
 LOST = 2  # a trial whose worker or node died is tried again this often, elsewhere
 Ask = Callable[[], Ticket | str | None]  # a trial to run, WAIT, or None: no further one
 
@@ -97,6 +100,50 @@ def on_device_alone(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments, _device(gpus))
 
     return ray.get(task.remote(*arguments))  # as arguments they may be large, captured by the function not
+
+
+class _Desk:
+    """Where scores of the baseline are handed out: who computes which, and where those lie that are done."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, float] = {}
+        self._kept: dict[str, list[ray.ObjectRef]] = {}
+
+    def claim(self, key: str) -> list[ray.ObjectRef] | bool:
+        """The scores under `key` (in a list: Ray would resolve a bare reference); or whether to compute them."""
+        if key in self._kept:
+            return self._kept[key]
+        free = self._leases.get(key, 0) < time.monotonic()
+        if free:
+            self._leases[key] = time.monotonic() + LEASE
+        return free
+
+    def keep(self, key: str, scores: Arrays | None) -> None:
+        """Take in what was computed; None: it could not be, the next may try."""
+        self._leases.pop(key, None)
+        if scores is not None:
+            self._kept[key] = [ray.put(scores)]
+
+
+class _Scores:
+    """The store of `study.scores` for a cluster: a worker's way to the desk."""
+
+    def __init__(self) -> None:
+        self._desk: Any = ray.remote(num_cpus=0)(_Desk).remote()
+
+    def __call__(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
+        found: Any
+        while not (found := ray.get(self._desk.claim.remote(key))):
+            time.sleep(0.2)
+        if isinstance(found, list):
+            found = ray.get(found[0])
+            return found
+        scores: Arrays | None = None
+        try:
+            scores = compute()
+            return scores
+        finally:
+            ray.get(self._desk.keep.remote(key, scores))
 
 
 class Trainable(tune.Trainable):
@@ -197,6 +244,7 @@ def run_trials(
         row |= {"state": "failed", "error": f"its worker was lost {LOST + 1} times", "sparsity": None}
         report(ticket, row, [], None)
 
+    shared = shared._replace(scores=_Scores())
     asker = _Asker(ask, lose)
     interrupted = threading.Event()
 

@@ -17,34 +17,44 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import models
 from pruning import cost, masks
 from pruning.allocation import achieved
-from pruning.criteria import CRITERIA, Criterion
-from pruning.cutting import Pruned, begin, further
+from pruning.criteria import CRITERIA, Batches, Criterion
+from pruning.cutting import Pruned, begin, further, score
 from pruning.plans import Plan
 from pruning.schedules import cut_points
 from pruning.surgery import carry_state
 from study import baseline as baselines
+from study import scores, training
 from study import space as spaces
-from study import training
 from study.baseline import Baseline, epoch_line
 from study.config import BaselineSection, Recipe, StudyFile, read_study
 from study.data import Data, calibration
 from study.finetuning import FineTuning
 from study.results import COLUMNS
+from study.scan import Curves, curve_key
+from study.scores import Store, unshared
 
 Record = dict[str, Any]
 
 
 class Shared(NamedTuple):
-    """What all trials of a study have in common; never written to."""
+    """What all trials of a study have in common; never written to.
+
+    seed, draws: the untouched baseline is scored on `draws` different draws of calibration images, those of the seeds
+    seed .. seed + draws - 1, and each of these scores is computed once. curves: of the sensitivity scan.
+    """
 
     baseline: Baseline
     data: Data
     section: BaselineSection
+    seed: int = 0
+    draws: int = 1
+    scores: Store = unshared
+    curves: dict[str, Curves] = {}
 
 
 class Network(NamedTuple):
@@ -88,7 +98,7 @@ def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Gen
     try:
         images = training.on_device(shared.data, device)
         pruned = yield from _pruned(recipe, seed, shared, images, history)
-        row |= _measured(pruned, shared, images, history) | {"state": "complete"}
+        row |= _measured(pruned, shared, images, history, recipe.part is not None) | {"state": "complete"}
         network = Network(
             baselines.arrays(pruned.model), pruned.plan, cost.layer_costs(pruned.model, shared.data.in_shape)
         )
@@ -102,7 +112,7 @@ def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Gen
 def _pruned(
     recipe: Recipe, seed: int, shared: Shared, images: training.Images, history: list[Record]
 ) -> Generator[Record, None, Pruned]:
-    baseline, data, section = shared
+    baseline, data, section = shared[:3]
     device = images.images.device
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
@@ -114,40 +124,70 @@ def _pruned(
     tuning = FineTuning(recipe, images, train, validation, section.batch_size, section.augment, seed, history)
     cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
     for number, sparsity in enumerate(cuts, start=1):
-        pruned, optimizer = _cut(pruned, optimizer, recipe, sparsity, images, probe, generator)
+        batches = [images.batch(rows) for rows in probe.split(128)]
+        known = _first_scores(recipe, seed, shared, images, pruned) if number == 1 else None
+        cut = _cut(pruned, recipe, sparsity, batches, generator, known, shared.curves)
+        optimizer = _carried(optimizer, recipe, pruned, cut)
+        pruned = cut
         if recipe.recalibrate:
             training.recalibrate(pruned.model, images, probe)
         yield from tuning.until(round(number * tuning.steps / len(cuts)), pruned, optimizer)
     return pruned
 
 
+def _first_scores(
+    recipe: Recipe, seed: int, shared: Shared, images: training.Images, dense: Pruned
+) -> masks.Scores | None:
+    """Scores of the untouched baseline, which its trials share; None for those that cost nothing, or are random."""
+    form = criterion(recipe.criterion)
+    if form.cost in ("", "weights"):
+        return None
+    draw = shared.seed + seed % shared.draws
+    device = images.images.device
+
+    def compute() -> masks.Scores:
+        chosen = training.rows_of(calibration(shared.data, recipe.calibration_samples, draw), device)
+        batches = [images.batch(rows) for rows in chosen.split(128)]
+        return score(dense, form, batches, torch.Generator(device).manual_seed(draw), recipe.reduce)
+
+    what = (recipe.criterion, recipe.granularity, recipe.reduce, recipe.protect, recipe.calibration_samples, draw)
+    return scores.shared(shared.scores, repr(what), compute, device)
+
+
 def _cut(
     pruned: Pruned,
-    optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     sparsity: float,
-    images: training.Images,
-    probe: Tensor,
+    batches: Batches,
     generator: torch.Generator,
-) -> tuple[Pruned, torch.optim.Optimizer]:
-    """One cut to a cumulative `sparsity`; a smaller network gets a new optimiser with the old one's state."""
-    cut = further(
+    known: masks.Scores | None,
+    curves: dict[str, Curves],
+) -> Pruned:
+    """One cut to a cumulative `sparsity`."""
+    return further(
         pruned,
         sparsity,
         criterion=criterion(recipe.criterion),
         scope=recipe.scope,
-        batches=[images.batch(rows) for rows in probe.split(128)],
+        batches=batches,
         generator=generator,
         reduce=recipe.reduce,
         sparsity_of=recipe.sparsity_of,
         min_channels=recipe.min_channels,
         round_to=recipe.round_to,
+        scores=known,
+        only=recipe.part,
+        curves=curves.get(curve_key(recipe)) if recipe.scope == "sensitivity" else None,
     )
-    if cut.last is None:
-        return cut, optimizer
-    rebuilt = _optimizer(recipe, cut.model)
-    carry_state(optimizer, pruned.model, rebuilt, cut.model, cut.last)
-    return cut, rebuilt
+
+
+def _carried(optimizer: torch.optim.Optimizer, recipe: Recipe, before: Pruned, after: Pruned) -> torch.optim.Optimizer:
+    """The optimiser; for a network that a cut made smaller a new one, with the old one's state."""
+    if after.last is None:
+        return optimizer
+    rebuilt = _optimizer(recipe, after.model)
+    carry_state(optimizer, before.model, rebuilt, after.model, after.last)
+    return rebuilt
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -159,35 +199,43 @@ def criterion(name: str) -> Criterion:
     return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name, "criterion"))
 
 
-def check(file: StudyFile, data: Data) -> None:
-    """Finds, before anything runs, what would fail in every trial: the model, the criteria, the groups, the samples.
+def resolve(file: StudyFile, data: Data) -> StudyFile:
+    """The study file with the network's own layers and groups where it says `each`.
 
+    Finds, before anything runs, what would fail in every trial: the model, the criteria, the groups, the samples.
     Raises ValueError naming the key.
     """
     model = baselines.check(file.baseline, data)
-    values = {key: axis.choices or (axis.high,) for key, axis in file.axes.items()}
-    defaults = {key: (field.default,) for key, field in Recipe.model_fields.items()}
-    for name in values["criterion"]:
+    for name in file.values("criterion"):
         criterion(name)
-    samples = max(values.get("calibration_samples", defaults["calibration_samples"]))
+    samples = max(file.values("calibration_samples"))
     if samples > len(data.train):
         raise ValueError(f"space.calibration_samples: {samples}, but there are {len(data.train)} train images")
-    example = torch.zeros(2, *data.in_shape)
-    for granularity in values.get("granularity", defaults["granularity"]):
-        for protect in values.get("protect", defaults["protect"]):
+    return of_network(file, model, data.in_shape)
+
+
+def of_network(file: StudyFile, model: nn.Module, in_shape: tuple[int, int, int]) -> StudyFile:
+    """The study file with the layers and groups of `model` where it says `each`. Raises ValueError naming the key."""
+    groups: list[str] = []
+    for granularity in file.values("granularity"):
+        for protect in file.values("protect"):
             try:
-                begin(model, example, granularity, protect)
+                graph = begin(model, torch.zeros(2, *in_shape), granularity, protect).graph
             except ValueError as error:
                 raise ValueError(f"space.granularity {granularity}: {error}") from None
+            groups = [group.name for group in graph.groups] if graph else groups
+    return file.with_parts([name.removesuffix(".weight") for name in masks.prunable(model)], groups)
 
 
-def _measured(pruned: Pruned, shared: Shared, images: training.Images, history: list[Record]) -> Record:
+def _measured(pruned: Pruned, shared: Shared, images: training.Images, history: list[Record], scanned: bool) -> Record:
     data, dense, model, device = shared.data, shared.baseline.card, pruned.model, images.images.device
     accuracy = (
         history[-1]["accuracy"]
         if history
         else training.evaluate(model, images, training.rows_of(data.validation, device))
     )
+    # A scan's networks are no candidates: only validation accuracy is asked of them, which takes a third of the time.
+    test = None if scanned else training.evaluate(model, images, training.rows_of(data.test, device))
     nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, data.in_shape)
     return {
         "sparsity": masks.sparsity(model, pruned.dense_weights),
@@ -197,7 +245,7 @@ def _measured(pruned: Pruned, shared: Shared, images: training.Images, history: 
         "baseline_test_accuracy": dense["test_accuracy"],
         "accuracy": accuracy,
         "accuracy_drop": dense["accuracy"] - accuracy,
-        "test_accuracy": training.evaluate(model, images, training.rows_of(data.test, device)),
+        "test_accuracy": test,
         "params": cost.parameters(model),
         "nonzero_params": nonzero,
         "macs": cost.macs(model, data.in_shape),
@@ -229,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         file = read_study(args.space, args.set)
         data = baselines.read_data(file.baseline, args.data_dir)
-        check(file, data)
+        file = resolve(file, data)
         recipe = Recipe(**spaces.draw(file.axes, spaces.picker(args.seed)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from networks import Mixed, Three
 from torch import nn
 
 from models import build
-from pruning.allocation import achieved, allocate
+from pruning.allocation import achieved, allocate, allocate_group
 from pruning.channels import costs, costs_without, dependency_graph, group_scores, plan_without, removed_units
 from pruning.criteria import magnitude_l1
 
@@ -204,7 +204,7 @@ def test_what_protected_layers_hold_counts():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "erk?"}, "unknown scope 'erk.'; choose from global, layer"),
+        ({"scope": "erk?"}, "unknown scope 'erk.'; choose from global, layer, erk, lamp, uniform_plus, sensitivity"),
         ({"sparsity_of": "bytes"}, "choose from params, channels, macs"),
         ({"target": 1.0}, r"target must be in \[0, 1\)"),
         ({"target": float("nan")}, r"target must be in \[0, 1\)"),
@@ -219,3 +219,49 @@ def test_bad_input_is_refused(options, message):
     fine = {"scores": {"conv1": torch.ones(4), "conv2": torch.ones(3)}, "target": 0.5}
     with pytest.raises(ValueError, match=message):
         allocate(graph, **{**fine, **options})
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "kept"),
+    [
+        (0.0, {}, 20),
+        (0.5, {}, 10),
+        (0.12, {}, 18),  # 17.6
+        (0.125, {}, 18),  # 17.5: of two the larger
+        (0.99, {}, 1),  # 0.2, but one stays
+        (0.9, {"min_channels": 6}, 6),
+        (0.9, {"min_channels": 25}, 20),
+        (0.3, {"round_to": 8}, 16),  # 14
+        (0.7, {"round_to": 8}, 8),
+        (0.9, {"round_to": 8}, 8),
+        (0.05, {"round_to": 8}, 20),  # 19: untouched is nearer than 16
+        (0.7, {"round_to": 8, "min_channels": 9}, 16),
+    ],
+)
+def test_one_group_alone_loses_its_lowest(target, options, kept):
+    graph = dependency_graph(
+        nn.Sequential(nn.Conv2d(3, 7, 1), nn.Conv2d(7, 20, 1), nn.Conv2d(20, 9, 1), nn.Conv2d(9, 2, 1)),
+        torch.zeros(1, 3, 1, 1),
+    )
+    scores = {"0": torch.zeros(7), "1": torch.arange(20.0).flip(0), "2": torch.zeros(9)}
+    plan = allocate_group(graph, scores, target, "1", **options)
+    assert removed_units(graph, plan).tolist() == [False] * (7 + kept) + [True] * (20 - kept) + [False] * 9
+    # In two cuts, the second by other scores.
+    again = allocate_group(graph, {**scores, "1": torch.arange(20.0)}, 0.95, "1", previous=plan)
+    assert removed_units(graph, again)[7:27].sum() == 19
+    assert (removed_units(graph, again) >= removed_units(graph, plan)).all()
+
+
+def test_one_group_alone_after_a_cut_of_all():
+    graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
+    scores = {"conv1": torch.arange(4.0), "conv2": torch.arange(3.0)}
+    first = plan_without(graph, np.array([0, 0, 0, 1, 1, 0, 0], dtype=bool))
+    plan = allocate_group(graph, scores, 0.5, "conv1", previous=first)
+    assert removed_units(graph, plan).tolist() == [True, False, False, True, True, False, False]
+    assert allocate_group(graph, scores, 0.25, "conv1", previous=first) == first
+    with pytest.raises(ValueError, match="0 of group 'conv1' is out of reach: of 4 units 3 are left"):
+        allocate_group(graph, scores, 0.0, "conv1", previous=first)
+    with pytest.raises(ValueError, match="there is no group 'conv3'; choices: conv1, conv2"):
+        allocate_group(graph, scores, 0.5, "conv3")
+    with pytest.raises(ValueError, match=r"target must be in \[0, 1\)"):
+        allocate_group(graph, scores, 1.0, "conv1")

@@ -36,10 +36,13 @@ def test_defaults_are_those_of_the_design():
         ({"baseline": {"epoch": 3}}, r"baseline.epoch: unknown key 'epoch'; choices: model, checkpoint"),
         ({"baseline": {"dataset": "mnist"}}, r"baseline.dataset: unknown dataset 'mnist'; choices: .*digits"),
         ({"baseline": {"dataset": "imagefolder"}}, r"image_size"),
-        ({"baseline": {"bn_l1": 1e-4}}, r"bn_l1 is not built yet"),
+        ({"baseline": {"bn_l1": -1}}, r"bn_l1: .*greater than or equal to 0"),
         ({"space": {"criterion": "magnitude"}}, r"criterion: unknown criterion 'magnitude'; .*magnitude_l1"),
-        ({"space": {"criterion": "fpgm"}}, r"space.criterion: fpgm values channels only"),
-        ({"space": {"scope": "erk"}}, r"'erk' is not built yet; choices now: global, layer"),
+        ({"space": {"criterion": "fpgm"}}, r"criterion fpgm values channels only; for weights there are magnitude_l1"),
+        ({"space": {"layer": "conv1", "scope": "global"}}, r"layer: cuts one layer alone, so granularity is weight, not channel"),
+        ({"space": {"group": "conv1", "granularity": "weight"}}, r"group: cuts one group alone, so granularity is ch"),
+        ({"space": {"layer": "each", "granularity": "weight"}}, r"nothing to allocate: scope is global"),
+        ({"space": {"scope": "erdos"}}, r"unknown scope 'erdos'; choices: global, layer, erk, lamp"),
         ({"space": {"granularity": "n:m"}}, r"'n:m' is not built yet"),
         ({"space": {"sparsity": 1.5}}, r"space: sparsity: .*less than 1, not 1.5"),
         ({"space": {"sparsity": {"low": 0.9, "high": 0.1}}}, r"empty range: low 0.9 is above high 0.1"),
@@ -108,3 +111,25 @@ def test_files_that_are_no_study_are_named(tmp_path, content, message):
 def test_a_missing_file_is_named_with_the_choices():
     with pytest.raises(ValueError, match="nowhere.yaml: no such study file; .*quickstart"):
         read_study("nowhere.yaml")
+
+
+def test_what_does_not_go_together_can_be_parted_by_when():
+    both = ["magnitude_l1", "random"]
+    granularity = {"choices": ["weight", "channel"], "when": {"criterion": both}}
+    file = study(space={"criterion": [*both, "fpgm"], "granularity": granularity})
+    assert file.axes["granularity"].when == {"criterion": tuple(both)}
+    assert Recipe(sparsity=0.5, criterion="fpgm").granularity == "channel"
+
+
+def test_each_stands_for_the_layers_and_groups_of_the_network():
+    space = {
+        "layer": {"choices": ["each"], "when": {"granularity": "weight"}},
+        "group": {"choices": ["each"], "when": {"granularity": "channel"}},
+        "scope": "global",
+    }
+    file = study(space=space).with_parts(["a", "b"], ["a"])
+    assert file.axes["layer"].choices == ("a", "b")
+    assert file.axes["group"].choices == ("a",)
+    assert parse(file.resolved(), "x").resolved() == file.resolved()
+    with pytest.raises(ValueError, match=r"space.group: there is no group 'b'; choices: a"):
+        study(space=space | {"group": {"choices": ["b"], "when": {"granularity": "channel"}}}).with_parts(["a"], ["a"])

@@ -10,7 +10,8 @@ import models
 import pruning
 from pruning import cost, masks
 from pruning.criteria import CRITERIA
-from pruning.cutting import begin, further
+from pruning.cutting import begin, further, score
+from pruning.scopes import SCOPES
 from pruning.surgery import apply_plan
 
 IMAGES = torch.zeros(2, 3, 32, 32)
@@ -80,6 +81,103 @@ def test_random_channels_do_not_rank_by_the_size_of_filters():
     )
     gone = [len(plan["layers"][name]["out"]["removed"]) for name in ("0", "2")]
     assert gone == pytest.approx([100, 100], abs=30)
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_scope_meets_the_target(model, scope, granularity):
+    names = list(masks.prunable(model))
+    groups = begin(model, IMAGES, "channel").graph.groups
+    curves = {name: {0.5: 0.01 * i, 0.9: 0.05 * i} for i, name in enumerate([*names, *(g.name for g in groups)])}
+    options = {"sparsity": 0.6, "scope": scope, "granularity": granularity, "curves": curves}
+    small, _ = pruning.prune(copy.deepcopy(model), IMAGES, **options)
+    dense = sum(w.numel() for w in masks.prunable(model).values())
+    assert masks.sparsity(small, dense) == pytest.approx(0.6, abs=1e-5 if granularity == "weight" else 0.02)
+    if scope == "uniform_plus":
+        assert torch.equal(small.conv1.weight, model.conv1.weight)
+        assert small.fc.weight.count_nonzero() >= 0.2 * model.fc.weight.numel()
+
+
+def test_uniform_plus_spares_no_other_layer_where_the_first_is_protected(model):
+    _, kept = pruning.prune(model, IMAGES, sparsity=0.5, scope="uniform_plus", protect=["conv1", "fc"])
+    shares = [mask.float().mean().item() for mask in kept.values()]
+    assert max(shares) - min(shares) < 0.01
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_scores_that_are_known_take_the_place_of_the_criterion(model, granularity):
+    dense = begin(copy.deepcopy(model), IMAGES, granularity)
+    known = score(dense, CRITERIA["taylor"], BATCHES, torch.Generator().manual_seed(0))
+    unknown = further(begin(model, IMAGES, granularity), 0.5, criterion=CRITERIA["taylor"], batches=BATCHES)
+    cut = further(dense, 0.5, criterion=CRITERIA["random"], scores=known)
+    assert cut.plan == unknown.plan
+    assert torch.equal(cut.model(IMAGES), unknown.model(IMAGES))
+    assert list(known) == [g.name for g in dense.graph.groups] if dense.graph else list(masks.prunable(model))
+
+
+def test_scores_of_channels_reduce_and_criteria_without_a_form_are_refused(model):
+    dense = begin(model, IMAGES, "channel")
+    sums, means = (score(dense, CRITERIA["magnitude_l1"], reduce=reduce) for reduce in ("sum", "mean"))
+    # The filters of the first residual stream: conv1's 3 x 3 x 3 weights, and 16 x 3 x 3 of each conv2.
+    assert torch.allclose(sums["conv1"], means["conv1"] * (27 + 3 * 144))
+    with pytest.raises(ValueError, match="the criterion values channels only"):
+        score(begin(model, IMAGES), CRITERIA["fpgm"])
+
+
+@pytest.mark.parametrize("criterion", ["magnitude_l1", "regression", "obs"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_one_layer_alone_is_cut_to_the_weight(model, criterion, share):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = {"criterion": CRITERIA[criterion], "batches": BATCHES, "only": "layer2.0.conv1"}
+    cut = further(begin(model, IMAGES, protect=["layer1"]), share, **options)
+    name = "layer2.0.conv1.weight"
+    zeros = int((model.get_parameter(name) == 0).sum())
+    assert zeros == round(share * before[name].numel())
+    assert all(torch.equal(before[n], tensor) for n, tensor in model.state_dict().items() if n != name)
+    # And on from there: another layer, with what is gone here still gone, and then all.
+    second = further(cut, 0.5, **options | {"only": "fc"})
+    assert int((model.get_parameter(name) == 0).sum()) == zeros
+    assert int((model.fc.weight == 0).sum()) == round(0.5 * model.fc.weight.numel())
+    assert all(torch.equal(second.masks[n], m) for n, m in cut.masks.items() if n != "fc.weight")
+    further(second, 0.5, criterion=CRITERIA["magnitude_l1"])
+    assert masks.sparsity(model) == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude_l1", "regression", "thinet"])
+def test_one_group_alone_is_cut_to_the_unit(model, criterion):
+    options = {"criterion": CRITERIA[criterion], "batches": BATCHES}
+    dense = begin(model, IMAGES, "channel")
+    cut = further(dense, 0.7, only="layer2.0.conv1", sparsity_of="macs", **options)
+    touched = {path: layer for path, layer in cut.plan["layers"].items() if any(a["removed"] for a in axes(layer))}
+    assert len(touched["layer2.0.conv1"]["out"]["removed"]) == round(0.7 * 32)
+    assert set(touched) == {"layer2.0.conv1", "layer2.0.bn1", "layer2.0.conv2"}
+    assert touched["layer2.0.conv2"]["out"]["removed"] == []
+    for name, tensor in cut.model.state_dict().items():
+        if name.rpartition(".")[0] not in touched:
+            assert torch.equal(tensor, model.state_dict()[name])
+    second = further(cut, 0.5, only="layer2.1.conv1", min_channels=20, **options)
+    assert second.model.layer2[1].conv1.out_channels == 20
+    assert second.model.layer2[0].conv1.out_channels == 32 - round(0.7 * 32)
+
+
+def axes(layer):
+    return [layer[side] for side in ("out", "in") if side in layer]
+
+
+@pytest.mark.parametrize(
+    ("granularity", "only", "options", "message"),
+    [
+        ("weight", "conv9", {}, "there is no layer 'conv9' to cut; choices: conv1, layer2.0.conv1"),
+        ("weight", "layer1.0.conv1", {}, "there is no layer 'layer1.0.conv1' to cut"),  # it is protected
+        ("channel", "conv9", {}, "there is no group 'conv9'; choices: layer2.0.conv1"),
+        ("weight", "conv1", {"scope": "layer"}, "only 'conv1': .* scope is global, not 'layer'"),
+        ("weight", "conv1", {"sparsity": 1.0}, "sparsity"),
+    ],
+)
+def test_what_cannot_be_cut_alone_is_named(model, granularity, only, options, message):
+    arguments = {"sparsity": 0.5, "criterion": CRITERIA["magnitude_l1"], "only": only, **options}
+    with pytest.raises(ValueError, match=message):
+        further(begin(model, IMAGES, granularity, ["layer1"]), **arguments)
 
 
 MOVING = [(name, "channel") for name, criterion in CRITERIA.items() if criterion.reconstruct is not None]

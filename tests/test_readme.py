@@ -5,7 +5,7 @@ from pathlib import Path
 
 from models import MODELS
 from study.data import DATASETS
-from study.manual import space_table
+from study.manual import criteria_table, space_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -14,6 +14,11 @@ README = (ROOT / "README.md").read_text()
 def test_the_table_of_what_can_be_sampled_is_that_of_the_code():
     """Refresh it with: python -c 'from study.manual import space_table; print(space_table())'."""
     assert space_table() in README
+
+
+def test_the_table_of_criteria_is_that_of_the_code():
+    """Refresh it with: python -c 'from study.manual import criteria_table; print(criteria_table())'."""
+    assert criteria_table() in README
 
 
 def test_all_models_and_datasets_are_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+import models
+from pruning import masks
 from pruning.masks import Masks, Scores, keep_top
-from pruning.scopes import SCOPES, apportion, global_counts, layer_counts, weight_masks
+from pruning.scopes import (
+    SCOPES,
+    Facts,
+    apportion,
+    erk_counts,
+    global_counts,
+    layer_counts,
+    uniform_plus_counts,
+    weight_masks,
+)
+from pruning.sensitivity import Curves
 
 SPARSITIES = [0.1, 0.5, 0.9, 0.99]
 INF = float("inf")
+LINEAR = {"0": {0.5: 0.05}, "1": {0.5: 0.1, 1: 0.2}, "2": {0.5: 0.3, 1: 0.6}}
 
 tied = st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=1, max_size=60)
 zeros = st.integers(1, 60).map(lambda n: [0.0] * n)
@@ -29,6 +43,22 @@ def distinct(*shapes: tuple[int, ...]) -> Scores:
     sizes = [int(torch.tensor(shape).prod()) for shape in shapes]
     values = (torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(3)) + 1.0).split(sizes)
     return {f"{i}.weight": value.view(shape) for i, (value, shape) in enumerate(zip(values, shapes, strict=True))}
+
+
+def facts(scope: str, scores: Scores, seed: int = 0) -> dict[str, Any]:
+    """What a scope needs besides scores: made-up curves; ends that are protected, so that every layer may be cut."""
+    if scope == "sensitivity":
+        return {"curves": made_up(scores, seed)}
+    return {"ends": ("first.weight", "last.weight")} if scope == "uniform_plus" else {}
+
+
+def made_up(scores: Scores, seed: int = 0) -> Curves:
+    """Drops as a noisy scan has them: not convex, some negative, some the same at several ratios."""
+    generator = torch.Generator().manual_seed(seed)
+    drops = torch.randint(-2, 9, (len(scores), 3), generator=generator) / 10
+    return {
+        name: dict(zip((0.25, 0.5, 0.9), row.tolist(), strict=True)) for name, row in zip(scores, drops, strict=True)
+    }
 
 
 def joined(masks: Masks) -> Tensor:
@@ -48,9 +78,9 @@ def test_masks_are_exact_to_the_weight_and_empty_no_layer(scope: str, sparsity: 
     keep = total - round(sparsity * total)
     if keep < len(scores):
         with pytest.raises(ValueError, match=f"cannot keep {keep} weights"):
-            weight_masks(scores, sparsity, scope)
+            weight_masks(scores, sparsity, scope, **facts(scope, scores))
         return
-    masks = weight_masks(scores, sparsity, scope)
+    masks = weight_masks(scores, sparsity, scope, **facts(scope, scores))
     assert joined(masks).sum() == keep
     for name, score in scores.items():
         kept, cut = score[masks[name]], score[~masks[name]]
@@ -103,7 +133,8 @@ def test_one_layer_is_torchs_l1_unstructured_halves_to_even(scope: str, size: in
     layer = nn.Linear(size, 1)
     layer.weight.data = scores["0.weight"].clone()
     prune.l1_unstructured(layer, "weight", amount=sparsity)
-    assert torch.equal(weight_masks(scores, sparsity, scope, floor=0)["0.weight"], layer.weight_mask.bool())
+    masks = weight_masks(scores, sparsity, scope, floor=0, **facts(scope, scores))
+    assert torch.equal(masks["0.weight"], layer.weight_mask.bool())
 
 
 @pytest.mark.parametrize(
@@ -189,7 +220,7 @@ def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(scope,
     previous = None
     for point in points:
         scores = {name: torch.rand(score.shape, generator=generator) for name, score in scores.items()}
-        masks = weight_masks(scores, point, scope, previous=previous)
+        masks = weight_masks(scores, point, scope, previous=previous, **facts(scope, scores, seed))
         assert joined(masks).sum() == total - round(point * total)
         assert all(mask.any() for mask in masks.values())
         if previous is not None:
@@ -201,15 +232,23 @@ def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(scope,
 def test_a_cut_after_another_scopes_cut_revives_nothing(scope: str) -> None:
     scores = scores_of([1.0] * 10, [2.0] * 10, [3.0] * 10)
     lopsided = {"0": torch.arange(10) < 1, "1": torch.arange(10) < 4, "2": torch.arange(10) < 10}
-    masks = weight_masks(scores, 0.6, scope, previous=lopsided)
-    expected = {"global": [1, 1, 10], "layer": [1, 4, 7]}[scope]  # layer: 4 each, but 1 and 4 are left in two
+    masks = weight_masks(scores, 0.6, scope, previous=lopsided, **facts(scope, scores) | {"curves": LINEAR})
+    expected = {
+        "global": [1, 1, 10],
+        "layer": [1, 4, 7],  # 4 each, but 1 and 4 are left in two
+        "erk": [1, 4, 7],  # layers of one shape
+        "lamp": [1, 4, 7],  # all scores of a layer are equal: its n-th has 1 / n
+        "uniform_plus": [1, 4, 7],
+        "sensitivity": [1, 1, 10],  # layer 1 loses accuracy at a third of the rate of layer 2
+    }[scope]
     assert [int(mask.sum()) for mask in masks.values()] == expected
     assert not (joined(masks) & ~joined(lopsided)).any()
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_protected_weights_count_towards_the_total(scope: str) -> None:
-    masks = weight_masks(distinct((8, 3, 9), (4, 5)), 0.5, scope, fixed=100)
+    scores = distinct((8, 3, 9), (4, 5))
+    masks = weight_masks(scores, 0.5, scope, fixed=100, **facts(scope, scores))
     assert joined(masks).sum() == 236 + 100 - 168 - 100
 
 
@@ -224,8 +263,9 @@ def test_scores_may_mix_dtypes_and_are_left_alone(scope: str, dtype: torch.dtype
     scores = distinct((5, 3), (7, 9))
     mixed = {"0.weight": scores["0.weight"].to(dtype), "1.weight": scores["1.weight"]}
     copies = {name: score.clone() for name, score in mixed.items()}
-    masks = weight_masks(mixed, 0.5, scope)
-    assert all(torch.equal(masks[name], mask) for name, mask in weight_masks(scores, 0.5, scope).items())
+    masks = weight_masks(mixed, 0.5, scope, **facts(scope, scores))
+    same = weight_masks(scores, 0.5, scope, **facts(scope, scores))
+    assert all(torch.equal(masks[name], mask) for name, mask in same.items())
     assert all(torch.equal(mixed[name], copy) for name, copy in copies.items())
 
 
@@ -237,7 +277,7 @@ def test_a_threshold_between_float32_values_is_not_rounded() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "local"}, "unknown scope 'local'; choose from global, layer"),
+        ({"scope": "local"}, "unknown scope 'local'; choose from global, layer, erk, lamp, uniform_plus, sensitivity"),
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\)"),
         ({"sparsity": float("nan")}, r"sparsity must be in \[0, 1\)"),
         ({"sparsity": 0.9, "fixed": 90}, "sparsity 0.9 of 94 weights is out of reach: 90 are protected"),
@@ -253,7 +293,8 @@ def test_a_threshold_between_float32_values_is_not_rounded() -> None:
 )
 @pytest.mark.parametrize("scope", SCOPES)
 def test_bad_input_is_named(scope: str, options: dict, message: str) -> None:
-    arguments = {"scores": scores_of([1.0, 2.0], [3.0, 4.0]), "sparsity": 0.5, "scope": scope, **options}
+    scores = scores_of([1.0, 2.0], [3.0, 4.0])
+    arguments = {"scores": scores, "sparsity": 0.5, "scope": scope, **facts(scope, scores), **options}
     with pytest.raises(ValueError, match=message):
         weight_masks(**arguments)
 
@@ -262,5 +303,79 @@ def test_bad_input_is_named(scope: str, options: dict, message: str) -> None:
 @pytest.mark.parametrize("scope", SCOPES)
 def test_the_gpu_makes_the_same_masks(scope: str) -> None:
     scores = {name: score // 7 for name, score in distinct((64, 32, 3, 3), (10, 64)).items()}
-    on_gpu = weight_masks({name: score.cuda() for name, score in scores.items()}, 0.9, scope)
-    assert torch.equal(joined(on_gpu).cpu(), joined(weight_masks(scores, 0.9, scope)))
+    on_gpu = weight_masks({name: score.cuda() for name, score in scores.items()}, 0.9, scope, **facts(scope, scores))
+    assert torch.equal(joined(on_gpu).cpu(), joined(weight_masks(scores, 0.9, scope, **facts(scope, scores))))
+
+
+SMALL = {"stem": torch.rand(4, 3, 3, 3), "conv": torch.rand(8, 4, 3, 3), "head": torch.rand(10, 8)}  # 108, 288, 80
+
+
+@pytest.mark.parametrize(
+    ("keep", "floor", "counts"),
+    [
+        (49, 1, [13, 18, 18]),  # the sums of their dimensions
+        (98, 1, [26, 36, 36]),
+        (300, 1, [92, 128, 80]),  # 80, 110 and 110, but the last has 80: 220 as 13 to 18
+        (46, 16, [16, 16, 16, "refused"]),
+        (49, 16, [16, 17, 16]),  # 16.5 each for the two, and the first gets its floor
+    ],
+)
+def test_erk_counts_by_hand(keep: int, floor: int, counts: list) -> None:
+    if counts[-1] == "refused":
+        with pytest.raises(ValueError, match="at least 48"):
+            erk_counts(SMALL, keep, floor)
+    else:
+        assert list(erk_counts(SMALL, keep, floor).values()) == counts
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.98])
+def test_erk_is_the_density_of_the_paper(sparsity: float) -> None:
+    """Densities eps * (1 - ...) as Evci et al. state them, at most 1, with the eps that meets the target."""
+    weights = masks.prunable(models.build("resnet20", 10))
+    raw = {name: sum(w.shape) / w.numel() for name, w in weights.items()}
+    total = sum(w.numel() for w in weights.values())
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        eps = (low + high) / 2
+        kept = sum(min(1, eps * raw[name]) * w.numel() for name, w in weights.items())
+        low, high = (eps, high) if kept < (1 - sparsity) * total else (low, eps)
+    found = weight_masks({name: w.detach() for name, w in weights.items()}, sparsity, "erk")
+    for name, weight in weights.items():
+        assert int(found[name].sum()) == pytest.approx(min(1, eps * raw[name]) * weight.numel(), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("keep", "ends", "counts"),
+    [
+        (476, None, [108, 288, 80]),
+        (238, None, [108, 102, 28]),  # 130 of the others' 368
+        (143, None, [108, 19, 16]),  # 35: the head keeps a fifth of its 80
+        (125, None, [108, 1, 16]),
+        (124, None, "cannot keep 124 weights: 3 layers keep at least 125 .floor 1 each, 16 in head, 108 in stem."),
+        (60, ("first", "last"), [14, 36, 10]),  # both ends of the network are protected: an eighth (13.6, 36.3, 10.1)
+        (60, ("first", "head"), [12, 32, 16]),  # 44 of 396
+        (124, ("stem", "conv"), [108, 13, 3]),  # the last is a convolution, so no classifier
+    ],
+)
+def test_uniform_plus_counts_by_hand(keep: int, ends: tuple | None, counts: list | str) -> None:
+    if isinstance(counts, str):
+        with pytest.raises(ValueError, match=counts):
+            uniform_plus_counts(SMALL, keep, 1, Facts(ends))
+    else:
+        assert list(uniform_plus_counts(SMALL, keep, 1, Facts(ends)).values()) == counts
+
+
+def test_uniform_plus_respects_what_is_gone() -> None:
+    before = {name: torch.ones_like(score, dtype=torch.bool) for name, score in SMALL.items()}
+    before["stem"][0], before["head"][1:] = False, False  # 81 and 8 are left, of which neither can go
+    found = weight_masks(SMALL, 1 - 100 / 476, "uniform_plus", previous=before)
+    assert [int(mask.sum()) for mask in found.values()] == [81, 11, 8]
+    assert weight_masks({}, 0.0, "uniform_plus") == {}
+    with pytest.raises(ValueError, match="cannot keep 2 weights: 1 layers keep at least 4"):
+        weight_masks(scores_of([1.0] * 4), 0.5, "uniform_plus")
+
+
+@pytest.mark.parametrize("curves", [None, {}, {"0": {0.5: 0.1}}, {"0": {0.5: 0.1}, "1": {}}])
+def test_sensitivity_asks_for_the_scan(curves: Curves | None) -> None:
+    with pytest.raises(ValueError, match="scope sensitivity.*run the scan"):
+        weight_masks(scores_of([1.0, 2.0], [3.0, 4.0]), 0.5, "sensitivity", curves=curves)

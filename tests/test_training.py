@@ -136,3 +136,29 @@ def test_odd_channel_counts_train_where_a_kernel_of_onednn_crashes(inputs, outpu
     model(images).sum().backward()
     expected = images[..., ::2, ::2].sum((0, 2, 3)).expand(outputs, -1)
     assert torch.allclose(model.weight.grad[..., 0, 0], expected, rtol=1e-3, atol=1e-2)
+
+
+def test_slimming_adds_the_subgradient_of_the_sum_of_gammas():
+    """One step of plain SGD: gamma - lr * (dL/dgamma + strength * sign(gamma)), here with dL/dgamma = 3."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1), nn.BatchNorm1d(2, affine=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([2.0, -1.0, 0.0]))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    training.slimming(model, 0.5)()
+    assert model[0].weight.grad.tolist() == [3.5, 2.5, 3.0]
+    assert (model[0].bias.grad == 3).all()
+    assert (model[1].weight.grad == 3).all()
+
+
+def test_slimmed_baselines_have_smaller_gammas(images):
+    def gammas(strength):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+        batches = training.endless_batches(images, torch.arange(200), 50, False, 0)
+        model(next(batches)[0])
+        thin = training.slimming(model, strength)
+        training.train(model, batches, training.sgd(model.parameters(), 0.1, 0.0), [0.1] * 30, before_step=thin)
+        return model[1].weight.abs().sum().item()
+
+    assert gammas(0.02) < 0.8 * gammas(0.0)

@@ -1,0 +1,101 @@
+"""Does every criterion beat random pruning? Without fine-tuning, after batch norm's recalibration, over several seeds.
+
+    python -m benchmarks.beats_random --checkpoint resnet20.pt --data-dir IMAGES --model resnet20
+
+A trained network is cut to shares of its weights and of its channels (of their number), by each criterion and scope.
+Every seed draws other calibration images (and other random scores). Printed, as Markdown, are mean test accuracies; a
+criterion beats random clearly (+) where the mean difference over seeds is above twice its standard error and half a
+point, loses clearly (-) where it is below minus that, and otherwise neither (=).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruning.criteria import CRITERIA
+from pruning.cutting import Pruned, begin, further, score
+from study import baseline as baselines
+from study import training
+from study.config import BaselineSection
+from study.data import calibration, stratified
+
+SHARES = {"weight": (0.3, 0.5), "channel": (0.1, 0.2, 0.3)}
+SCOPES = ("global", "layer")
+Key = tuple[str, str, float]  # granularity, scope, share
+
+
+def main() -> None:
+    """Print the two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--checkpoint", required=True, help="a state_dict of that model")
+    parser.add_argument("--data-dir", type=Path, required=True, help="an image folder")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--test-images", type=int, default=2000, help="a stratified subset")
+    parser.add_argument("--calibration", type=int, default=512)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    section = BaselineSection(
+        model=args.model, checkpoint=args.checkpoint, dataset="imagefolder", image_size=args.image_size
+    )
+    data = baselines.read_data(section, args.data_dir)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    images = training.on_device(data, device)
+    chosen = data.test[stratified(data.labels[data.test], min(args.test_images, len(data.test)), 0)]
+    test = training.rows_of(chosen, device)
+
+    def dense() -> nn.Module:
+        return training.placed(baselines.check(section, data), device)
+
+    print(f"dense: {100 * training.evaluate(dense(), images, test):.2f} % of {len(test)} test images\n")
+    found: dict[tuple[str, Key], list[float]] = {}
+    for name, granularity, seed in itertools.product(CRITERIA, SHARES, range(args.seeds)):
+        form = CRITERIA[name]
+        if granularity == "weight" and form.weight is None:
+            continue
+        probe = training.rows_of(calibration(data, args.calibration, seed), device)
+        batches = [images.batch(rows) for rows in probe.split(128)]
+
+        def start(granularity: str = granularity, batches: list = batches) -> Pruned:
+            return begin(dense(), batches[0][0][:1], granularity)
+
+        scores = score(start(), form, batches, torch.Generator(device).manual_seed(seed))
+        for scope, share in itertools.product(SCOPES, SHARES[granularity]):
+            pruned = further(
+                start(), share, criterion=form, scope=scope, batches=batches, scores=scores, sparsity_of="channels"
+            )
+            training.recalibrate(pruned.model, images, probe)
+            accuracy = training.evaluate(pruned.model, images, test)
+            found.setdefault((name, (granularity, scope, share)), []).append(accuracy)
+    for granularity in SHARES:
+        print(table(found, granularity), end="\n\n")
+
+
+def table(found: dict[tuple[str, Key], list[float]], granularity: str) -> str:
+    """Mean accuracies (%) by criterion, scope and share, each with its verdict against random."""
+    keys = [(granularity, scope, share) for scope, share in itertools.product(SCOPES, SHARES[granularity])]
+    names = [name for name in CRITERIA if (name, keys[0]) in found]
+    head = ["criterion", *(f"{scope}, {100 * share:.0f} % of {granularity}s" for _, scope, share in keys)]
+    lines = [head, ["---", *("---:" for _ in keys)]]
+    lines += [[f"`{name}`", *(cell(found[name, key], found["random", key]) for key in keys)] for name in names]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(accuracies: list[float], random: list[float]) -> str:
+    """A mean in percent and the verdict on it."""
+    gain = np.mean(accuracies) - np.mean(random)
+    error = math.sqrt((np.var(accuracies, ddof=1) + np.var(random, ddof=1)) / len(random))
+    clear = abs(gain) > max(2 * error, 0.005)
+    return f"{100 * np.mean(accuracies):.1f} {'=' if not clear else '+' if gain > 0 else '-'}"
+
+
+if __name__ == "__main__":
+    main()
