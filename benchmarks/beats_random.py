@@ -72,7 +72,7 @@ def main() -> None:
             pruned = further(
                 start(), share, criterion=form, scope=scope, batches=batches, scores=scores, sparsity_of="channels"
             )
-            training.recalibrate(pruned.model, images, probe)
+            training.recalibrate(pruned.model, images, probe, torch.Generator(device).manual_seed(seed))
             accuracy = training.evaluate(pruned.model, images, test)
             found.setdefault((name, (granularity, scope, share)), []).append(accuracy)
     for granularity in SHARES:

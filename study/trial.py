@@ -130,7 +130,7 @@ def _pruned(
         optimizer = _carried(optimizer, recipe, pruned, cut)
         pruned = cut
         if recipe.recalibrate:
-            training.recalibrate(pruned.model, images, probe)
+            training.recalibrate(pruned.model, images, probe, generator if section.augment else None)
         yield from tuning.until(round(number * tuning.steps / len(cuts)), pruned, optimizer)
     return pruned
 

@@ -101,6 +101,18 @@ def test_recalibrated_statistics_are_those_of_the_data(images):
     assert not model.training
 
 
+def test_recalibration_sees_what_training_saw(images):
+    """Augmented, a norm right at the input has the statistics of padded crops: darker, since padding is black."""
+    model = nn.Sequential(nn.BatchNorm2d(1))
+    rows = torch.arange(256)
+    training.recalibrate(model, images, rows)
+    plain = model[0].running_mean.item()
+    training.recalibrate(model, images, rows, torch.Generator().manual_seed(0))
+    augmented = images.batch(rows, torch.Generator().manual_seed(0))[0]
+    assert model[0].running_mean.item() == pytest.approx(augmented.mean().item(), abs=0.01)
+    assert model[0].running_mean.item() < plain
+
+
 def test_learning_rates_agree_with_torch():
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], 1.0)
