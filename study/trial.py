@@ -28,7 +28,7 @@ from pruning.plans import Plan
 from pruning.schedules import cut_points
 from pruning.surgery import carry_state
 from study import baseline as baselines
-from study import scores, training
+from study import scan, scores, training
 from study import space as spaces
 from study.baseline import Baseline, epoch_line
 from study.config import BaselineSection, Recipe, StudyFile, read_study
@@ -266,6 +266,20 @@ def _recipe_columns(recipe: Recipe) -> Record:
     }
 
 
+def _scanned(file: StudyFile, recipe: Recipe, shared: Shared, device: torch.device) -> dict[str, Curves]:
+    """The curves that a recipe of scope `sensitivity` is allocated by; cuts that were not scanned before are now."""
+    wanted = scan.needed(file)
+    assert wanted is not None
+    kept, rows = scan.Kept(baselines.key(file.baseline, shared.data)), []
+    points = [p for p in spaces.grid(resolve(wanted, shared.data).axes) if curve_key(Recipe(**p)) == curve_key(recipe)]
+    print(f"sensitivity scan: {len(points)} cuts of one layer or group", flush=True)
+    for point in points:
+        known = kept(point)
+        rows.append(known[0] if known else run_trial(Recipe(**point), file.study.seed, shared, device).row)
+        kept.add(point, rows[-1])
+    return scan.curves(rows)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one recipe in this process; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m study.trial", description="Run one recipe, without Ray.")
@@ -284,7 +298,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     baseline = baselines.obtain(file.baseline, data, lambda: baselines.make(file.baseline, data, device))
-    outcome = run_trial(recipe, args.seed, Shared(baseline, data, file.baseline), device, say=print)
+    shared = Shared(baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds)
+    if recipe.scope == "sensitivity":
+        shared = shared._replace(curves=_scanned(file, recipe, shared, device))
+    outcome = run_trial(recipe, args.seed, shared, device, say=print)
     print(json.dumps({name: outcome.row.get(name) for name in COLUMNS}))
     return 0 if outcome.row["state"] == "complete" else 1
 

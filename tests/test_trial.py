@@ -12,6 +12,7 @@ from study.baseline import Baseline
 from study.config import Recipe
 from study.results import COLUMNS
 from study.trial import Shared, run_trial
+from tests.conftest import TINY
 
 CPU = torch.device("cpu")
 TIMES = {"train_seconds", "wall_seconds"}
@@ -139,6 +140,21 @@ def test_the_command_prints_the_row_last(capsys):
     row = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert code == 0
     assert row["requested_sparsity"] == 0.5
+
+
+def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(capsys, monkeypatch):
+    recipe = {"scope": "sensitivity", "granularity": "channel", "sparsity": 0.4, "criterion": "magnitude_l1"}
+    settings = [*TINY, *(f"space.{key}={value}" for key, value in recipe.items())]
+    rows, scanned = [], []
+    monkeypatch.setattr(trial, "run_trial", lambda *a, **k: scanned.append(a[0].part) or run_trial(*a, **k))
+    for _ in range(2):
+        assert trial.main(["--space", "quickstart", *(part for s in settings for part in ("--set", s))]) == 0
+        rows.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    groups = {part for part in scanned if part}
+    assert len([part for part in scanned if part]) == 9 * len(groups)
+    assert scanned.count(None) == 2  # the recipe itself, twice
+    assert rows[0]["sparsity"] == pytest.approx(0.4, abs=0.1)
+    assert {k: v for k, v in rows[0].items() if k not in TIMES} == {k: v for k, v in rows[1].items() if k not in TIMES}
 
 
 def test_the_command_refuses_wrong_input(capsys):
