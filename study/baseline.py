@@ -111,7 +111,7 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
     if section.checkpoint:
         model.load_state_dict(_read_checkpoint(section.checkpoint, model))
     else:
-        for record in _epochs(section, model, images, train, validation):
+        for record in epochs(section, model, images, train, validation, SEED):
             history.append(record)
             yield record
     example = images.batch(validation[:1])[0]
@@ -134,15 +134,17 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
     )
 
 
-def _epochs(
+def epochs(
     section: BaselineSection,
     model: nn.Module,
     images: training.Images,
     train: torch.Tensor,
     validation: torch.Tensor,
+    seed: int,
 ) -> Iterator[Record]:
+    """Train `model` as the section says; yields epoch, train_loss, accuracy (validation) and seconds after each."""
     optimizer = training.sgd(model.parameters(), section.lr, section.weight_decay)
-    batches = training.endless_batches(images, train, section.batch_size, section.augment, SEED)
+    batches = training.endless_batches(images, train, section.batch_size, section.augment, seed)
     steps = training.steps_per_epoch(len(train), section.batch_size)
     for epoch in range(section.epochs):
         started = time.perf_counter()

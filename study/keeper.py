@@ -25,8 +25,10 @@ class Keeper:
         self._folder, self._ledger, self._view, self._card, self._versions = folder, ledger, view, card, versions
         self._objectives = ledger.file.study.objectives
         self._project = results.Projector(folder)
-        self._front = self._nondominated()
-        self._drop_dominated()
+        self._taken = 0  # of the ledger's rows, in the order they were told
+        self.front: list[Record] = []
+        self._take()
+        self._drop_all_dominated()
 
     def report(self, ticket: Ticket, row: Record, history: list[Record], fetch: Callable[[], Network] | None) -> None:
         """Keep a finished trial: its network first, so that a row on the front never lacks one."""
@@ -35,11 +37,27 @@ class Keeper:
         if fetch is not None and self._wanted(ticket, row):
             self._save(ticket, row, fetch())
         self._ledger.tell(ticket, row, history)
-        self._front = self._nondominated()
-        self._drop_dominated()
+        for told in self._take():
+            self._view.trial(told, len(self.front), self._hypervolume(), search=told["kind"] == "search")
         self._project(self._ledger.records)
-        row, _ = self._ledger.records[ticket.trial_id]
-        self._view.trial(row, len(self._front), self._hypervolume(), search=ticket.kind == "search")
+
+    def _take(self) -> list[Record]:
+        """The rows told since the last time, some of them by the ledger itself; the front is then that of all rows."""
+        rows = [self._ledger.records[trial_id][0] for trial_id in self._ledger.told[self._taken :]]
+        self._taken += len(rows)
+        for row in rows:
+            if row["kind"] == "search" and row["feasible"]:
+                self._enter(row)
+        return rows
+
+    def _enter(self, row: Record) -> None:
+        """Put a row on the front if nothing there dominates it; what it dominates leaves, with its network."""
+        rivals = [*self.front, row]
+        best = pareto.is_nondominated([self._values(r) for r in rivals], list(self._objectives.values()))
+        self.front = [rival for rival, stays in zip(rivals, best, strict=True) if stays]
+        if self._ledger.file.study.save != "all":
+            for rival in (rival for rival, stays in zip(rivals, best, strict=True) if not stays):
+                shutil.rmtree(self._folder / "models" / rival["trial_id"], ignore_errors=True)
 
     def _wanted(self, ticket: Ticket, row: Record) -> bool:
         save = self._ledger.file.study.save
@@ -47,8 +65,9 @@ class Keeper:
             return False
         if save == "all" or ticket.kind == "control":
             return True
-        values = [self._values(front) for front in self._front] + [self._values(row)]
-        return bool(pareto.is_nondominated(np.array(values), list(self._objectives.values()))[-1])
+        values = [self._values(front) for front in self.front] + [self._values(row)]
+        best = pareto.is_nondominated(values, list(self._objectives.values()))[-1]
+        return ticket.kind == "search" and bool(best)
 
     def _save(self, ticket: Ticket, row: Record, network: Network) -> None:
         tensors = {name: torch.tensor(array) for name, array in network.state.items()}
@@ -69,23 +88,17 @@ class Keeper:
     def _values(self, row: Record) -> list[float]:
         return [float(row[name]) for name in self._objectives]
 
-    def _nondominated(self) -> list[Record]:
-        rows = [row for row in self._ledger.rows() if row["feasible"]]
-        if not rows:
-            return []
-        mask = pareto.is_nondominated(np.array([self._values(r) for r in rows]), list(self._objectives.values()))
-        return [row for row, best in zip(rows, mask, strict=True) if best]
-
-    def _drop_dominated(self) -> None:
+    def _drop_all_dominated(self) -> None:
+        """Delete the networks that a killed driver did not come to delete."""
         if self._ledger.file.study.save == "all":
             return
-        kept = {row["trial_id"] for row in self._front} | {row["trial_id"] for row in self._ledger.rows("control")}
+        kept = {row["trial_id"] for row in [*self.front, *self._ledger.rows("control")]}
         for folder in (self._folder / "models").glob("*"):
             if folder.name not in kept:
                 shutil.rmtree(folder)
 
     def _hypervolume(self) -> float:
-        if set(self._objectives) - {"accuracy", "sparsity"} or not self._front:
+        if set(self._objectives) - {"accuracy", "sparsity"} or not self.front:
             return 0.0
-        values = np.array([self._values(row) for row in self._front])
+        values = np.array([self._values(row) for row in self.front])
         return pareto.hypervolume(values, list(self._objectives.values()), [0.0] * len(self._objectives))

@@ -1,51 +1,60 @@
-"""The one ledger: an Optuna study on a journal. The only file that knows Optuna.
+"""The one ledger: an Optuna study on a journal.
 
 Each trial's whole row and history stand among its attributes, so everything else can be made anew from it.
 A trial is written in three steps - asked (RUNNING), recorded, told - and can be taken up after each of them.
+Nothing here looks at all trials once the study runs: what a trial costs does not grow with their number.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from study import samplers
 from study import space as spaces
 from study.config import Recipe, StudyFile
+from study.journal import Journal, hold
 
 Record = dict[str, Any]
 Known = Callable[[Record], tuple[Record, list[Record]] | None]  # a recipe -> its row and history, if it need not run
 ATTEMPTS = 2  # a trial lost with its driver runs again this many times in all
+KINDS = {"search": "", "control": "c", "confirm": "k"}  # of trials, and how their ids begin
+LOST = "lost with its driver"
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", message="The constraint value is ignored because")  # told twice: see _recover
 
 
 class Ticket(NamedTuple):
-    """A trial to be run."""
+    """A trial to be run.
+
+    control: of which control; confirms: the trial it runs again with another seed, or trains anew; plan: of that one.
+    """
 
     trial_id: str
     kind: str
     recipe: Record
     seed: int
+    control: str | None = None
+    confirms: str | None = None
+    plan: Record | None = None
 
 
 class Ledger:
     """The trials of the study in `folder`: `ask` for one, `tell` its row; both survive the process.
 
-    Raises ValueError where another process holds the folder, or its journal is of another study file.
+    `known` is asked before a recipe of the search is handed out: the row it gives is told at once, and nothing is run.
+    Raises ValueError where another process holds the folder, or its journal is of another study file; OSError where
+    the journal cannot be written (a full disk: what is in it stays good).
     """
 
     def __init__(self, folder: Path, file: StudyFile, known: Known = lambda recipe: None) -> None:
@@ -53,44 +62,58 @@ class Ledger:
         self.axes = file.axes
         if file.study.search == "grid":
             self.axes = {k: axis.model_copy(update={"choices": axis.values()}) for k, axis in self.axes.items()}
-        self._lock = _locked(folder)
-        storage = JournalStorage(_mended_journal(folder / "optuna.journal"))
-        directions = [
-            StudyDirection.MAXIMIZE if d == "max" else StudyDirection.MINIMIZE for d in file.study.objectives.values()
-        ]
-        self._search, self._controls = (
-            optuna.create_study(
-                storage=storage,
-                study_name=file.study.name + suffix,
-                directions=directions,
-                sampler=_sampler(file),
-                load_if_exists=True,
-            )
-            for suffix in ("", "-controls")
-        )
+        self._sampler_name = file.study.sampler if file.study.search == "optuna" else "tpe"
+        self._lock = hold(folder)
+        self._journal = Journal(folder / "optuna.journal")
+        self._storage = JournalStorage(self._journal)  # type: ignore[arg-type]  # all it asks for, and no lock
+        self._studies = {"search": self._study(""), "control": self._study("-controls")}
+        if file.study.confirm_seeds:
+            self._studies["confirm"] = self._study("-confirms")
+        self._search = self._studies["search"]
         self._fixed = [{k: spaces.label(v) for k, v in r.items()} for r in file.study.start_with]
         if file.study.search == "grid":
             points = ({k: spaces.label(v) for k, v in point.items()} for point in spaces.grid(self.axes))
             self._fixed += [point for point in points if point not in self._fixed]
         self._open: dict[str, Trial] = {}
+        self._searching = 0  # of those open, how many are of the search
         self.records: dict[str, tuple[Record, list[Record]]] = {}
+        self.told: list[str] = []  # the trials of `records` in the order they were told
+        self._first: dict[str, str] = {}  # a recipe, as text -> the first trial that ran it
+        self._jobs: set[str] = set()  # controls and confirmations that are done or running
         self._begun = 0  # recipes the search has begun: repeats for further seeds and re-runs do not count
+        self._waiting = 0  # trials enqueued and not yet asked for
         self._finished = 0
-        self._check_identity()
-        self._recover()
+        try:
+            self._check_identity()
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
+        self._search.sampler = samplers.sampler(file, len(self._search.get_trials(deepcopy=False)))
+
+    def _study(self, suffix: str) -> optuna.Study:
+        directions = [samplers.DIRECTIONS[direction] for direction in self.file.study.objectives.values()]
+        return optuna.create_study(
+            storage=self._storage,
+            study_name=self.file.study.name + suffix,
+            directions=directions,
+            sampler=optuna.samplers.RandomSampler(),
+            load_if_exists=True,
+        )
 
     def close(self) -> None:
         """Let another process have the folder."""
+        self._journal.close()
         os.close(self._lock)
 
     def rows(self, kind: str = "search") -> list[Record]:
         """The rows of all finished trials of a kind, in the order of their ids."""
-        return [row for _, (row, _) in sorted(self.records.items()) if row["kind"] == kind]
+        return [self.records[key][0] for key in in_order(self.records) if self.records[key][0]["kind"] == kind]
 
     @property
     def running(self) -> int:
-        """Trials asked for and not yet told."""
-        return len(self._open)
+        """Trials of the search that were asked for and not yet told: until it is 0 the front may change."""
+        return self._searching
 
     @property
     def runs(self) -> int:
@@ -99,59 +122,100 @@ class Ledger:
 
     def ask(self) -> Ticket | None:
         """The next trial of the search; None when no further one is to be started."""
-        while self._finished + len(self._open) < self.runs:
+        while self._finished + self._searching < self.runs:
             self._enqueue_fixed()
             trial = self._search.ask()
+            self._waiting -= self._waiting > 0
             self._begun += _is_fresh(trial)
-            params = spaces.draw(self.axes, partial(_suggest, trial))
-            copies = trial.user_attrs.get("copies", self.file.study.seeds - 1)
-            if copies:
-                self._search.enqueue_trial(trial.params, user_attrs={"copies": copies - 1, "copy": True})
-            ticket = self._ticket(trial, "search", params)
+            recipe = samplers.draw(trial, self.axes, self._sampler_name)
+            self._enqueue_copy(trial)
+            ticket = self._ticket(trial, "search", recipe)
             try:
-                Recipe(**params)
+                Recipe(**recipe)
             except ValueError as error:  # a combination that only the whole recipe shows to be wrong
-                self.tell(ticket, {**params, "state": "failed", "error": str(error)}, [])
+                self.tell(ticket, _failed(recipe, str(error)), [])
                 continue
-            stored = self._stored(trial) if self.file.study.repeats == "stored" else None
-            if found := stored or self._known(params):
-                row, history = found
-                self.tell(ticket._replace(seed=row["seed"]), {**row, "repeats": row.get("trial_id")}, history)
-                continue
-            return ticket
+            if not (found := self._stored(recipe) or self._known(recipe)):
+                return ticket
+            row, history = found
+            self.tell(ticket._replace(seed=row["seed"]), {**row, "repeats": row.get("trial_id")}, history)
         return None
 
-    def ask_control(self, name: str, recipe: Record) -> Ticket:
-        """A trial outside the search, which the sampler never hears of."""
-        trial = self._controls.ask()
-        trial.set_user_attr("control", name)
-        return self._ticket(trial, "control", recipe)
+    def ask_control(self, control: str, recipe: Record, confirms: str | None = None) -> Ticket | None:
+        """A trial outside the search, which the sampler never hears of; None if it has had its run."""
+        return self._ask_aside("control", recipe, {"control": control, "confirms": confirms})
+
+    def ask_scratch(self, front: Iterable[Record]) -> Ticket | None:
+        """The next cut network of the front (rows of the search) to be trained from scratch; None if all have been.
+
+        Source of the control: Liu et al. 2019, arXiv:1810.05270.
+        """
+        cut = (row["trial_id"] for row in front if row["granularity"] == "channel" and not row.get("repeats"))
+        tickets = (self.ask_control("scratch", self.recipe(trial_id), trial_id) for trial_id in cut)
+        return next(filter(None, tickets), None)
+
+    def ask_confirm(self, front: Iterable[Record]) -> Ticket | None:
+        """The next run of a recipe of the front (rows of the search) with a further seed; None if all have theirs."""
+        for trial_id in (row["trial_id"] for row in front if not row.get("repeats")):
+            for copy in range(self.file.study.confirm_seeds):
+                what = {"confirms": trial_id, "copy": copy}
+                if ticket := self._ask_aside("confirm", self.recipe(trial_id), what):
+                    return ticket
+        return None
+
+    def recipe(self, trial_id: str) -> Record:
+        """What a trial of the search was asked to run."""
+        trial = self._storage.get_trial(
+            self._storage.get_trial_id_from_study_id_trial_number(self._search._study_id, int(trial_id))
+        )
+        return samplers.recipe(trial.params, self.axes)
 
     def tell(self, ticket: Ticket, row: Record, history: list[Record]) -> None:
-        """Write a finished trial down. Rows that failed are told to the sampler as such, not as values."""
-        trial = self._open.pop(ticket.trial_id)
+        """Write a finished trial down; on return it outlives whatever happens. Raises OSError on a full disk."""
+        trial = self._open[ticket.trial_id]
         row = {**row, "trial_id": ticket.trial_id, "kind": ticket.kind, "seed": ticket.seed}
-        row["schedule"] = trial.user_attrs.get("control", row.get("schedule"))
+        row |= {"schedule": ticket.control or row.get("schedule"), "confirms": ticket.confirms}
         row["feasible"] = row["state"] == "complete" and all(v <= 0 for v in self._violations(row).values())
         history = [{"trial_id": ticket.trial_id, **record} for record in history]
         trial.set_user_attr("record", {"row": row, "history": history})
         self._conclude(trial, row)
-        self.records[ticket.trial_id] = (row, history)
-        self._finished += ticket.kind == "search"
+        self._journal.sync()
+        self._keep(self._storage.get_trial(trial._trial_id))
+        del self._open[ticket.trial_id]
+        self._searching -= ticket.kind == "search"
 
     def measured(self, trial_id: str, columns: Record) -> None:
         """Add what was measured after the trial had ended, which Optuna lets nobody write among its attributes."""
         self._search.set_user_attr(f"measured:{trial_id}", columns)
         self.records[trial_id][0].update(columns)
 
+    def importance(self) -> dict[str, dict[str, float]]:
+        """How much each axis decides, for each objective and for the front; see `samplers.importance`."""
+        return samplers.importance(self._search, list(self.file.study.objectives), self.axes)
+
+    def _keep(self, trial: FrozenTrial) -> None:
+        """Take up a recorded trial: its row, and what is counted."""
+        row, history = trial.user_attrs["record"]["row"], trial.user_attrs["record"]["history"]
+        self.records[row["trial_id"]] = (row, history)
+        self.told.append(row["trial_id"])
+        if row["kind"] == "search":
+            self._finished += 1
+            if self.file.study.repeats == "stored" and row["state"] == "complete" and "repeats" not in row:
+                self._first.setdefault(_text(samplers.recipe(trial.params, self.axes)), row["trial_id"])
+
     def _conclude(self, trial: Trial, row: Record) -> None:
-        study = self._controls if row["kind"] == "control" else self._search
-        if row["state"] != "complete":
-            study.tell(trial, state=TrialState.PRUNED if row["state"] == "stopped" else TrialState.FAIL)
-            return
-        for name, violation in self._violations(row).items():
-            trial.set_constraint(name, violation)
-        study.tell(trial, [float(row[name]) for name in self.file.study.objectives])
+        """Tell Optuna. What a recipe itself made fail is told as infeasible, so that samplers keep away from it."""
+        study = self._studies[row["kind"]]
+        if row["state"] == "complete":
+            for name, violation in self._violations(row).items():
+                trial.set_constraint(name, violation)
+            study.tell(trial, [float(row[name]) for name in self.file.study.objectives])
+        elif row["state"] == "failed" and row["error"].startswith(LOST):
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            if row["state"] == "failed":
+                trial.set_constraint("failed", 1.0)
+            study.tell(trial, state=TrialState.PRUNED)
 
     def _violations(self, row: Record) -> dict[str, float]:
         """By how much each constraint is broken; at most 0 where it holds."""
@@ -163,22 +227,42 @@ class Ledger:
         }
 
     def _ticket(self, trial: Trial, kind: str, recipe: Record) -> Ticket:
-        trial_id = f"{'c' if kind == 'control' else ''}{trial.number:04d}"
-        seed = trial.user_attrs.get("seed")
+        trial_id = f"{KINDS[kind]}{trial.number:04d}"
+        aside = trial.user_attrs.get("aside", {})
+        seed = aside.get("seed", trial.user_attrs.get("seed"))
         if seed is None:
             seed = _seed(self.file.study.seed, kind, trial.number)
         self._open[trial_id] = trial
-        return Ticket(trial_id, kind, recipe, seed)
+        self._searching += kind == "search"
+        return Ticket(trial_id, kind, recipe, seed, aside.get("control"), aside.get("confirms"))
+
+    def _ask_aside(self, kind: str, recipe: Record, what: Mapping[str, Any]) -> Ticket | None:
+        """A trial that is no part of the search; None if it is done, or running."""
+        job = _text([kind, what])
+        if job in self._jobs:
+            return None
+        self._jobs.add(job)
+        numbers = (what.get("copy", 0), *([] if what["confirms"] is None else [int(what["confirms"])]))
+        trial = self._studies[kind].ask()
+        seed = _seed(self.file.study.seed, kind, *numbers)
+        trial.set_user_attr("aside", {**what, "job": job, "recipe": recipe, "seed": seed})
+        return self._ticket(trial, kind, recipe)
 
     def _enqueue_fixed(self) -> None:
-        if self._begun < len(self._fixed) and not self._search.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if self._begun < len(self._fixed) and not self._waiting:
             self._search.enqueue_trial(self._fixed[self._begun])
+            self._waiting += 1
 
-    def _stored(self, trial: Trial) -> tuple[Record, list[Record]] | None:
-        for other in self._search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if other.params == trial.params and "repeats" not in other.user_attrs["record"]["row"]:
-                return self.records[other.user_attrs["record"]["row"]["trial_id"]]
-        return None
+    def _enqueue_copy(self, trial: Trial) -> None:
+        """Let a recipe run again, as often as the study has seeds."""
+        copies = trial.user_attrs.get("copies", self.file.study.seeds - 1)
+        if copies:
+            attrs = {"copies": copies - 1, "copy": True, "of": trial.number}
+            self._search.enqueue_trial(trial.params, user_attrs=attrs)
+            self._waiting += 1
+
+    def _stored(self, recipe: Record) -> tuple[Record, list[Record]] | None:
+        return self.records.get(self._first.get(_text(recipe), "")) if self._first else None
 
     def _check_identity(self) -> None:
         mine = self.file.resolved()
@@ -192,91 +276,90 @@ class Ledger:
 
     def _recover(self) -> None:
         """Take up what a killed driver left: recorded trials are told, the others run again or are given up."""
-        for study in (self._search, self._controls):
-            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                trial = Trial(study, frozen._trial_id)
+        for kind, study in self._studies.items():
+            trials = study.get_trials(deepcopy=False)
+            for frozen in trials:
                 if "record" in frozen.user_attrs:
-                    self._conclude(trial, frozen.user_attrs["record"]["row"])
-                elif study is self._controls:
-                    study.tell(trial, state=TrialState.FAIL)
-                else:
-                    self._run_again(trial, frozen)
-            for frozen in study.get_trials(deepcopy=False):
+                    self._keep(frozen)
+            attempts = Counter(frozen.user_attrs.get("aside", {}).get("job") for frozen in trials)
+            for frozen in trials:
+                if frozen.state != TrialState.RUNNING:
+                    continue
+                trial = Trial(study, frozen._trial_id)
                 if record := frozen.user_attrs.get("record"):
-                    self.records[record["row"]["trial_id"]] = (record["row"], record["history"])
+                    self._conclude(trial, record["row"])
+                elif kind == "search":
+                    self._run_again(trial, frozen, trials)
+                else:
+                    self._ask_again(kind, trial, attempts)
+            done = [t.user_attrs["aside"]["job"] for t in study.get_trials(deepcopy=False) if _is_done_aside(t)]
+            self._jobs.update(done)
         for name, columns in self._search.user_attrs.items():
             if name.startswith("measured:"):
                 self.records[name.removeprefix("measured:")][0].update(columns)
-        self._finished = len(self.rows())
-        self._begun = sum(
-            _is_fresh(t) for t in self._search.get_trials(deepcopy=False) if t.state != TrialState.WAITING
-        )
+        trials = self._search.get_trials(deepcopy=False)
+        self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+        self._begun = sum(_is_fresh(trial) for trial in trials if trial.state != TrialState.WAITING)
 
-    def _run_again(self, trial: Trial, frozen: FrozenTrial) -> None:
-        attempt = frozen.user_attrs.get("attempt", 1)
+    def _run_again(self, trial: Trial, frozen: FrozenTrial, trials: list[FrozenTrial]) -> None:
+        """Enqueue a trial of the search once more, as it was: what it had drawn, its seed, its copies still due."""
+        attrs = frozen.user_attrs
+        params = frozen.system_attrs.get("fixed_params", {}) | frozen.params
+        attempt = attrs.get("attempt", 1)
         if attempt >= ATTEMPTS:
-            ticket = self._ticket(trial, "search", {})
-            error = f"lost with its driver {attempt} times"
-            params = {k: v for k, v in frozen.params.items() if k != "sparsity"}
-            row = {**params, "requested_sparsity": frozen.params.get("sparsity"), "state": "failed", "error": error}
-            self.tell(ticket, row, [])
+            recipe = {key: value for key, value in params.items() if key in Recipe.model_fields}
+            row = _failed(recipe, f"{LOST} {attempt} times")
+            self.tell(self._ticket(trial, "search", recipe), row, [])
             return
-        seed = frozen.user_attrs.get("seed", _seed(self.file.study.seed, "search", frozen.number))
-        again = {"copy": True, "copies": 0, "attempt": attempt + 1, "seed": seed, "replaces": frozen.number}
-        params = frozen.params or frozen.system_attrs.get("fixed_params", {})
+        copied = any(other.user_attrs.get("of") == frozen.number for other in trials)
+        again = {
+            "copy": True,
+            "copies": 0 if copied else attrs.get("copies", self.file.study.seeds - 1),
+            "attempt": attempt + 1,
+            "seed": attrs.get("seed", _seed(self.file.study.seed, "search", frozen.number)),
+            "replaces": frozen.number,
+        }
         # Killed between these two lines, the trial is still RUNNING at the next start: it is not queued again then.
-        if not any(t.user_attrs.get("replaces") == frozen.number for t in self._search.get_trials(deepcopy=False)):
+        if not any(other.user_attrs.get("replaces") == frozen.number for other in trials):
             self._search.enqueue_trial(params, user_attrs=again)
         self._search.tell(trial, state=TrialState.FAIL)
+
+    def _ask_again(self, kind: str, trial: Trial, attempts: Mapping[str | None, int]) -> None:
+        """Let `ask_control` or `ask_confirm` hand a lost trial out once more, or give it up."""
+        aside = trial.user_attrs.get("aside")
+        if aside and attempts[aside["job"]] >= ATTEMPTS:
+            row = _failed(aside["recipe"], f"{LOST} {attempts[aside['job']]} times")
+            self.tell(self._ticket(trial, kind, aside["recipe"]), row, [])
+        else:
+            self._studies[kind].tell(trial, state=TrialState.FAIL)
+
+
+def in_order(trial_ids: Iterable[str]) -> list[str]:
+    """Trials in the order of their ids, the ten-thousandth after the ninth."""
+    return sorted(trial_ids, key=lambda trial_id: (len(trial_id), trial_id))
 
 
 def _is_fresh(trial: Trial | FrozenTrial) -> bool:
     return "copy" not in trial.user_attrs
 
 
-def _suggest(trial: Trial, key: str, axis: spaces.Axis) -> Any:
-    if axis.choices is not None:
-        labels = [spaces.label(value) for value in axis.choices]
-        return axis.choices[labels.index(trial.suggest_categorical(key, labels))]
-    assert axis.low is not None
-    assert axis.high is not None
-    if isinstance(axis.low, int):
-        return trial.suggest_int(key, int(axis.low), int(axis.high), step=int(axis.step or 1), log=axis.log)
-    return trial.suggest_float(key, axis.low, axis.high, step=axis.step, log=axis.log)
+def _is_done_aside(trial: FrozenTrial) -> bool:
+    return "aside" in trial.user_attrs and "record" in trial.user_attrs
 
 
-def _sampler(file: StudyFile) -> optuna.samplers.BaseSampler:
-    if file.study.search != "optuna":
-        return optuna.samplers.RandomSampler(seed=file.study.seed)
-    return optuna.samplers.TPESampler(seed=file.study.seed, multivariate=True, group=True)
+def _failed(recipe: Record, error: str) -> Record:
+    columns = {key: value for key, value in recipe.items() if key != "sparsity"}
+    if isinstance(columns.get("protect"), (list, tuple)):
+        columns["protect"] = " ".join(columns["protect"])
+    return {**columns, "requested_sparsity": recipe.get("sparsity"), "state": "failed", "error": error}
 
 
-def _seed(study_seed: int, kind: str, number: int) -> int:
-    return int(np.random.SeedSequence([study_seed, kind == "control", number]).generate_state(1)[0])
+def _seed(study_seed: int, kind: str, *numbers: int) -> int:
+    return int(np.random.SeedSequence([study_seed, list(KINDS).index(kind), *numbers]).generate_state(1)[0])
 
 
-def _locked(folder: Path) -> int:
-    """Hold the folder for this process; the system lets go when the process dies, however it dies."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(handle, 20).decode().strip()
-        os.close(handle)
-        raise ValueError(f"{folder}: another run (process {holder}) is writing to this results folder") from None
-    os.ftruncate(handle, 0)
-    os.write(handle, str(os.getpid()).encode())
-    return handle
-
-
-def _mended_journal(path: Path) -> JournalFileBackend:
-    """The journal, less a last line that a killed process left half-written, and less its stale lock."""
-    if path.exists():
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            os.truncate(path, content.rfind(b"\n") + 1)
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    return JournalFileBackend(str(path))
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:

@@ -69,6 +69,8 @@ COLUMNS = [
     "baseline_batch_latency_ms",
     "batch_speedup",
     "feasible",
+    "repeats",
+    "confirms",
     "train_seconds",
     "wall_seconds",
     "started",
@@ -83,6 +85,7 @@ LAYERS = [
     "macs",
     "nonzero_macs",
 ]
+IMPORTANCE = ["objective", "axis", "importance"]
 HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
 PACKAGES = ["torch", "torchvision", "ray", "optuna", "numpy", "pandas", "matplotlib"]
 
@@ -114,9 +117,20 @@ def write_layers(path: Path, dense: list[dict[str, Any]], pruned: list[dict[str,
 
 def project(folder: Path, records: Mapping[str, tuple[Mapping[str, Any], list[dict[str, Any]]]]) -> None:
     """trials.csv and history.csv from the ledger's records (trial_id -> row, history)."""
-    ordered = [records[trial_id] for trial_id in sorted(records)]
+    ordered = [records[trial_id] for trial_id in sorted(records, key=lambda trial_id: (len(trial_id), trial_id))]
     write_rows(folder / "trials.csv", COLUMNS, (row for row, _ in ordered))
     write_rows(folder / "history.csv", HISTORY, (line for _, history in ordered for line in history))
+
+
+def write_importance(folder: Path, shares: Mapping[str, Mapping[str, float]]) -> None:
+    """importance.csv: how much each axis decides, for each objective and for the front; only if that is known."""
+    rows = [
+        {"objective": objective, "axis": axis, "importance": share}
+        for objective, of_axes in shares.items()
+        for axis, share in of_axes.items()
+    ]
+    if rows:
+        write_rows(folder / "importance.csv", IMPORTANCE, rows)
 
 
 class Projector:

@@ -11,6 +11,8 @@ Exit codes: 0 done, 1 the study failed, 2 the input is wrong, 130 interrupted (a
 from __future__ import annotations
 
 import argparse
+import errno
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +44,16 @@ NOT_RECORDED = {
     "sha256",
 }  # of the baseline's card in study.yaml
 
+FINE_TUNING = (
+    "finetune_epochs",
+    "finetune_lr",
+    "lr_schedule",
+    "optimizer",
+    "weight_decay",
+    "recalibrate",
+    "calibration_samples",
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit code."""
@@ -71,7 +83,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        print(f"error: the study failed: {type(error).__name__}: {error}\n{_resume_hint(folder)}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "the disk is full" if full else "the study failed"
+        print(f"error: {what}: {type(error).__name__}: {error}\n{_resume_hint(folder)}", file=sys.stderr)
         return 1
 
 
@@ -148,6 +162,7 @@ def _study(folder: Path, record: Record, data: Data, ledger: Ledger, kept: scan.
         _sweep(folder, record, shared, ledger, kept, dashboard)
         _measure_front(folder, ledger, baseline, search.on_device_alone)
         results.project(folder, ledger.records)
+        results.write_importance(folder, ledger.importance())
     return _finish(folder, ledger)
 
 
@@ -179,10 +194,29 @@ def _sweep(folder: Path, record: Record, shared: Shared, ledger: Ledger, kept: s
             keeper.report(ticket, row, *rest)
             kept.add(ticket.recipe, row)
 
+        broken: list[OSError] = []
+        ask = _noting(_agenda(folder, ledger, keeper), broken)
         try:
-            search.run_trials(shared, file.resources, _agenda(file, ledger), report)
+            search.run_trials(shared, file.resources, ask, _noting(report, broken))
+        except Exception:
+            if broken:
+                raise broken[0] from None
+            raise
         finally:
             results.project(folder, ledger.records)
+
+
+def _noting(work: Callable[..., Any], broken: list[OSError]) -> Callable[..., Any]:
+    """`work`, that notes why the disk refused: Ray makes a text of whatever is raised within it."""
+
+    def noted(*arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except OSError as error:
+            broken.append(error)
+            raise
+
+    return noted
 
 
 def _measure_front(folder: Path, ledger: Ledger, baseline: baselines.Baseline, alone: Callable[..., Any]) -> None:
@@ -208,35 +242,37 @@ def _histograms(folder: Path, baseline: baselines.Baseline) -> None:
             results.write_rows(place / "histograms.csv", HISTOGRAM, histograms(layers, baseline.state, network))
 
 
-def _agenda(file: StudyFile, ledger: Ledger) -> Callable[[], Ticket | str | None]:
-    """What is to run next: the search, until it is finished or its hours are over, and then the controls."""
-    end = time.monotonic() + 3600 * (file.study.hours or float("inf"))
+def _agenda(folder: Path, ledger: Ledger, keeper: Keeper) -> Callable[[], Ticket | str | None]:
+    """What is to run next: the search, until finished or out of hours; then the front with more seeds, and controls."""
+    study = ledger.file.study
+    end = time.monotonic() + 3600 * (study.hours or float("inf"))
+    searching = True
 
     def ask() -> Ticket | str | None:
-        if time.monotonic() < end and (ticket := ledger.ask()):
+        nonlocal searching
+        if searching and time.monotonic() < end and (ticket := ledger.ask()):
             return ticket
-        return "wait" if ledger.running else _control(file, ledger)
+        searching = searching and ledger.running > 0
+        if searching:
+            return "wait"
+        again = ledger.ask_confirm(keeper.front) if study.confirm_seeds else None
+        return again or _control(folder, ledger, keeper) or ("wait" if ledger.running else None)
 
     return ask
 
 
-def _control(file: StudyFile, ledger: Ledger) -> Ticket | None:
-    """The dense network, given the fine-tuning of the most accurate network of the search; None if it is done."""
+def _control(folder: Path, ledger: Ledger, keeper: Keeper) -> Ticket | None:
+    """The next control: the dense network with the fine-tuning of the most accurate one; cut ones, trained anew."""
+    asked = ledger.file.study.controls
     complete = [row for row in ledger.rows() if row["state"] == "complete"]
-    if "dense" not in file.study.controls or ledger.rows("control") or not complete:
-        return None
-    best = max(complete, key=lambda row: row["accuracy"])
-    keys = [
-        "finetune_epochs",
-        "finetune_lr",
-        "lr_schedule",
-        "optimizer",
-        "weight_decay",
-        "recalibrate",
-        "calibration_samples",
-    ]
-    recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in keys}}
-    return ledger.ask_control("dense", Recipe(**recipe).model_dump())
+    if "dense" in asked and complete:
+        best = max(complete, key=lambda row: row["accuracy"])
+        recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in FINE_TUNING}}
+        if ticket := ledger.ask_control("dense", Recipe(**recipe).model_dump()):
+            return ticket
+    if "scratch" in asked and (ticket := ledger.ask_scratch(keeper.front)):
+        return ticket._replace(plan=json.loads((folder / "models" / str(ticket.confirms) / "plan.json").read_text()))
+    return None
 
 
 def _finish(folder: Path, ledger: Ledger) -> int:

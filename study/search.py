@@ -157,7 +157,7 @@ class Trainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         ticket = Ticket(*new_config["ticket"])
-        self._story = live(Recipe(**ticket.recipe), ticket.seed, self._shared, self._device)
+        self._story = live(Recipe(**ticket.recipe), ticket.seed, self._shared, self._device, ticket.plan)
         return True
 
     def step(self) -> dict[str, Any]:

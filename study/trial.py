@@ -37,6 +37,7 @@ from study.finetuning import FineTuning
 from study.results import COLUMNS
 from study.scan import Curves, curve_key
 from study.scores import Store, unshared
+from study.scratch import trained_anew
 
 Record = dict[str, Any]
 
@@ -85,8 +86,12 @@ def run_trial(
         return end.value
 
 
-def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Generator[Record, None, Outcome]:
+def live(
+    recipe: Recipe, seed: int, shared: Shared, device: torch.device, anew: Plan | None = None
+) -> Generator[Record, None, Outcome]:
     """The story of one trial; yields a history row after every fine-tuning epoch.
+
+    anew: the plan of a cut network that is trained from scratch instead (see `study.scratch`).
 
     What the recipe itself causes (a target that cannot be met, a loss that is no number, no memory left, a
     user's function that raises) becomes a row with state `failed` and the reason in `error`.
@@ -97,7 +102,10 @@ def live(recipe: Recipe, seed: int, shared: Shared, device: torch.device) -> Gen
     network = None
     try:
         images = training.on_device(shared.data, device)
-        pruned = yield from _pruned(recipe, seed, shared, images, history)
+        if anew:
+            pruned = yield from trained_anew(anew, recipe, seed, *shared[:3], images, history)
+        else:
+            pruned = yield from _pruned(recipe, seed, shared, images, history)
         row |= _measured(pruned, shared, images, history, recipe.part is not None) | {"state": "complete"}
         network = Network(
             baselines.arrays(pruned.model), pruned.plan, cost.layer_costs(pruned.model, shared.data.in_shape)

@@ -123,6 +123,26 @@ def test_a_users_model_that_raises_is_a_failed_row(shared, monkeypatch):
     assert row["state"] == "failed"
 
 
+def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(shared):
+    recipe = Recipe(sparsity=0.5, granularity="channel", finetune_epochs=0, calibration_samples=64)
+    row, _, network = run_trial(recipe, 0, shared, CPU)
+    story = trial.live(recipe, 1, shared, CPU, anew=network.plan)
+    epochs = []
+    try:
+        while True:
+            epochs.append(next(story))
+    except StopIteration as end:
+        anew = end.value
+    assert anew.row["state"] == "complete", anew.row["error"]
+    assert len(epochs) == shared.section.epochs == len(anew.history)
+    for column in ("sparsity", "params", "macs", "channel_sparsity", "compression_ratio"):
+        assert anew.row[column] == row[column]
+    shapes = {name: array.shape for name, array in network.state.items()}
+    assert {name: array.shape for name, array in anew.network.state.items()} == shapes
+    assert anew.history[-1]["train_loss"] < anew.history[0]["train_loss"]
+    assert not np.allclose(anew.network.state["conv1.weight"], network.state["conv1.weight"])
+
+
 def test_random_is_clearly_worse_than_magnitude(shared):
     """Without fine-tuning, which would blur what the criteria are worth."""
     accuracies = {

@@ -1,0 +1,167 @@
+"""What a trial costs the driver, and whether that grows: 100, 1,000, 10,000 trials that take no time themselves.
+
+    python benchmarks/driver_cost.py --sampler tpe --sampler nsga2 --trials 10000
+    python benchmarks/driver_cost.py --ray --trials 1000
+
+Without --ray the driver's own path: the ledger is asked, a made-up row is reported to the keeper (ledger, front,
+tables, a line on the screen). With --ray the same through `run_trials`, with trials that prune a tiny network and do
+not train; what they take in the worker (wall_seconds) is taken off. Per step: the time of a trial, a mean over the
+last tenth of the trials so far; of it the time in the sampler; the time on the processor alone, which a busy machine
+does not stretch; and the driver's memory, its own and with the libraries it has mapped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from study import results
+from study.config import StudyFile, parse
+from study.keeper import Keeper
+from study.ledger import Ledger, Record, Ticket
+from study.view import View
+
+SPACE = {
+    "criterion": ["magnitude_l1", "magnitude_l2", "random"],
+    "sparsity": {"low": 0.3, "high": 0.98},
+    "finetune_epochs": 4,
+}
+
+
+def study_file(sampler: str, trials: int, **space: Any) -> StudyFile:
+    """A study of the quickstart's axes."""
+    study = {"name": "cost", "trials": trials, "controls": []}
+    study |= {"sampler": sampler} if sampler != "random" else {"search": "random"}
+    return parse({"study": study, "space": SPACE | space}, "driver_cost")
+
+
+def made_up(ticket: Ticket, generator: np.random.Generator) -> tuple[Record, list[Record]]:
+    """A row with all columns filled, and its history: accuracy falls with sparsity, and with a bad learning rate."""
+    recipe = ticket.recipe
+    off = abs(np.log10(recipe["finetune_lr"]) + 2) / 10 + 0.05 * (recipe["criterion"] == "random")
+    accuracy = float(np.clip(0.95 - 0.3 * recipe["sparsity"] ** 4 - off + generator.normal(0, 0.01), 0, 1))
+    columns = {name: round(float(x), 12) for name, x in zip(results.COLUMNS, generator.random(99), strict=False)}
+    row = columns | recipe | {"requested_sparsity": recipe["sparsity"], "sparsity": recipe["sparsity"]}
+    row |= {"state": "complete", "error": None, "accuracy": accuracy, "accuracy_drop": 0.95 - accuracy}
+    line = dict.fromkeys(results.HISTORY[1:], 0.123456789012)
+    return row, [line | {"epoch": epoch + 1} for epoch in range(4)]
+
+
+def alone(sampler: str, trials: int) -> None:
+    """The driver's own path."""
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ledger = Ledger(folder, study_file(sampler, trials))
+        with View("cost", trials, 1, "") as view:
+            keeper = Keeper(folder, ledger, view, {}, {})
+            whole, asking, busy = [], [], []
+            for number in range(1, trials + 1):
+                started, began = time.perf_counter(), time.process_time()
+                ticket = ledger.ask()
+                asked = time.perf_counter()
+                assert ticket
+                row, history = made_up(ticket, generator)
+                made = time.perf_counter()
+                with contextlib.redirect_stdout(io.StringIO()):
+                    keeper.report(ticket, row, history, None)
+                asking.append(asked - started)
+                whole.append(time.perf_counter() - made + asked - started)
+                busy.append(time.process_time() - began)
+                if number in (100, 1000, 10_000, 100_000) or number == trials:
+                    tenth = slice(-max(10, number // 10), None)
+                    tell(sampler, number, *(float(np.mean(times[tenth])) for times in (whole, asking, busy)))
+        started = time.perf_counter()
+        ledger.close()
+        Ledger(folder, study_file(sampler, trials)).close()
+        size = (folder / "optuna.journal").stat().st_size / 1e6
+        print(f"  resumed in {time.perf_counter() - started:.1f} s from a journal of {size:.0f} MB", flush=True)
+
+
+def tell(sampler: str, number: int, seconds: float, asking: float, busy: float) -> None:
+    """Print a line."""
+    own, mapped = memory()
+    print(
+        f"{sampler:7s} {number:6d} trials: {1000 * seconds:6.1f} ms a trial, {1000 * asking:6.1f} of it asking; "
+        f"{1000 * busy:6.1f} ms on the processor; {own:.0f} MB of its own, resident {own + mapped:.0f} MB",
+        flush=True,
+    )
+
+
+def memory() -> tuple[float, float]:
+    """Memory of this process in MB: its own, and that of mapped files (libraries), which others share."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    kilobytes = {words[0]: words[1] for words in lines if words[0] in ("RssAnon:", "RssFile:")}
+    return int(kilobytes["RssAnon:"]) / 1e3, int(kilobytes["RssFile:"]) / 1e3
+
+
+def through_ray(sampler: str, trials: int) -> None:
+    """The same through Ray, with trials that cut a tiny network and do not train."""
+    import torch
+
+    from study import baseline as baselines
+    from study import search
+    from study.trial import Shared, resolve
+
+    tiny = {"model": "resnet8", "dataset": "digits", "epochs": 0, "train_samples": 100, "augment": False}
+    content = study_file(sampler, trials, finetune_epochs=0, calibration_samples=16, recalibrate=False).resolved()
+    file = parse(content | {"baseline": tiny}, "driver_cost")
+    data = baselines.read_data(file.baseline, None)
+    file = resolve(file, data)
+    baseline = baselines.obtain(file.baseline, data, lambda: baselines.make(file.baseline, data, torch.device("cpu")))
+    with tempfile.TemporaryDirectory() as name, search.cluster(None):
+        folder = Path(name)
+        ledger = Ledger(folder, file)
+        at_once = search.allotment(file.resources)[1]
+        ended: list[float] = []
+        inside: list[float] = []
+        asking: list[float] = []
+        busy: list[float] = []
+
+        def ask() -> Ticket | str | None:
+            started = time.perf_counter()
+            ticket = ledger.ask()
+            asking.append(time.perf_counter() - started)
+            return ticket or ("wait" if ledger.running else None)
+
+        with View("cost", trials, at_once, "") as view, contextlib.redirect_stdout(io.StringIO()):
+            keeper = Keeper(folder, ledger, view, baseline.card, {})
+
+            def report(ticket: Ticket, row: Record, *rest: Any) -> None:
+                keeper.report(ticket, row, *rest)
+                ended.append(time.perf_counter())
+                inside.append(row["wall_seconds"])
+                busy.append(time.process_time())
+
+            search.run_trials(Shared(baseline, data, file.baseline), file.resources, ask, report)
+        print(f"through Ray, {at_once} at once:")
+        for number in sorted({100, 1000, 10_000, trials}):
+            if number <= trials:
+                first = number - max(10, number // 10)
+                pace = (ended[number - 1] - ended[first - 1]) / (number - first)
+                own = float(np.mean(inside[first:number])) / at_once
+                used = (busy[number - 1] - busy[first - 1]) / (number - first)
+                tell(sampler, number, pace - own, float(np.mean(asking[first:number])), used)
+                print(f"  {1000 * pace:.1f} ms from trial to trial, of which {1000 * own:.1f} ms in the workers")
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sampler", action="append", default=[])
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--ray", action="store_true")
+    args = parser.parse_args()
+    for sampler in args.sampler or ["tpe"]:
+        (through_ray if args.ray else alone)(sampler, args.trials)
+
+
+if __name__ == "__main__":
+    main()

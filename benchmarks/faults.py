@@ -1,0 +1,220 @@
+"""Faults: a driver killed at random moments, over and over, loses no finished trial and runs none twice.
+
+    python -m benchmarks.faults --kills 60
+    python -m benchmarks.faults --kills 5 --ray
+
+A driver process asks the ledger for trials, two at a time, and tells made-up rows, until the study is finished. It is
+killed (kill -9) after a random time, or in the middle of a write to the journal (some of the bytes are written, then
+the process kills itself), and started again. What it had been told to have finished stands in a file of the drivers'
+own, outside the ledger. In the end these are counted: rows that were finished and are not there (lost), recipes that
+ran again after they had finished (repeated), trials too many or too few, rows that differ from what was told, and
+whether the front is that of the same rows in an uninterrupted study. With --ray the drivers are `study.run` commands
+on the digits, killed after a random time. Exit code 1 unless all counts are zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from analysis.pareto import is_nondominated
+from study.config import StudyFile, parse
+from study.journal import Journal
+from study.ledger import Ledger
+
+_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT
+ROOT = Path(__file__).parent.parent
+SPACE = {"criterion": "magnitude_l1", "granularity": "weight", "schedule": "one_shot"}
+
+
+def study_file(trials: int) -> StudyFile:
+    """A study of so many recipes, each with two seeds."""
+    return parse({"study": {"name": "faults", "trials": trials, "seeds": 2}, "space": SPACE}, "faults")
+
+
+def row_of(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a made-up trial comes to: the same for the same recipe and seed."""
+    accuracy = random.Random(seed).random() * (1 - recipe["sparsity"] ** 3)
+    return {"state": "complete", "error": None, "accuracy": accuracy, "sparsity": recipe["sparsity"]}
+
+
+def driver(folder: Path, trials: int, tear: int) -> None:
+    """Run what is to be run; with `tear` > 0, die in the middle of that write to the journal."""
+    if tear:
+        _die_in_write(tear)
+    ledger = Ledger(folder, study_file(trials))
+    with (folder.parent / "finished").open("a", buffering=1) as finished:
+        running = []
+        while True:
+            while len(running) < 2 and (ticket := ledger.ask()):
+                running.append(ticket)
+            if not running:
+                return
+            ticket = running.pop(0)
+            row = row_of(ticket.seed, ticket.recipe)
+            ledger.tell(ticket, row, [{"epoch": 1, "accuracy": row["accuracy"]}])
+            finished.write(json.dumps([ticket.trial_id, ticket.seed, ticket.recipe, row["accuracy"]]) + "\n")
+
+
+def _die_in_write(tear: int) -> None:
+    """Let this process write a part of a line, at the `tear`-th time it appends, and kill itself."""
+    append, count = Journal.append_logs, Counter[str]()
+
+    def torn(self: Any, logs: list[dict[str, Any]]) -> None:
+        count["writes"] += 1
+        if count["writes"] == tear:
+            line = json.dumps(logs[0], separators=(",", ":"))
+            os.write(self._file.fileno(), line[: random.Random(tear).randrange(1, len(line))].encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(self, logs)
+
+    Journal.append_logs = torn  # type: ignore[method-assign]
+
+
+def batter(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, int]:
+    """Kill drivers so many times, then let one come to the end; what was counted (all zero but `kills`)."""
+    dice = random.Random(seed)
+    folder = base / "study"
+    folder.mkdir()
+    killed, wait = 0, 1.0
+    while True:
+        tear = dice.randrange(1, 60) if killed < kills and dice.random() < 0.5 else 0
+        before = _size(folder)
+        process = _forked(folder, trials, tear)
+        if killed < kills and not tear:
+            while _size(folder) == before and not os.waitid(os.P_PID, process, _PEEK):
+                time.sleep(0.001)
+            time.sleep(dice.random() * wait)
+            os.kill(process, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code == 0:
+            break
+        if code != -signal.SIGKILL:
+            raise RuntimeError(f"a driver ended with exit code {code}")
+        killed += 1
+        wait = dice.choice((0.01, 0.1, 0.3))
+    return {"kills": killed, **audit(folder, base / "finished", trials)}
+
+
+def _forked(folder: Path, trials: int, tear: int) -> int:
+    """A process of its own that is a driver: a fork, so that it need not import everything first."""
+    if process := os.fork():
+        return process
+    try:
+        driver(folder, trials, tear)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _size(folder: Path) -> int:
+    journal = folder / "optuna.journal"
+    return journal.stat().st_size if journal.exists() else 0
+
+
+def audit(folder: Path, finished: Path, trials: int) -> dict[str, int]:
+    """Compare the ledger with what drivers said they had finished. All counts are zero if all is well."""
+    ledger = Ledger(folder, study_file(trials))
+    rows = ledger.rows()
+    said = [json.loads(line) for line in finished.read_text().splitlines()]
+    by_id = {row["trial_id"]: row for row in rows}
+    runs = Counter((trial_id, seed) for trial_id, seed, _, _ in said)
+    lost_twice = [row for row in rows if row["state"] == "failed"]
+    complete = [row for row in rows if row["state"] == "complete"]
+    recipes = [ledger.recipe(row["trial_id"]) for row in complete]
+    ran = Counter(json.dumps([r, row["seed"]]) for r, row in zip(recipes, complete, strict=True))
+    wrong = [
+        r for r, row in zip(recipes, complete, strict=True) if row_of(row["seed"], r)["accuracy"] != row["accuracy"]
+    ]
+    values = [[row["accuracy"], row["sparsity"]] for row in complete]
+    ledger.close()
+    return {
+        "lost": sum(trial_id not in by_id for trial_id, *_ in said),
+        "repeated": sum(count - 1 for count in [*runs.values(), *ran.values()]),
+        "missing": 2 * trials - len(rows),
+        "wrong": len(wrong) + sum(row["error"] != "lost with its driver 2 times" for row in lost_twice),
+        "front": int(not all(is_nondominated(values, ["max", "max"]) == _front(values))),
+        "given_up": len(lost_twice),
+        "finished": len(complete),
+    }
+
+
+def _front(values: list[list[float]]) -> list[bool]:
+    """The front as it grows row by row, as a keeper sees it."""
+    front: list[list[float]] = []
+    for value in values:
+        if not any(a >= value[0] and b >= value[1] and [a, b] != value for a, b in front):
+            front = [other for other in front if not (value[0] >= other[0] and value[1] >= other[1])] + [value]
+    return [value in front for value in values]
+
+
+def batter_ray(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, int]:
+    """The same with the real command: trials that are printed as ended stay, and are not run again."""
+    dice = random.Random(seed)
+    begin = ["--space", "quickstart", "--out", str(base), "--trials", str(trials)]
+    begin += ["--set", "baseline.epochs=1", "--set", "space.finetune_epochs=1"]
+    printed: list[str] = []
+    killed = 0
+    while True:
+        started = (base / "quickstart" / "study.yaml").exists()
+        arguments = ["--resume", str(base / "quickstart")] if started else begin
+        command = [sys.executable, "-m", "study.run", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+        assert process.stdout
+        left = dice.randrange(1, 5)
+        for line in process.stdout:
+            if line.startswith("trial "):
+                printed.append(line.split()[1])
+                left -= 1
+                if killed < kills and not left:
+                    time.sleep(dice.random())
+                    process.kill()
+                    break
+        rest = process.stdout.read()
+        printed += [line.split()[1] for line in rest.splitlines() if line.startswith("trial ")]
+        if process.wait() == 0:
+            break
+        killed += 1
+        time.sleep(2)  # Ray's processes follow their driver
+    with (base / "quickstart" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ids = {row["trial_id"] for row in rows}
+    return {
+        "kills": killed,
+        "lost": sum(trial_id not in ids for trial_id in printed),
+        "repeated": sum(count - 1 for count in Counter(printed).values()),
+        "missing": trials - sum(row["kind"] == "search" for row in rows),
+        "given_up": sum(row["state"] == "failed" for row in rows),
+        "finished": sum(row["state"] == "complete" for row in rows),
+    }
+
+
+def main() -> int:
+    """Batter, and print the counts."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ray", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        found = (batter_ray if args.ray else batter)(Path(name), args.kills, args.trials, args.seed)
+    print(", ".join(f"{key.replace('_', ' ')} {count}" for key, count in found.items()))
+    return int(any(found.get(key, 0) for key in ("lost", "repeated", "missing", "wrong", "front")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

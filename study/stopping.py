@@ -1,0 +1,119 @@
+"""Early stopping for several objectives: MO-ASHA with epsilon-net (Schmucker et al. 2021, arXiv:2106.12639).
+
+Trials are compared at rungs: after min_epochs * reduction^k fine-tuning epochs that follow the last cut. Before that
+cut a gradual trial has lost less than a one-shot one, and would win unfairly. At a rung a trial goes on if it is among
+the best 1/reduction of all that came by so far; nobody waits for the others.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pruning.schedules import cut_points
+from study.config import Recipe
+
+LATEST = 1000  # trials remembered at a rung: what one costs does not grow with their number
+
+
+class Stopper:
+    """The rungs of a study: `continues` says after every epoch of a trial whether it goes on.
+
+    min_epochs: fine-tuning epochs after the last cut at the first rung, at least 1. reduction: of the trials at a rung
+    one in so many goes on, at least 2. Raises ValueError for less.
+    """
+
+    def __init__(self, min_epochs: int, reduction: int) -> None:
+        if min_epochs < 1 or reduction < 2:
+            raise ValueError(f"min_epochs {min_epochs}, reduction {reduction}: at least 1 and 2 are needed")
+        self._min_epochs, self._reduction = min_epochs, reduction
+        self._rungs: dict[int, dict[str, tuple[float, float]]] = {}  # epochs -> trial -> accuracy, sparsity
+
+    def continues(self, trial_id: str, epochs_after_last_cut: int, accuracy: float, sparsity: float) -> bool:
+        """Whether a trial goes on after this epoch; at a rung it is remembered.
+
+        accuracy: on validation, now; sparsity: the one the recipe asks for in the end (fractions, more is better).
+        The first `reduction - 1` trials at a rung go on; a trial whose accuracy is no number does not.
+        """
+        if not self._is_rung(epochs_after_last_cut):
+            return True
+        if not math.isfinite(accuracy):
+            return False
+        rung = self._rungs.setdefault(epochs_after_last_cut, {})
+        rung.pop(trial_id, None)  # one that ran before, and was lost
+        rung[trial_id] = (accuracy, sparsity)
+        if len(rung) > LATEST:
+            del rung[next(iter(rung))]
+        return len(rung) < self._reduction or _last_is_among_best(
+            np.array(list(rung.values())), math.ceil(len(rung) / self._reduction)
+        )
+
+    def _is_rung(self, epochs: int) -> bool:
+        rung = self._min_epochs  # then times the reduction, and again
+        while rung < epochs:
+            rung *= self._reduction
+        return rung == epochs
+
+
+def _last_is_among_best(points: npt.NDArray[np.float64], count: int) -> bool:
+    ranks = front_ranks(points)
+    better, peers = int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
+    if better + len(peers) <= count or better >= count:
+        return better < count
+    return len(points) - 1 in peers[epsilon_net(points[peers], count - better)]
+
+
+def front_ranks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """For `points` (n, 2), finite, more being better: 0 on the front, 1 on the front of the others, and so on.
+
+    Equal points have equal ranks. O(n log n), as two objectives allow: by the first, every point goes to the first
+    front that nothing dominates it in.
+    """
+    distinct, place = np.unique(-points, axis=0, return_inverse=True)
+    lowest: list[float] = []  # of every front, its best second column so far, less being better: it rises by front
+    ranks = np.empty(len(distinct), dtype=np.int64)
+    for number, (_, second) in enumerate(distinct):
+        ranks[number] = bisect_right(lowest, second)
+        lowest[ranks[number] : ranks[number] + 1] = [second]
+    return ranks[place.reshape(-1)]
+
+
+def epsilon_net(points: npt.NDArray[np.float64], count: int) -> list[int]:
+    """The indices of at most `count` of `points` (n, 2), each the farthest from those before it.
+
+    Begins with the point of the largest first column, and measures each column in the span it has among the points;
+    of equally far points the first. Source: Salinas et al. 2021, arXiv:2106.12639, section 4.
+    """
+    span = np.ptp(points, axis=0)
+    scaled = points / np.where(span > 0, span, 1.0)
+    order = [int(np.argmax(points[:, 0]))]
+    distance = np.linalg.norm(scaled - scaled[order[0]], axis=1)
+    distance[order[0]] = -1.0
+    while len(order) < min(count, len(points)):
+        farthest = int(np.argmax(distance))
+        order.append(farthest)
+        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[farthest], axis=1))
+        distance[order] = -1.0
+    return order
+
+
+def after_last_cut(recipe: Recipe, epoch: int) -> int:
+    """Whole fine-tuning epochs that have passed since the last cut when `epoch` (from 1) is over; below 1: none.
+
+    Fine-tuning is spread evenly over the cuts, and each cut comes before its share.
+    """
+    cuts = len(cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity))
+    return math.floor(epoch - recipe.epochs * (cuts - 1) / cuts + 1e-9)
+
+
+def refill(stopper: Stopper, trials: Iterable[tuple[str, Recipe, Iterable[Mapping[str, Any]]]]) -> None:
+    """Let a stopper know what earlier trials reached: for each its id, its recipe and its history."""
+    for trial_id, recipe, history in trials:
+        for line in history:
+            passed = after_last_cut(recipe, int(line["epoch"]))
+            stopper.continues(trial_id, passed, float(line["accuracy"]), recipe.sparsity)

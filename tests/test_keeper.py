@@ -1,0 +1,55 @@
+"""The keeper's front: row by row what it would be over all rows at once, and only its networks stay."""
+
+import contextlib
+import random
+
+from analysis.pareto import is_nondominated
+from study.config import parse
+from study.keeper import Keeper
+from study.ledger import Ledger
+from study.view import View
+
+
+def keeper_of(folder, **study):
+    space = {"criterion": "magnitude_l1", "granularity": "weight", "schedule": "one_shot"}
+    ledger = Ledger(folder, parse({"study": {"name": "x", "trials": 60, **study}, "space": space}, "x.yaml"))
+    return ledger, Keeper(folder, ledger, View("x", 60, 1, ""), {}, {})
+
+
+def run(ledger, keeper, count):
+    dice = random.Random(count)
+    for _ in range(count):
+        ticket = ledger.ask()
+        values = {name: round(dice.random(), 1) for name in ("accuracy", "sparsity")}  # coarse: with ties
+        row = {"state": dice.choice(["complete", "complete", "failed"]), "error": "why", **values}
+        row |= {"criterion": "c", "granularity": "g", "scope": "s", "schedule": "o", "wall_seconds": 1.0}
+        (keeper._folder / "models" / ticket.trial_id).mkdir(parents=True)
+        with contextlib.redirect_stdout(None):
+            keeper.report(ticket, row | {"accuracy_drop": 0.0}, [], None)
+
+
+def expected(ledger):
+    rows = [row for row in ledger.rows() if row["feasible"]]
+    best = is_nondominated([[row["accuracy"], row["sparsity"]] for row in rows], ["max", "max"])
+    return {row["trial_id"] for row, stays in zip(rows, best, strict=True) if stays}
+
+
+def test_the_front_grows_row_by_row_and_is_the_same_after_a_restart(tmp_path):
+    ledger, keeper = keeper_of(tmp_path)
+    run(ledger, keeper, 50)
+    front = {row["trial_id"] for row in keeper.front}
+    assert front == expected(ledger)
+    assert front
+    ledger.close()
+    _, again = keeper_of(tmp_path)
+    assert {row["trial_id"] for row in again.front} == front
+    assert {path.name for path in (tmp_path / "models").iterdir()} == front
+
+
+def test_rows_that_the_ledger_told_by_itself_enter_the_front(tmp_path):
+    ledger, keeper = keeper_of(tmp_path, repeats="stored", start_with=[{"sparsity": 0.5, "finetune_lr": 0.01}])
+    known = {"state": "complete", "error": None, "accuracy": 1.0, "sparsity": 1.0, "seed": 1, "wall_seconds": 0.0}
+    known |= {"criterion": "c", "granularity": "g", "scope": "s", "schedule": "o"}
+    ledger._known = lambda recipe: (known, []) if recipe["sparsity"] == 0.5 else None
+    run(ledger, keeper, 3)
+    assert [row["trial_id"] for row in keeper.front] == ["0000"]
