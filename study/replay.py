@@ -220,7 +220,7 @@ def replay(
         if handed < trials and spent < compute:
             handle, recipe = source.ask()
             run = recorded.nearest(recipe)
-            story = _story(recorded.runs[run], recipe, str(handed), stopper)
+            story = _story(recorded.runs[run], str(handed), stopper)
             took = time.perf_counter() - began
             measured += took
             driver_free = max(now, driver_free) + took + overhead
@@ -242,13 +242,13 @@ class _Trial(NamedTuple):
     story: Generator[float, None, bool]
 
 
-def _story(run: Run, recipe: Record, trial_id: str, stopper: Stopper | None) -> Generator[float, None, bool]:
+def _story(run: Run, trial_id: str, stopper: Stopper | None) -> Generator[float, None, bool]:
     """The seconds after its start at which something happens to a trial; returns whether it was stopped."""
     if stopper:
-        whole = Recipe(**recipe)
+        recipe = Recipe(**run.recipe)
         for epoch, (seconds, accuracy) in enumerate(run.epochs, start=1):
             yield seconds
-            goes_on = stopper.continues(trial_id, after_last_cut(whole, epoch), accuracy, whole.sparsity)
+            goes_on = stopper.continues(trial_id, after_last_cut(recipe, epoch), accuracy, recipe.sparsity)
             if not goes_on and epoch < len(run.epochs):
                 return True
     yield run.seconds

@@ -32,7 +32,11 @@ class Images(NamedTuple):
         if generator is not None:
             images = augment(images, generator)
         inputs = normalise(images, self.mean, self.std)
-        return inputs.contiguous(memory_format=memory_format(inputs.device)), self.labels[rows]
+        if (layout := memory_format(inputs.device)) is torch.contiguous_format:
+            # Images of one channel are contiguous either way, and with these strides convolutions take them for
+            # channels last: only a copy is laid out as `memory_format` wants it.
+            return inputs.clone(memory_format=layout), self.labels[rows]
+        return inputs.contiguous(memory_format=layout), self.labels[rows]
 
 
 def on_device(data: Data, device: torch.device) -> Images:

@@ -51,7 +51,7 @@ def test_an_asker_waits_ends_and_tells_of_lost_trials():
 
 
 def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkeypatch):
-    clock = [0.0]
+    clock = [1.0]
     monkeypatch.setattr(search.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(search.ray, "put", lambda scores: f"where {scores} lie")
     desk = search._Desk()
@@ -60,7 +60,7 @@ def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkey
     assert desk.claim("taylor") is True
     desk.keep("obs", None)  # it could not
     assert desk.claim("obs") is True
-    clock[0] = search.LEASE + 1  # it was lost
+    clock[0] = search.LEASE + 2  # it was lost
     assert desk.claim("obs") is True
     desk.keep("obs", "scores")
     assert desk.claim("obs") == ["where scores lie"]

@@ -29,6 +29,14 @@ def test_the_data_reach_the_device_without_a_copy(digits, images):
     assert images.images.data_ptr() == digits.images.__array_interface__["data"][0]
 
 
+def test_grey_images_are_not_taken_for_channels_last(images):
+    """One channel is contiguous with either strides; oneDNN's channels-last kernels crash (see `memory_format`)."""
+    inputs, _ = images.batch(torch.arange(4))
+    outputs = nn.Conv2d(1, 8, 3)(inputs)
+    assert inputs.shape[1] == 1
+    assert outputs.is_contiguous(memory_format=training.memory_format(inputs.device))
+
+
 def test_batches_cover_an_epoch_once_and_repeat_by_seed(images):
     rows = torch.arange(100)
     seen = [batch for batch, _ in zip(training.endless_batches(images, rows, 20, False, 3), range(10), strict=False)]
