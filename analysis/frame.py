@@ -15,16 +15,19 @@ CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stop
 RECIPE = [
     "criterion", "granularity", "reduce", "scope", "schedule", "sparsity_of", "initial_sparsity", "steps",
     "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
-    "recalibrate", "calibration_samples", "min_channels", "round_to", "protect",
+    "recalibrate", "calibration_samples", "min_channels", "round_to", "protect", "layer", "group",
 ]  # fmt: skip
 LAYERS = [
     "layer", "type", "dense_in_channels", "in_channels", "dense_out_channels", "out_channels", "dense_params", "params",
     "dense_weights", "weights", "nonzero_weights", "dense_macs", "macs", "nonzero_macs",
 ]  # fmt: skip
+QUANTILES = ["q00", "q05", "q25", "q50", "q75", "q95", "q100"]
+SCORES = ["layer", "criterion", "weights", "norm", "mean", *QUANTILES]
+HISTOGRAM = ["layer", "low", "high", "dense", "pruned"]
 HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
 _BY_TYPE = {  # of trials.csv; Int64 and boolean are pandas' types that know an empty cell
     "str": "trial_id kind state error criterion granularity reduce scope schedule sparsity_of lr_schedule optimizer "
-    "protect",
+    "protect layer group confirms",
     "Int64": "seed steps finetune_epochs epochs_per_step calibration_samples min_channels round_to params "
     "nonzero_params macs nonzero_macs size_bytes sparse_size_bytes large_batch",
     "boolean": "recalibrate feasible",
@@ -36,8 +39,8 @@ _BY_TYPE = {  # of trials.csv; Int64 and boolean are pandas' types that know an 
 _OF_TRIALS = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
 TRIALS = list(_OF_TRIALS)
 TYPES = {
-    **dict.fromkeys(HISTORY, "float64"), "epoch": "Int64", **dict.fromkeys(LAYERS, "Int64"), "layer": "str",
-    "type": "str", **_OF_TRIALS,
+    **dict.fromkeys([*HISTORY, *SCORES, "low", "high"], "float64"),
+    **dict.fromkeys(["epoch", "dense", "pruned", *LAYERS], "Int64"), "type": "str", **_OF_TRIALS,
 }  # fmt: skip
 NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accuracy", "test_accuracy", "accuracy_drop"]
 
@@ -59,7 +62,12 @@ class Results(NamedTuple):
         return dict(self.study["study"]["objectives"])
 
 
-def load(folder: Path | str) -> Results:
+def load(folder: Path | str) -> pd.DataFrame:
+    """The trials of a results folder, a row for each, with the types of TRIALS; raises ValueError as `read`."""
+    return read(folder).trials
+
+
+def read(folder: Path | str) -> Results:
     """Read a results folder. Fractions stay in [0, 1], times in seconds; an empty cell is a missing value.
 
     Trials have all columns of TRIALS: one that the file lacks, since it is older than the column, is all missing.
@@ -90,9 +98,47 @@ def layers_of(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, names=["trial_id"]).reset_index("trial_id").reset_index(drop=True)
 
 
+def scores_of(results: Results) -> pd.DataFrame:
+    """How the baseline's gradient norms and saliencies are distributed in each layer: SCORES, layers in their order.
+
+    From layer_scores.csv; no rows without that file. Raises ValueError as `layers_of`.
+    """
+    return _read_if_there(results.folder / "layer_scores.csv", SCORES)
+
+
+def histograms_of(results: Results, trial_id: str) -> pd.DataFrame:
+    """How the weights of each layer are distributed, before and after pruning: HISTOGRAM, a row for each bin.
+
+    From models/<trial_id>/histograms.csv; no rows without that file. Raises ValueError as `layers_of`.
+    """
+    return _read_if_there(results.folder / "models" / trial_id / "histograms.csv", HISTOGRAM)
+
+
+def scans(results: Results) -> pd.DataFrame:
+    """The complete rows of sensitivity scans: single layers or dependency groups cut alone; the columns of trials.
+
+    The study's own, and those of the scan that ran before it (DIR/scan/trials.csv). Raises ValueError as `read`.
+    """
+    before = _read_if_there(results.folder / "scan" / "trials.csv", TRIALS, NEEDED)
+    parts = [rows for rows in (before, results.trials) if len(rows)] or [results.trials]
+    rows = pd.concat(parts, ignore_index=True)
+    return rows[_scanned(rows) & (rows["state"] == "complete")]
+
+
 def networks(trials: pd.DataFrame) -> pd.DataFrame:
-    """The rows of recipes that ran to their end: complete, and no controls."""
-    return trials[(trials["state"] == "complete") & trials["kind"].isin(["search", "confirm"])]
+    """The runs of recipes that came to their end: complete, no controls, and not a single layer cut for a scan."""
+    complete = (trials["state"] == "complete") & trials["kind"].isin(["search", "confirm"])
+    return trials[complete & ~_scanned(trials)]
+
+
+def candidates(trials: pd.DataFrame) -> pd.DataFrame:
+    """Those of `networks` that the front is chosen from: not the further runs that confirm a row of it."""
+    rows = networks(trials)
+    return rows[rows["kind"] == "search"]
+
+
+def _scanned(trials: pd.DataFrame) -> pd.Series:
+    return trials["layer"].notna() | trials["group"].notna()
 
 
 def dense_control(trials: pd.DataFrame) -> pd.DataFrame:
@@ -140,6 +186,13 @@ def _read_study(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise ValueError(f"{path}: record.schema_version: {version!r}; this program reads 1 to {SCHEMA_VERSION}")
     return content, record
+
+
+def _read_if_there(path: Path, columns: list[str], needed: list[str] | None = None) -> pd.DataFrame:
+    """The table at `path`, without rows where there is no such file."""
+    if path.is_file():
+        return _read_table(path, columns, columns if needed is None else needed)
+    return pd.DataFrame({name: pd.Series(dtype=TYPES[name]) for name in columns})
 
 
 def _read_table(path: Path, known: list[str], needed: list[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from analysis import pareto, style, tables
+from analysis import pareto, rendering, style
 from analysis.frame import Results, layers_of
 from analysis.style import PALE, styled
 
@@ -62,7 +62,7 @@ def layers(results: Results) -> Figure:
     axes = figure.subplots(1, len(parts), sharey=True, squeeze=False, width_ratios=widths)[0]
     for ax, (share, part) in zip(axes, parts.items(), strict=True):
         mesh = _heatmap(ax, part, share, names)
-    _name_layers(axes[0], names)
+    name_layers(axes[0], names)
     bar = figure.colorbar(mesh, ax=axes, ticks=TICKS, format="%g", pad=0.02, aspect=8 * inches[1])
     bar.set_label("left (%)")
     bar.ax.tick_params(labelsize=7)
@@ -97,7 +97,7 @@ def _write(ax: Axes, percents: npt.NDArray[np.float64]) -> None:
         ax.text(column + 0.5, line + 0.5, _short(percent), color="white" if percent > 50 else "black", **middle)
 
 
-def _name_layers(ax: Axes, names: list[str]) -> None:
+def name_layers(ax: Axes, names: list[str]) -> None:
     """The layers' names beside the rows, as many as there is room for; the first on top."""
     every = -(-len(names) // LINES)
     shown = [name if len(name) <= 32 else f"…{name[-31:]}" for name in names[::every]]
@@ -107,7 +107,7 @@ def _name_layers(ax: Axes, names: list[str]) -> None:
 
 def _column(trial: pd.Series) -> str:
     granularity = "?" if pd.isna(trial["granularity"]) else trial["granularity"][0]
-    return f"{tables.text('sparsity', trial['sparsity'])}\n{granularity}"
+    return f"{rendering.text('sparsity', trial['sparsity'])}\n{granularity}"
 
 
 def _short(percent: float) -> str:

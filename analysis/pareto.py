@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import moocore
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.frame import networks
+from analysis.frame import candidates
 
 BLOCK = 256  # rows compared at once: bounds the memory of a comparison with n others to BLOCK x n
 SIGN = {"max": -1.0, "min": 1.0}
@@ -45,7 +46,7 @@ def hypervolume(values: npt.ArrayLike, directions: Sequence[str], reference: Seq
 
     In the product of the objectives' units. Rows that are not finite, or not better than the reference in every
     objective, add nothing. For sparsity and accuracy as fractions with reference (0, 0) it lies in [0, 1].
-    Source: Zitzler and Thiele, 1998, doi:10.1007/BFb0056872. Slices along the last objective, O(n^(m-1)).
+    Source: Zitzler and Thiele, 1998, doi:10.1007/BFb0056872.
 
     >>> round(hypervolume([[0.9, 0.5], [0.8, 0.8]], ["max", "max"], [0, 0]), 12)
     0.69
@@ -55,19 +56,53 @@ def hypervolume(values: npt.ArrayLike, directions: Sequence[str], reference: Seq
     if not np.isfinite(corner).all():
         raise ValueError(f"reference: {list(reference)} is not finite")
     costs = costs[np.isfinite(costs).all(axis=1) & (costs < corner).all(axis=1)]
-    return _volume(costs, corner) if len(costs) else 0.0
+    return float(moocore.hypervolume(costs, ref=corner)) if len(costs) else 0.0
+
+
+def volumes(values: npt.ArrayLike, directions: Sequence[str], reference: Sequence[float]) -> npt.NDArray[np.float64]:
+    """For i = 1 .. n the hypervolume of the first i rows of `values` (n, m): (n,), never falling."""
+    costs = _costs(values, directions)
+    corner = _costs([reference], directions)[0]
+    best, volume, found = np.empty((0, len(corner))), 0.0, np.zeros(len(costs))
+    for i, row in enumerate(costs):
+        if np.isfinite(row).all() and (row < corner).all() and not (best <= row).all(axis=1).any():
+            best = np.vstack([best[~(row <= best).all(axis=1)], row])
+            volume = float(moocore.hypervolume(best, ref=corner))
+        found[i] = volume
+    return found
+
+
+def knee(values: npt.ArrayLike, directions: Sequence[str]) -> int | None:
+    """The number of the row of a front (n, m) beyond which an objective more costs the others most; None if none is.
+
+    Every objective is scaled to [0, 1] over the front, 1 its best; the knee has the largest sum. Of two objectives that
+    is the point farthest out from the line through the front's ends. None where no row lies beyond that line, where
+    fewer than three differ, or where a value is not finite. Source: Das, 1999, doi:10.1007/s001580050111.
+
+    >>> knee([[0.0, 1.0], [0.8, 0.9], [1.0, 0.0]], ["max", "max"])
+    1
+    """
+    costs = _costs(values, directions)
+    if len(np.unique(costs, axis=0)) < 3 or not np.isfinite(costs).all():
+        return None
+    best, worst = costs.min(axis=0), costs.max(axis=0)
+    spread = np.where(worst > best, worst - best, 1.0)
+    gains = ((worst - costs) / spread).sum(axis=1)
+    ends = [gains[costs[:, column].argmin()] for column in range(costs.shape[1])]
+    return int(gains.argmax()) if gains.max() > max(ends) + 1e-12 else None
 
 
 def front(frame: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
     """The rows of trials on the Pareto front of `objectives` (column -> "max" or "min"), index kept.
 
-    Eligible are complete trials of the search and its confirmation that broke no constraint and have a finite value
-    for every objective. Sorted by the first objective that is not accuracy, then accuracy, then trial.
+    Eligible are complete trials of the search that broke no constraint and have a finite value for every objective;
+    the runs that confirm a row of the front, and those of a scan, are not. Sorted by the first objective that is not
+    accuracy, then accuracy, then trial.
     Raises ValueError for an objective that is no column.
     """
     if unknown := [name for name in objectives if name not in frame.columns]:
         raise ValueError(f"objective {unknown[0]!r} is no column; choices: {', '.join(map(str, frame.columns))}")
-    rows = networks(frame)
+    rows = candidates(frame)
     rows = rows[rows["feasible"].fillna(True).astype(bool)]
     values = rows[list(objectives)].to_numpy(dtype=float, na_value=np.nan)
     best = rows[is_nondominated(values, list(objectives.values()))]
@@ -102,15 +137,3 @@ def _first_in_blocks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         as_low = (rivals[None] <= points[block][:, None]).all(axis=2)
         best[block] = as_low.sum(axis=1) == 1  # a row is as low as itself
     return best
-
-
-def _volume(costs: npt.NDArray[np.float64], corner: npt.NDArray[np.float64]) -> float:
-    """The volume that `costs` (n, m), all below `corner` (m,), dominate: slabs between consecutive last costs."""
-    if len(corner) == 1:
-        return float(corner[0] - costs.min())
-    costs = costs[np.argsort(costs[:, -1])]
-    heights = np.diff(costs[:, -1], append=corner[-1])
-    if len(corner) == 2:
-        return float(heights @ (corner[0] - np.minimum.accumulate(costs[:, 0])))
-    slabs = np.flatnonzero(heights)
-    return sum(float(heights[i]) * _volume(costs[: i + 1, :-1], corner[:-1]) for i in slabs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -96,6 +97,11 @@ def head(figure: Figure, title: str, caption: str) -> None:
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color=INK)
 
 
+def shade(place: float) -> tuple[float, ...]:
+    """A colour for a place in [0, 1], the darker the higher; in grey too."""
+    return tuple(colormaps["viridis_r"](0.15 + 0.85 * min(max(place, 0.0), 1.0)))
+
+
 def title(figure: Figure) -> str:
     """What the figure is headed with, or says, for those who cannot see it."""
     return figure.get_suptitle() or " ".join(figure.texts[0].get_text().split())
@@ -106,4 +112,5 @@ def render(figure: Figure, kind: str) -> bytes:
     """The figure as a file's content, kind "png" (200 dpi) or "pdf". The same figure gives the same bytes."""
     file = io.BytesIO()
     figure.savefig(file, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    figure.set_layout_engine("none")  # laid out once: a second time takes as long as drawing, and changes nothing
     return file.getvalue()

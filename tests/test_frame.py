@@ -12,7 +12,7 @@ import pytest
 import yaml
 from results_folder import make
 
-from analysis import load
+from analysis import read
 from analysis.frame import (
     HISTORY,
     LAYERS,
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_knows_the_columns_the_engine_writes() -> None:
-    assert set(TRIALS) <= set(engine.COLUMNS)
+    assert set(TRIALS) - {"confirms"} <= set(engine.COLUMNS)
     assert set(RECIPE) == set(Recipe.model_fields) - {"sparsity"}, (
         "tables show a recipe's keys by analysis.frame.RECIPE"
     )
@@ -46,9 +46,9 @@ def test_knows_the_columns_the_engine_writes() -> None:
 
 
 def test_rows_and_types(folder: Path) -> None:
-    results = load(folder)
+    results = read(folder)
     assert len(results.trials) == 61
-    assert list(results.trials.columns) == engine.COLUMNS
+    assert list(dict.fromkeys([*engine.COLUMNS, "confirms"])) == list(results.trials.columns)
     assert results.trials["trial_id"].iloc[7] == "0007"
     assert results.trials.dtypes[["steps", "feasible", "accuracy", "epochs_per_step"]].astype(str).tolist() == [
         "Int64", "boolean", "float64", "Int64",
@@ -60,31 +60,31 @@ def test_rows_and_types(folder: Path) -> None:
 
 
 def test_what_failed_has_its_error_and_no_measures(folder: Path) -> None:
-    failed = load(folder).trials.query("state == 'failed'")
+    failed = read(folder).trials.query("state == 'failed'")
     assert len(failed) == 6
     assert failed["error"].str.contains("|", regex=False).sum() == 3
     assert failed[["accuracy", "sparsity", "macs"]].isna().all(axis=None)
 
 
 def test_csv_round_trip_is_exact(folder: Path, tmp_path: Path) -> None:
-    before = load(folder)
+    before = read(folder)
     again = make(tmp_path / "again")
     before.trials.to_csv(again / "trials.csv", index=False)
     before.history.to_csv(again / "history.csv", index=False)
-    after = load(again)
+    after = read(again)
     pd.testing.assert_frame_equal(after.trials, before.trials, check_exact=True)
     pd.testing.assert_frame_equal(after.history, before.history, check_exact=True)
 
 
 def test_words_that_pandas_takes_for_missing_stay_words(tmp_path: Path) -> None:
     folder = make(tmp_path / "odd", 3, 2, error="None", criterion="NA")
-    trials = load(folder).trials
+    trials = read(folder).trials
     assert (trials["error"][:3] == "None").all()
     assert (trials["criterion"][:3] == "NA").all()
 
 
 def test_a_study_without_a_finished_trial_is_read(tmp_path: Path) -> None:
-    results = load(make(tmp_path / "new", 0, 0, control=False))
+    results = read(make(tmp_path / "new", 0, 0, control=False))
     assert len(results.trials) == len(results.history) == 0
     assert results.trials["accuracy"].dtype == "float64"
     assert tally(results.trials) == "none has ended"
@@ -97,7 +97,7 @@ def test_columns_that_either_side_does_not_know(tmp_path: Path) -> None:
     rows.assign(note="new", layers=[7, 8, None, 9], ratio=["2", "0.5", "", "nan"], sure="True").to_csv(
         folder / "trials.csv", index=False
     )
-    trials = load(folder).trials
+    trials = read(folder).trials
     assert trials[["reduce", "macs", "feasible", "speedup"]].isna().all(axis=None)
     assert trials.dtypes[["macs", "feasible"]].astype(str).tolist() == ["Int64", "boolean"]
     found = trials.dtypes[["note", "layers", "ratio", "sure"]].astype(str).tolist()
@@ -106,7 +106,7 @@ def test_columns_that_either_side_does_not_know(tmp_path: Path) -> None:
 
 
 def test_layers_are_those_of_the_networks_asked_for(tmp_path: Path) -> None:
-    results = load(make(tmp_path / "study", 5, 1, layers=3))
+    results = read(make(tmp_path / "study", 5, 1, layers=3))
     (results.folder / "models" / "0002" / "layers.csv").unlink()
     rows = results.trials.set_index("trial_id").loc[["0004", "0002", "0000", "0001"]].reset_index()
     found = layers_of(results, rows)
@@ -117,7 +117,7 @@ def test_layers_are_those_of_the_networks_asked_for(tmp_path: Path) -> None:
 
 
 def test_no_layers_are_none_of_the_right_types(folder: Path) -> None:
-    results = load(folder)
+    results = read(folder)
     found = layers_of(results, results.trials)
     assert len(found) == 0
     assert found.dtypes[["trial_id", "layer", "macs"]].astype(str).tolist() == ["str", "str", "Int64"]
@@ -131,7 +131,7 @@ def test_no_layers_are_none_of_the_right_types(folder: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_layers_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
-    results = load(make(tmp_path / "study", 1, 0, layers=3))
+    results = read(make(tmp_path / "study", 1, 0, layers=3))
     path = results.folder / "models" / "0000" / "layers.csv"
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
@@ -140,14 +140,14 @@ def test_what_is_wrong_with_layers_is_named(tmp_path: Path, old: str, new: str, 
 
 
 def test_networks_are_complete_and_no_controls(folder: Path) -> None:
-    trials = load(folder).trials
+    trials = read(folder).trials
     assert set(networks(trials)["trial_id"]) == {f"{number:04d}" for number in range(6, 60)}
     assert dense_control(trials)["trial_id"].tolist() == ["c0000"]
     assert tally(trials) == "54 complete, 6 failed"
 
 
 def test_axes_are_those_that_vary(folder: Path) -> None:
-    varying, constant = axes(load(folder).trials)
+    varying, constant = axes(read(folder).trials)
     assert varying == ["scope", "schedule", "steps", "finetune_lr"]
     assert constant["criterion"] == "magnitude_l1"
     assert constant["recalibrate"]
@@ -159,7 +159,7 @@ def test_protecting_nothing_is_a_value_of_its_own(tmp_path: Path) -> None:
     trials = pd.read_csv(folder / "trials.csv", dtype=str)
     trials.loc[1, "protect"] = "conv1"
     trials.to_csv(folder / "trials.csv", index=False)
-    assert "protect" in axes(load(folder).trials)[0]
+    assert "protect" in axes(read(folder).trials)[0]
 
 
 def test_usual_names_come_first() -> None:
@@ -169,12 +169,12 @@ def test_usual_names_come_first() -> None:
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere.*no such folder"):
-        load(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"study\.yaml, trials\.csv, history\.csv missing"):
-        load(tmp_path)
+        read(tmp_path)
     (make(tmp_path / "partly", 1, 0) / "history.csv").unlink()
     with pytest.raises(ValueError, match=r"partly: no results folder of a study: history\.csv missing"):
-        load(tmp_path / "partly")
+        read(tmp_path / "partly")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, file: str, old: str, new: str, m
     path.write_text(content.replace(old, new))
     assert content != path.read_text()
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        load(path.parent)
+        read(path.parent)
     assert str(path) in str(caught.value)
 
 
@@ -210,7 +210,7 @@ def test_a_file_that_is_no_study(tmp_path: Path, content: str) -> None:
     folder = make(tmp_path / "other", 1, 0)
     (folder / "study.yaml").write_text(content)
     with pytest.raises(ValueError, match=r"study\.objectives"):
-        load(folder)
+        read(folder)
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2,3\n"])
@@ -218,7 +218,7 @@ def test_a_file_that_is_no_table(tmp_path: Path, content: str) -> None:
     folder = make(tmp_path / "other", 1, 0)
     (folder / "trials.csv").write_text(content)
     with pytest.raises(ValueError, match=r"trials\.csv: "):
-        load(folder)
+        read(folder)
 
 
 def test_analysis_needs_neither_torch_nor_ray_nor_the_engine() -> None:

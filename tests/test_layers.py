@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from results_folder import make
 
-from analysis import Results, load, pareto
+from analysis import Results, pareto, read
 from analysis.layers import layers, layers_data, spaced
 from study.results import write_layers
 
@@ -26,11 +26,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """A front of more networks than are drawn, of a network as deep as ResNet-50."""
     objectives = {"accuracy": "max", "sparsity": "max", "macs": "min"}
     folder = tmp_path_factory.mktemp("results") / "study"
-    return load(make(folder, 200, 0, granularities=BOTH, layers=54, objectives=objectives))
+    return read(make(folder, 200, 0, granularities=BOTH, layers=54, objectives=objectives))
 
 
 def test_shares_are_of_the_dense_network(tmp_path: Path) -> None:
-    results = load(make(tmp_path / "study", 1, 0, granularity="channel"))
+    results = read(make(tmp_path / "study", 1, 0, granularity="channel"))
     (tmp_path / "study" / "models" / "0000").mkdir(parents=True)
     dense = [["first", "Conv2d", 3, 8, 224, 216, 210, 900, 900], ["fc", "Linear", 8, 10, 90, 80, 80, 80, 80]]
     cut = [["first", "Conv2d", 3, 6, 168, 162, 54, 675, 225], ["fc", "Linear", 6, 10, 70, 60, 60, 60, 60]]
@@ -98,19 +98,19 @@ def test_more_is_left_where_it_is_darker(results: Results) -> None:
 
 @pytest.mark.parametrize(("study", "panels"), [({}, 1), ({"granularity": "channel", "granularities": ("channel",)}, 2)])
 def test_channels_have_a_panel_where_some_were_cut(tmp_path: Path, study: dict, panels: int) -> None:
-    figure = layers(load(make(tmp_path / "study", 6, 0, layers=9, **study)))
+    figure = layers(read(make(tmp_path / "study", 6, 0, layers=9, **study)))
     assert len(figure.axes) == panels + 1
     assert ("output channels" in caption(figure)) == (panels == 2)
 
 
 def test_without_a_granularity_there_is_none_to_spell_out(tmp_path: Path) -> None:
-    figure = layers(load(make(tmp_path / "study", 2, 0, layers=2, granularity=None)))
+    figure = layers(read(make(tmp_path / "study", 2, 0, layers=2, granularity=None)))
     assert caption(figure).endswith("left and not zero.")
     assert {label.get_text()[-2:] for label in figure.axes[0].get_xticklabels()} == {"\n?"}
 
 
 def test_what_has_no_file_is_counted(tmp_path: Path) -> None:
-    results = load(make(tmp_path / "study", 12, 0, layers=9))
+    results = read(make(tmp_path / "study", 12, 0, layers=9))
     front = pareto.front(results.trials, results.objectives)
     (results.folder / "models" / front["trial_id"].iloc[0] / "layers.csv").unlink()
     figure = layers(results)
@@ -119,7 +119,7 @@ def test_what_has_no_file_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_one_network_lacks_is_an_empty_cell(tmp_path: Path) -> None:
-    results = load(make(tmp_path / "study", 12, 0, layers=9))
+    results = read(make(tmp_path / "study", 12, 0, layers=9))
     last = pareto.front(results.trials, results.objectives)["trial_id"].iloc[-1]
     path = results.folder / "models" / last / "layers.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
@@ -129,7 +129,7 @@ def test_a_layer_that_one_network_lacks_is_an_empty_cell(tmp_path: Path) -> None
 
 
 def test_of_very_many_layers_some_are_named(tmp_path: Path) -> None:
-    figure = layers(load(make(tmp_path / "study", 4, 0, layers=170)))
+    figure = layers(read(make(tmp_path / "study", 4, 0, layers=170)))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[:2] == ["layer1.0.conv", "layer1.3.conv"]
     assert len(names) == 57
@@ -139,7 +139,7 @@ def test_of_very_many_layers_some_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 10, 54, 170])
 def test_nothing_overlaps_or_is_clipped(results: Results, tmp_path: Path, count: int) -> None:
-    figure = layers(results if count == 54 else load(make(tmp_path / "study", 12, 0, layers=count, granularities=BOTH)))
+    figure = layers(results if count == 54 else read(make(tmp_path / "study", 12, 0, layers=count, granularities=BOTH)))
     figure.draw_without_rendering()
     for ax in figure.axes:
         for labels in (ax.get_xticklabels(), ax.get_yticklabels()):

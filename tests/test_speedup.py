@@ -11,13 +11,13 @@ import pytest
 from matplotlib.axes import Axes
 from results_folder import make
 
-from analysis import Results, load, pareto, style
+from analysis import Results, pareto, read, style
 from analysis.speedup import latency, latency_data, zeros
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
-    return load(make(tmp_path / "study", granularities=("weight", "channel"), measured=True))
+    return read(make(tmp_path / "study", granularities=("weight", "channel"), measured=True))
 
 
 def test_a_row_for_every_network_and_batch(results: Results) -> None:
@@ -75,7 +75,7 @@ def test_all_points_and_the_lines_are_on_the_axes(results: Results) -> None:
 
 @pytest.mark.parametrize("study", [{}, {"trials": 4, "failed": 4, "control": False}, {"feasible": False, "trials": 8}])
 def test_where_nothing_was_measured_it_says_so(tmp_path: Path, study: dict[str, Any]) -> None:
-    results = load(make(tmp_path / "study", **study))
+    results = read(make(tmp_path / "study", **study))
     assert latency_data(results).empty
     assert style.title(latency(results)).startswith("No network on the front has a measured latency.")
 
@@ -87,7 +87,7 @@ def test_a_measured_control_alone_is_nothing_to_draw(results: Results) -> None:
 
 
 def test_one_network_at_batch_1_alone(tmp_path: Path) -> None:
-    results = load(make(tmp_path / "study", 1, 0, measured=True, control=False))
+    results = read(make(tmp_path / "study", 1, 0, measured=True, control=False))
     results.trials[["large_batch", "batch_speedup"]] = pd.NA
     figure = latency(results)
     assert [ax.get_title("left") for ax in figure.axes] == ["batch 1"]
@@ -107,7 +107,7 @@ def test_one_network_at_batch_1_alone(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_said_of_zeros(tmp_path: Path, study: dict[str, Any], expected: str) -> None:
-    said = zeros(load(make(tmp_path / "study", **study)))
+    said = zeros(read(make(tmp_path / "study", **study)))
     assert said.startswith(expected)
     assert bool(said) == bool(expected)
 
