@@ -8,7 +8,6 @@ from analysis import runs
 from analysis.frame import Results, candidates, dense_control, tally
 from analysis.rendering import percent
 from analysis.sensitivity import costliest, sensitivity_data
-from analysis.statistics import Interval
 from analysis.units import abscissa, unit_of
 
 WITHIN = 0.01  # of the baseline's validation accuracy: what the answer asks of a network
@@ -75,14 +74,9 @@ def _loses(results: Results, row: pd.Series) -> str:
     if count == 1:
         verb = "lost" if found.value >= 0 else "gained"
         return f"{verb} {percent(abs(found.value))} points of test accuracy in its only run"
-    return f"{_verb(found)} of test accuracy (mean and 95 % interval over {count} runs)"
-
-
-def _verb(found: Interval) -> str:
-    half = found.high - found.value
-    if found.low <= 0 <= found.high:
-        return f"changes nothing that shows: it loses {percent(found.value)} ± {percent(half)} points"
-    return f"{'loses' if found.value > 0 else 'gains'} {percent(abs(found.value))} ± {percent(half)} points"
+    change = f"{percent(abs(found.value))} ± {percent(found.high - found.value)} points of test accuracy"
+    said = f"{'loses' if found.value >= 0 else 'gains'} {change} (mean and 95 % interval over {count} runs)"
+    return f"{said}, which may be nothing," if found.low <= 0 <= found.high else said
 
 
 def _of_runs(count: int) -> str:

@@ -163,40 +163,48 @@ def output_gradients(
     As the losses add up, image n's part of it is the gradient of image n's loss. One backward pass.
     """
     calls: dict[str, list[Call]] = {name: [] for name in layers}
+    leaves: list[Tensor] = []
 
-    def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+    def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if not y.requires_grad:  # the first of the layers on its way: nobody asks for gradients before it
+            leaves.append(y.detach().requires_grad_())
+            y = leaves[-1].clone()  # as autograd lets nothing overwrite a leaf
         # A hook on the tensor gets the gradient of its value now, even if a ReLU overwrites it next.
-        if y.requires_grad:
-            y.register_hook(lambda gradient: calls[name].append((layer, x.detach(), gradient)))
+        y.register_hook(lambda gradient: calls[name].append((layer, x.detach(), gradient)))
+        return y
 
-    leaf = images.detach().requires_grad_()
     with evaluating(model), torch.enable_grad(), watching(layers, note):
-        loss = F.cross_entropy(functional_call(model, _all_detached(model), (leaf,)), labels, reduction="sum")
-        torch.autograd.grad(loss, leaf)
+        loss = F.cross_entropy(functional_call(model, _all_detached(model), (images,)), labels, reduction="sum")
+        if loss.requires_grad:
+            torch.autograd.grad(loss, leaves, allow_unused=True)
     return calls
 
 
-def image_gradients(calls: Sequence[Call], filters: slice = slice(None)) -> Tensor:
+def image_gradients(calls: Sequence[Call], filters: slice = slice(None)) -> Iterator[Tensor]:
     """(N, groups, filters of a group, weights of a filter): the weight's gradient of each image, over all calls.
 
-    filters: which of each group's. There must be a call.
+    As many images at a time as CHUNK allows. filters: which of each group's.
     """
-    parts = [rows(layer, d)[:, :, filters] @ columns(layer, x).transpose(2, 3) for layer, x, d in calls]
-    return sum(parts[1:], parts[0])
+    for layer, x, d in calls[:1]:
+        one, made = columns(layer, x[:1]), rows(layer, d[:1])[:, :, filters]
+        size = max(1, CHUNK // max(one.numel(), made.shape[2] * one[..., 0].numel()))
+        for start in range(0, len(x), size):
+            some = slice(start, start + size)
+            parts = [
+                rows(layer, d[some])[:, :, filters] @ columns(layer, x[some]).transpose(2, 3) for layer, x, d in calls
+            ]
+            yield sum(parts[1:], parts[0])
 
 
 def _squares(calls: Sequence[Call]) -> Iterator[Tensor]:
     """Squared gradients of single images' losses, (groups, filters, weights), summed over some images at a time."""
-    for layer, x, gradient in calls[:1]:
-        one = columns(layer, x[:1])
-        if len(calls) == 1 and one.shape[-1] == 1:  # an outer product: the squares of one are one of squares
-            d, c = rows(layer, gradient)[..., 0].square(), columns(layer, x)[..., 0].square()
-            yield torch.einsum("ngo,ngd->god", d, c)
-            return
-        size = max(1, CHUNK // max(one.numel(), layer.get_parameter("weight").numel()))
-        for start in range(0, len(x), size):
-            chunk = [(layer, x[start : start + size], d[start : start + size]) for layer, x, d in calls]
-            yield image_gradients(chunk).square_().sum(0)
+    if len(calls) == 1 and columns(calls[0][0], calls[0][1][:1]).shape[-1] == 1:
+        for layer, x, d in calls:  # an outer product: the squares of one are one of squares
+            squares = rows(layer, d)[..., 0].square(), columns(layer, x)[..., 0].square()
+            yield torch.einsum("ngo,ngd->god", *squares)
+        return
+    for gradients in image_gradients(calls):
+        yield gradients.square_().sum(0)
 
 
 def _gated(graph: Graph, model: nn.Module, plan: Plan | None) -> dict[str, list[nn.Module]]:

@@ -91,7 +91,7 @@ def least_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
         ranks = rank[reader.units].repeat(len(reader.gram) // len(reader.units))
         order = np.argsort(-ranks, kind="stable")
         index = torch.from_numpy(order).to(reader.gram.device)
-        factor = torch.linalg.cholesky_ex(damped(reader.gram)[index][:, index]).L
+        factor = torch.linalg.cholesky_ex(damped(reader.gram[index][:, index])).L
         new = (reader.weight[:, index] @ factor).square().sum(0).cpu().numpy()
         lost = np.bincount(ranks[order], new, len(units) + 1)
         errors += lost[:-1].cumsum() / (lost.sum() or 1.0)

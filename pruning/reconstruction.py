@@ -7,6 +7,7 @@ trace of (W - W') X X^T (W - W')^T. What becomes of whole channels is in `prunin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,8 +32,7 @@ def regression(model: nn.Module, batches: Batches, generator: torch.Generator) -
     for name, (layer, gram) in grams(model, list(prunable(model)), batches, generator).items():
         weight = as_matrices(layer, layer.get_parameter("weight").detach()).double()
         whole = damped(gram)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(whole).L)
-        errors = weight.square() / inverse.diagonal(dim1=1, dim2=2).unsqueeze(1)
+        errors = weight.square() / inverse_diagonal(whole).unsqueeze(1)
         energy = ((weight @ whole) * weight).sum()
         alive = (gram.diagonal(dim1=1, dim2=2).sum(1) > 0)[:, None, None] & (energy > 0)
         relative = torch.where(alive, errors / energy, 0.0)
@@ -110,10 +110,26 @@ def grams(
 
 def damped(gram: Tensor) -> Tensor:
     """X X^T (..., d, d), float64, with DAMPING of its mean diagonal added to the diagonal; 1 if all of it is zero."""
-    gram = gram.double()
-    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return gram + torch.where(mean > 0, DAMPING * mean, 1.0)[..., None, None] * eye
+    gram = gram.to(torch.float64, copy=True)
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(-1, keepdim=True)
+    diagonal += torch.where(mean > 0, DAMPING * mean, 1.0)
+    return gram
+
+
+def inverse_diagonal(matrix: Tensor) -> Tensor:
+    """Diagonal of the inverse of each positive definite matrix (..., d, d): the squared columns of L^-1, summed.
+
+    Some columns at a time, each from its own row on, as there is nothing above: a third of the work of all of it.
+    """
+    factor, size = torch.linalg.cholesky_ex(matrix).L, matrix.shape[-1]
+    step = max(32, math.ceil(size / 8))
+    parts = []
+    for start in range(0, size, step):
+        ones = torch.eye(size - start, min(step, size - start), dtype=matrix.dtype, device=matrix.device)
+        some = torch.linalg.solve_triangular(factor[..., start:, start:], ones, upper=False)
+        parts.append(some.square().sum(-2))
+    return torch.cat(parts, -1)
 
 
 def least_squares(weight: Tensor, gram: Tensor, mask: Tensor) -> Tensor:
@@ -158,7 +174,7 @@ def place_products(weight: Tensor, gram: Tensor) -> Tensor:
 
     weight: (outputs, places, ...); gram: X X^T, (d, d). Summed over outputs, images and positions.
     """
-    flat = weight.flatten(1).double()
-    products = (flat.T @ flat) * gram
+    flat = weight.flatten(1).to(gram.dtype)
+    products = (flat.T @ flat).mul_(gram)
     places = weight.shape[1]
-    return products.reshape(places, -1, places, len(gram) // places).sum((1, 3))
+    return products.reshape(places, -1, places, len(gram) // places).sum((1, 3), dtype=torch.float64)

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pruning.gradients import CHUNK, Call, image_gradients, output_gradients
+from pruning.gradients import Call, image_gradients, output_gradients
 from pruning.masks import Masks, Scores, prunable
-from pruning.reconstruction import masked, partly_masked
+from pruning.reconstruction import DAMPING, damped, inverse_diagonal, masked, partly_masked
 from pruning.scoring import Batches, as_matrices, evaluating, exact, needed, users, watching
 
 BLOCK = 128  # weights
-DAMPING = 0.01  # of a block's mean diagonal, added to its diagonal
-HELD = 2**28  # numbers of layers' inputs and gradients held at once: 1 GiB of float32
+HELD = 2**29  # numbers of layers' inputs and gradients held at once: 2 GiB of float32
+STACKED = 2**26  # numbers of single images' gradients held at once: 256 MiB
 
 
 def obs(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
@@ -32,10 +32,9 @@ def obs(model: nn.Module, batches: Batches, generator: torch.Generator) -> Score
     weights = prunable(model)
     scores = {name: torch.zeros(w.shape, dtype=exact(w), device=w.device) for name, w in weights.items()}
     for name, layer, block, gradients in _blocks(model, list(scores), batches):
-        weight = _cut(layer, weights[name], block)
-        alive = gradients.square().sum((1, 2)) > 0  # a block that no image reaches is worth nothing
-        score = weight.square() / (2 * inverse_diagonal(gradients, damping(gradients))) * alive[:, None]
-        _put(layer, scores[name], block, score)
+        inverse, mean = fisher_inverse_diagonal(gradients)
+        alive = (mean > 0)[:, None]  # a block that no image reaches is worth nothing
+        _put(layer, scores[name], block, _cut(layer, weights[name], block).square() / (2 * inverse) * alive)
     return scores
 
 
@@ -47,7 +46,7 @@ def obs_reconstruct(model: nn.Module, masks: Masks, batches: Batches, generator:
     weights, moved = prunable(model), {n: w.contiguous() for n, w in masked(model, masks).items()}
     for name, layer, block, gradients in _blocks(model, partly_masked(masks), batches):
         weight, kept = _cut(layer, weights[name], block), _cut(layer, masks[name], block)
-        fisher = _fisher(gradients, damping(gradients))
+        fisher = damped(_fisher(gradients))
         pull = kept * (fisher @ (weight * (1 - kept)).unsqueeze(2)).squeeze(2)
         # Rows and columns of what goes become those of the identity, so that blocks of all counts are solved at once.
         system = fisher * kept[:, :, None] * kept[:, None, :] + torch.diag_embed(1 - kept)
@@ -56,51 +55,51 @@ def obs_reconstruct(model: nn.Module, masks: Masks, batches: Batches, generator:
     return moved
 
 
-def damping(gradients: Tensor) -> Tensor:
-    """What is added to each block's diagonal, (blocks,): DAMPING of its mean; 1 where all gradients are zero."""
-    mean = gradients.square().mean((1, 2))
-    return torch.where(mean > 0, DAMPING * mean, 1.0)
+def fisher_inverse_diagonal(gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Diagonal of each block's `damped` Fisher's inverse, (blocks, weights), and F's mean diagonal, (blocks,).
 
-
-def inverse_diagonal(gradients: Tensor, damping: Tensor) -> Tensor:
-    """Diagonal of (damping * I + mean over images of g g^T)^-1 of each block.
-
-    gradients: (blocks, images, weights), float64; damping: (blocks,), positive. Returns (blocks, weights). With fewer
-    images than weights by Woodbury's identity, which inverts a matrix of images.
+    gradients: (blocks, images, weights). Both are float64. With fewer images than weights by Woodbury's identity,
+    which inverts a matrix of images.
     """
     images, size = gradients.shape[1:]
     if images >= size:
-        return torch.cholesky_inverse(torch.linalg.cholesky_ex(_fisher(gradients, damping)).L).diagonal(dim1=1, dim2=2)
-    kernel = gradients @ gradients.transpose(1, 2) + images * _diagonal(damping, images)
+        fisher = _fisher(gradients)
+        return inverse_diagonal(damped(fisher)), fisher.diagonal(dim1=1, dim2=2).mean(1)
+    gradients = gradients.double()
+    kernel = gradients @ gradients.transpose(1, 2)
+    mean = kernel.diagonal(dim1=1, dim2=2).sum(1) / (images * size)  # its trace is that of F, but for the mean
+    damping = torch.where(mean > 0, DAMPING * mean, 1.0)[:, None]
+    kernel.diagonal(dim1=1, dim2=2).add_(images * damping)
     half = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(kernel).L, gradients, upper=False)
-    return (1 - half.square().sum(1)) / damping[:, None]
+    return (1 - half.square().sum(1)) / damping, mean
 
 
-def _fisher(gradients: Tensor, damping: Tensor) -> Tensor:
-    images, size = gradients.shape[1:]
-    return gradients.transpose(1, 2) @ gradients / images + _diagonal(damping, size)
-
-
-def _diagonal(values: Tensor, size: int) -> Tensor:
-    return values[:, None, None] * torch.eye(size, dtype=values.dtype, device=values.device)
+def _fisher(gradients: Tensor) -> Tensor:
+    """Summed in the gradients' own dtype, as what is inverted is well-conditioned: damped by a hundredth."""
+    return (gradients.transpose(1, 2) @ gradients).double() / gradients.shape[1]
 
 
 Block = tuple[slice, slice]  # which filters of each convolution group, and which of their weights
 
 
 def _blocks(model: nn.Module, names: Sequence[str], batches: Batches) -> Iterator[tuple[str, nn.Module, Block, Tensor]]:
-    """Weight, layer, and one block of several filters, with its gradients (filters, images, weights), float64."""
+    """Weight, layer, and one block of several filters, with its gradients (filters, images, weights)."""
     for name, layer, calls in _layer_by_layer(model, names, batches):
         groups, filters, size = as_matrices(layer, layer.get_parameter("weight")).shape
         images = sum(len(of_batch[0][1]) for of_batch in calls)
-        step = max(1, CHUNK // (images * groups * size))
+        step = max(1, STACKED // (images * groups * size))
         edges = [round(i * size / math.ceil(size / BLOCK)) for i in range(math.ceil(size / BLOCK) + 1)]
         for start in range(0, filters, step):
             some = slice(start, start + step)
-            gradients = torch.cat([image_gradients(of_batch, some) for of_batch in calls])
+            gradients = torch.cat([part for of_batch in calls for part in image_gradients(of_batch, some)])
+            gradients = gradients.to(exact(gradients))
             for left, right in itertools.pairwise(edges):
-                part = gradients[..., left:right].permute(1, 2, 0, 3).flatten(0, 1)
-                yield name, layer, (some, slice(left, right)), part.double()
+                yield (
+                    name,
+                    layer,
+                    (some, slice(left, right)),
+                    gradients[..., left:right].permute(1, 2, 0, 3).flatten(0, 1),
+                )
 
 
 def _layer_by_layer(

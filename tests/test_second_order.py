@@ -7,7 +7,7 @@ from test_gradients import Shared, example, per_image
 from torch import nn
 
 import models
-from pruning import gradients, second_order
+from pruning import gradients, reconstruction, second_order
 from pruning.masks import prunable
 from pruning.scopes import weight_masks
 
@@ -39,7 +39,8 @@ def test_scores_against_a_dense_inverse(count, block, held, monkeypatch):
     """With fewer images than weights (Woodbury) and with more; layers one by one, and all at once."""
     monkeypatch.setattr(second_order, "BLOCK", block)
     monkeypatch.setattr(second_order, "HELD", held)
-    monkeypatch.setattr(second_order, "CHUNK", 2000)
+    monkeypatch.setattr(second_order, "STACKED", 2000)
+    monkeypatch.setattr(gradients, "CHUNK", 1000)
     model, images, labels = example(Shared(), count=count)
     scores = second_order.obs(model, [(images[:5], labels[:5]), (images[5:], labels[5:])], GENERATOR)
     assert list(scores) == list(prunable(model))
@@ -80,6 +81,7 @@ def test_one_weight_gone_costs_its_score():
 
 def test_by_hand(monkeypatch):
     """One logit pair of x = (1, 1) and (1, -1), zero weights but one row: gradients (s - y) x, F diagonal."""
+    monkeypatch.setattr(reconstruction, "DAMPING", 1e-9)
     monkeypatch.setattr(second_order, "DAMPING", 1e-9)
     model = nn.Linear(2, 2, bias=False).double()
     model.weight.data = torch.zeros(2, 2).double()
