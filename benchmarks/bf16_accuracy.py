@@ -1,7 +1,7 @@
 """Does training in bf16 cost accuracy? The same baselines in bf16 autocast and in fp32, over several seeds.
 
-    python benchmarks/bf16_accuracy.py --seeds 5
-    python benchmarks/bf16_accuracy.py --dataset imagefolder --data-dir IMAGES --image-size 32 --model resnet20
+    python -m benchmarks.bf16_accuracy --seeds 5
+    python -m benchmarks.bf16_accuracy --dataset imagefolder --data-dir IMAGES --image-size 32 --model resnet20
 
 Where the processor does not multiply bf16 in hardware the comparison is slow but as valid: the rounding is the same.
 """

@@ -1,7 +1,7 @@
 """What a trial costs the driver, and whether that grows: 100, 1,000, 10,000 trials that take no time themselves.
 
-    python benchmarks/driver_cost.py --sampler tpe --sampler nsga2 --trials 10000
-    python benchmarks/driver_cost.py --ray --trials 1000
+    python -m benchmarks.driver_cost --sampler tpe --sampler nsga2 --trials 10000
+    python -m benchmarks.driver_cost --ray --trials 1000
 
 Without --ray the driver's own path: the ledger is asked, a made-up row is reported to the keeper (ledger, front,
 tables, a line on the screen). With --ray the same through `run_trials`, with trials that prune a tiny network and do

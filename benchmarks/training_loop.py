@@ -1,6 +1,6 @@
 """Images per second in training: the study's loop against a plain fp32 loop over a DataLoader with PIL transforms.
 
-    python benchmarks/training_loop.py --model resnet18 --batch-size 128 --rounds 3
+    python -m benchmarks.training_loop --model resnet18 --batch-size 128 --rounds 3
 
 Both train the same network on the same 32x32 images with the same optimiser, batch size and threads, in turn, in
 one process; the ratio is that of the medians. What the study's loop gains is bf16 and

@@ -1,6 +1,6 @@
 """Seconds a trial costs beyond its fine-tuning: the sampler, Ray, scoring, masks, costs, the ledger, the tables.
 
-    python benchmarks/trial_overhead.py --trials 20
+    python -m benchmarks.trial_overhead --trials 20
 
 Runs the quickstart one trial at a time, and compares the time from one trial's end to the next one's with the
 seconds spent in its fine-tuning epochs (training and validation). The final evaluation on the test images is not

@@ -23,7 +23,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-HISTORY = 300  # latest trials that TPE and GP learn from, beside the front
+HISTORY = 300  # latest trials that models learn from, beside the front; several generations of NSGA
 POPULATION = 24  # of a generation of NSGA
 FEWEST = 20  # complete trials below which importances say nothing
 
@@ -31,8 +31,8 @@ FEWEST = 20  # complete trials below which importances say nothing
 class Windowed(samplers.BaseSampler):
     """A sampler that learns from the front and the latest HISTORY trials only.
 
-    What TPE or a Gaussian process takes to suggest grows with every trial they know, without end. Trials that run are
-    known to them too (the "constant liar"), so that several at once do not all try the same.
+    What a model takes to suggest grows with every trial it knows, without end. Trials that run are known to it too
+    (the "constant liar"), so that several at once do not all try the same; and NSGA's latest parents, however old.
     """
 
     def __init__(self, inner: samplers.BaseSampler, size: int) -> None:
@@ -86,8 +86,15 @@ class Windowed(samplers.BaseSampler):
 
     def _seen(self, study: optuna.Study) -> Any:
         assert self._latest is not None
-        ids = sorted({*self._front, *self._latest, *self._running})
+        ids = sorted({*self._front, *self._latest, *self._running, *_parents(study)})
         return _Seen(study, [study._storage.get_trial(trial_id) for trial_id in ids])
+
+
+def _parents(study: optuna.Study) -> list[int]:
+    """The trials that NSGA noted down as the parents of its latest generation; none for other samplers."""
+    notes = study._storage.get_study_system_attrs(study._study_id)
+    latest = notes[next(reversed(notes))] if notes else []
+    return latest if isinstance(latest, list) else []
 
 
 class _Seen:
@@ -110,11 +117,11 @@ def _tpe(seed: int, study_seed: int) -> samplers.BaseSampler:
 
 
 def _nsga2(seed: int, study_seed: int) -> samplers.BaseSampler:
-    return samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+    return Windowed(samplers.NSGAIISampler(seed=seed, population_size=POPULATION), HISTORY)
 
 
 def _nsga3(seed: int, study_seed: int) -> samplers.BaseSampler:
-    return samplers.NSGAIIISampler(seed=seed, population_size=POPULATION)
+    return Windowed(samplers.NSGAIIISampler(seed=seed, population_size=POPULATION), HISTORY)
 
 
 def _gp(seed: int, study_seed: int) -> samplers.BaseSampler:

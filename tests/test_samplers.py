@@ -129,3 +129,18 @@ def test_a_window_after_a_restart_sees_the_same(tmp_path):
     asked = ledger.ask()
     seen = {t.number for t in ledger._search.sampler._seen(ledger._search).get_trials()}
     assert seen - {int(asked.trial_id)} == before
+
+
+def test_a_window_sees_the_parents_of_nsga_however_old():
+    file = study_file("nsga2", trials=1000)
+    study = samplers.in_memory(file)
+    study.sampler = window = samplers.Windowed(study.sampler._inner, samplers.POPULATION)
+    for _ in range(6 * samplers.POPULATION):
+        trial = study.ask()
+        recipe = samplers.draw(trial, file.axes, "nsga2")
+        samplers.tell(study, trial, (accuracy(recipe), recipe["sparsity"]))
+    study.ask()
+    parents = samplers._parents(study)
+    assert len(parents) == samplers.POPULATION
+    assert min(parents) < min(window._latest)
+    assert set(parents) <= {trial._trial_id for trial in window._seen(study).get_trials()}
