@@ -107,7 +107,7 @@ def through_ray(sampler: str, trials: int) -> None:
     import torch
 
     from study import baseline as baselines
-    from study import search
+    from study import cluster, search
     from study.trial import Shared, resolve
 
     tiny = {"model": "resnet8", "dataset": "digits", "epochs": 0, "train_samples": 100, "augment": False}
@@ -116,10 +116,10 @@ def through_ray(sampler: str, trials: int) -> None:
     data = baselines.read_data(file.baseline, None)
     file = resolve(file, data)
     baseline = baselines.obtain(file.baseline, data, lambda: baselines.make(file.baseline, data, torch.device("cpu")))
-    with tempfile.TemporaryDirectory() as name, search.cluster(None):
+    with tempfile.TemporaryDirectory() as name, cluster.cluster(None, file):
         folder = Path(name)
         ledger = Ledger(folder, file)
-        at_once = search.allotment(file.resources)[1]
+        allotted = cluster.allotment(file.resources)
         ended: list[float] = []
         inside: list[float] = []
         asking: list[float] = []
@@ -131,7 +131,7 @@ def through_ray(sampler: str, trials: int) -> None:
             asking.append(time.perf_counter() - started)
             return ticket or ("wait" if ledger.running else None)
 
-        with View("cost", trials, at_once, "") as view, contextlib.redirect_stdout(io.StringIO()):
+        with View("cost", trials, allotted.at_once, "") as view, contextlib.redirect_stdout(io.StringIO()):
             keeper = Keeper(folder, ledger, view, baseline.card, {})
 
             def report(ticket: Ticket, row: Record, *rest: Any) -> None:
@@ -140,13 +140,13 @@ def through_ray(sampler: str, trials: int) -> None:
                 inside.append(row["wall_seconds"])
                 busy.append(time.process_time())
 
-            search.run_trials(Shared(baseline, data, file.baseline), file.resources, ask, report)
-        print(f"through Ray, {at_once} at once:")
+            search.run_trials(Shared(baseline, data, file.baseline), 1, allotted, ask, report)
+        print(f"through Ray, {allotted.at_once} at once:")
         for number in sorted({100, 1000, 10_000, trials}):
             if number <= trials:
                 first = number - max(10, number // 10)
                 pace = (ended[number - 1] - ended[first - 1]) / (number - first)
-                own = float(np.mean(inside[first:number])) / at_once
+                own = float(np.mean(inside[first:number])) / allotted.at_once
                 used = (busy[number - 1] - busy[first - 1]) / (number - first)
                 tell(sampler, number, pace - own, float(np.mean(asking[first:number])), used)
                 print(f"  {1000 * pace:.1f} ms from trial to trial, of which {1000 * own:.1f} ms in the workers")

@@ -25,6 +25,7 @@ from study import training
 from study.config import BaselineSection
 from study.data import Data
 from study.maps import layer_scores
+from study.view import epoch_line
 
 Record = dict[str, Any]
 SEED = 0  # one baseline for all studies of the same section, whatever their own seeds
@@ -197,15 +198,6 @@ def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Rec
     if (gain := _late_gain(card["history"])) > 0.005:
         print(f"warning: the baseline still gained {100 * gain:.1f} points in its last tenth; raise baseline.epochs")
     return baseline
-
-
-def epoch_line(record: Record, epochs: int) -> str:
-    """An epoch's record for a person."""
-    sparsity = f"sparsity {record['sparsity']:.3f}, " if "sparsity" in record else ""
-    return (
-        f"epoch {record['epoch']}/{epochs}: {sparsity}loss {record['train_loss']:.3f}, "
-        f"accuracy {record['accuracy']:.4f} ({record['seconds']:.1f} s)"
-    )
 
 
 def _late_gain(history: list[Record]) -> float:

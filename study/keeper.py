@@ -98,7 +98,14 @@ class Keeper:
                 shutil.rmtree(folder)
 
     def _hypervolume(self) -> float:
-        if set(self._objectives) - {"accuracy", "sparsity"} or not self.front:
+        """Of the front: accuracy and sparsity from 0, costs in shares of the dense network's, from 1."""
+        if not self.front:
             return 0.0
-        values = np.array([self._values(row) for row in self.front])
-        return pareto.hypervolume(values, list(self._objectives.values()), [0.0] * len(self._objectives))
+        values = np.array([[self._share(row, name) for name in self._objectives] for row in self.front])
+        worst = [float(direction == "min") for direction in self._objectives.values()]
+        return pareto.hypervolume(values, list(self._objectives.values()), worst)
+
+    def _share(self, row: Record, name: str) -> float:
+        if self._objectives[name] == "max":
+            return float(row[name])
+        return float(row[name]) / float(row[f"baseline_{name}"] if name == "latency_ms" else self._card[name])

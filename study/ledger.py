@@ -134,7 +134,7 @@ class Ledger:
             try:
                 Recipe(**recipe)
             except ValueError as error:  # a combination that only the whole recipe shows to be wrong
-                self.tell(ticket, _failed(recipe, str(error)), [])
+                self.tell(ticket, failed(recipe, str(error)), [])
                 continue
             if not (found := self._stored(recipe) or self._known(recipe)):
                 return ticket
@@ -311,7 +311,7 @@ class Ledger:
         attempt = attrs.get("attempt", 1)
         if attempt >= ATTEMPTS:
             recipe = {key: value for key, value in params.items() if key in Recipe.model_fields}
-            row = _failed(recipe, f"{LOST} {attempt} times")
+            row = failed(recipe, f"{LOST} {attempt} times")
             self.tell(self._ticket(trial, "search", recipe), row, [])
             return
         copied = any(other.user_attrs.get("of") == frozen.number for other in trials)
@@ -331,7 +331,7 @@ class Ledger:
         """Let `ask_control` or `ask_confirm` hand a lost trial out once more, or give it up."""
         aside = trial.user_attrs.get("aside")
         if aside and attempts[aside["job"]] >= ATTEMPTS:
-            row = _failed(aside["recipe"], f"{LOST} {attempts[aside['job']]} times")
+            row = failed(aside["recipe"], f"{LOST} {attempts[aside['job']]} times")
             self.tell(self._ticket(trial, kind, aside["recipe"]), row, [])
         else:
             self._studies[kind].tell(trial, state=TrialState.FAIL)
@@ -350,7 +350,8 @@ def _is_done_aside(trial: FrozenTrial) -> bool:
     return "aside" in trial.user_attrs and "record" in trial.user_attrs
 
 
-def _failed(recipe: Record, error: str) -> Record:
+def failed(recipe: Record, error: str) -> Record:
+    """The row of a recipe that never came to make one of its own."""
     columns = {key: value for key, value in recipe.items() if key != "sparsity"}
     if isinstance(columns.get("protect"), (list, tuple)):
         columns["protect"] = " ".join(columns["protect"])

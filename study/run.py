@@ -15,9 +15,10 @@ import errno
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -27,10 +28,12 @@ from analysis.report import report as write_report
 from study import baseline as baselines
 from study import probe, results, scan
 from study.config import Recipe, Refused, StudyFile, parse, read_study
+from study.course import Course
 from study.data import Data
 from study.keeper import Keeper
 from study.ledger import Ledger, Record, Ticket
 from study.maps import HISTOGRAM, SCORES, histograms
+from study.memory import held
 from study.speed import speeds
 from study.trial import Shared, resolve
 from study.view import View, describe
@@ -55,6 +58,14 @@ FINE_TUNING = (
 )
 
 
+class _Manner(NamedTuple):
+    """How this run goes about its study: where, with which curves, and until when (seconds of time.monotonic)."""
+
+    address: str | None
+    tensorboard: bool
+    end: float
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit code."""
     args = _arguments().parse_args(argv)
@@ -63,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run:
             print(probe.describe(file, args.data_dir))
             return 0
+        end = time.monotonic() + 3600 * (file.study.hours or float("inf"))
         data = baselines.read_data(file.baseline, record["data_dir"])
         file = resolve(file, data)
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\ninterrupted before the study began", file=sys.stderr)
         return 130
     try:
-        return _study(folder, record, data, ledger, kept, args.address)
+        return _study(folder, record, data, ledger, kept, _Manner(args.address, args.tensorboard, end))
     except KeyboardInterrupt:
         print(f"\ninterrupted; all finished trials are kept. Go on with:\n  {_resume_command(folder)}")
         return 130
@@ -105,6 +117,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--set", metavar="a.b=c", action="append", default=[], help="change a key of the study file (repeatable)"
     )
     parser.add_argument("--address", metavar="ADDR", help="of a running Ray cluster; 'auto' on its head node")
+    parser.add_argument("--tensorboard", action="store_true", help="a curve per trial in DIR/tensorboard")
     parser.add_argument("--dry-run", action="store_true", help="show the resolved study and what it would cost")
     return parser
 
@@ -144,30 +157,37 @@ def _flags(args: argparse.Namespace) -> list[str]:
     return [f"study.{key}={value}" for key in ("trials", "hours", "seed") if (value := getattr(args, key)) is not None]
 
 
-def _study(folder: Path, record: Record, data: Data, ledger: Ledger, kept: scan.Kept, address: str | None) -> int:
-    from study import search  # Ray takes seconds to import: wrong input is refused without it
+def _study(folder: Path, record: Record, data: Data, ledger: Ledger, kept: scan.Kept, manner: _Manner) -> int:
+    from study import cluster  # Ray takes seconds to import: wrong input is refused without it
 
     file = ledger.file
     results.write_study(folder, file.resolved(), record)
-    with search.cluster(address) as dashboard:
+    with cluster.cluster(manner.address, file) as dashboard:
         print(f"results: {folder}" + (f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""))
-        baseline = baselines.obtain(file.baseline, data, lambda: search.make_baseline(file.baseline, data))
+        baseline = baselines.obtain(file.baseline, data, lambda: cluster.make_baseline(file.baseline, data))
         record["baseline"] = {k: v for k, v in baseline.card.items() if k not in NOT_RECORDED}
         results.write_study(folder, file.resolved(), record)
         results.write_rows(folder / "layer_scores.csv", SCORES, baseline.card["layer_scores"])
-        shared = Shared(baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds)
+        timed = "latency_ms" in file.study.objectives
+        shared = Shared(baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds, timed=timed)
         if scan_file := scan.needed(file):
-            rows = _scan(resolve(scan_file, data), folder / "scan", record, shared, kept, dashboard)
+            rows = _scan(resolve(scan_file, data), folder / "scan", record, shared, kept, manner, dashboard)
             shared = shared._replace(curves=scan.curves(rows))
-        _sweep(folder, record, shared, ledger, kept, dashboard)
-        _measure_front(folder, ledger, baseline, search.on_device_alone)
+        _sweep(folder, record, shared, ledger, kept, manner, dashboard)
+        _measure_front(folder, ledger, baseline, cluster.on_device_alone)
         results.project(folder, ledger.records)
         results.write_importance(folder, ledger.importance())
     return _finish(folder, ledger)
 
 
 def _scan(
-    file: StudyFile, folder: Path, record: Record, shared: Shared, kept: scan.Kept, dashboard: str
+    file: StudyFile,
+    folder: Path,
+    record: Record,
+    shared: Shared,
+    kept: scan.Kept,
+    manner: _Manner,
+    dashboard: str,
 ) -> list[Record]:
     """The rows of a sensitivity scan, a study in a folder of its own; what was scanned before is not run again."""
     folder.mkdir(exist_ok=True)
@@ -175,29 +195,37 @@ def _scan(
     try:
         results.write_study(folder, file.resolved(), record)
         results.write_rows(folder / "layer_scores.csv", SCORES, shared.baseline.card["layer_scores"])
-        _sweep(folder, record, shared, ledger, kept, dashboard)
+        _sweep(folder, record, shared._replace(timed=False), ledger, kept, manner, dashboard)
         return ledger.rows()
     finally:
         ledger.close()
 
 
-def _sweep(folder: Path, record: Record, shared: Shared, ledger: Ledger, kept: scan.Kept, dashboard: str) -> None:
+def _sweep(
+    folder: Path, record: Record, shared: Shared, ledger: Ledger, kept: scan.Kept, manner: _Manner, dashboard: str
+) -> None:
     """Run what is still to be run of a study, and keep what it leaves."""
-    from study import search
+    from study import cluster, search
 
-    file = ledger.file
-    at_once = search.allotment(file.resources)[1]
-    with View(file.study.name, ledger.runs, at_once, dashboard, len(ledger.rows())) as view:
+    resources = ledger.file.resources
+    allotted = cluster.allotment(resources, alone=shared.timed)
+    if 0 < allotted.each["gpu"] < 1 and (memory := cluster.on_device_alone(held, shared)):
+        cluster.check_memory(allotted.each["gpu"], *memory)
+    with View(ledger.file.study.name, ledger.runs, allotted.at_once, dashboard, len(ledger.rows())) as view:
         keeper = Keeper(folder, ledger, view, shared.baseline.card, record["versions"])
 
         def report(ticket: Ticket, row: Record, *rest: Any) -> None:
             keeper.report(ticket, row, *rest)
+            course.over(ticket)
             kept.add(ticket.recipe, row)
 
+        curves = folder / "tensorboard" if manner.tensorboard else None
+        course = Course(ledger, view, shared.baseline.card, report, curves)
         broken: list[OSError] = []
-        ask = _noting(_agenda(folder, ledger, keeper), broken)
+        ask = _agenda(folder, ledger, keeper, manner.end)
+        works = [_noting(work, broken) for work in (ask, report, course.hear)]
         try:
-            search.run_trials(shared, file.resources, ask, _noting(report, broken))
+            search.run_trials(shared, resources.cpus, allotted, *works)
         except Exception:
             if broken:
                 raise broken[0] from None
@@ -242,15 +270,16 @@ def _histograms(folder: Path, baseline: baselines.Baseline) -> None:
             results.write_rows(place / "histograms.csv", HISTOGRAM, histograms(layers, baseline.state, network))
 
 
-def _agenda(folder: Path, ledger: Ledger, keeper: Keeper) -> Callable[[], Ticket | str | None]:
-    """What is to run next: the search, until finished or out of hours; then the front with more seeds, and controls."""
+def _agenda(folder: Path, ledger: Ledger, keeper: Keeper, end: float) -> Callable[[], Ticket | str | None]:
+    """What is to run next: the search, until finished; then the front with more seeds, and controls. Until `end`."""
     study = ledger.file.study
-    end = time.monotonic() + 3600 * (study.hours or float("inf"))
     searching = True
 
     def ask() -> Ticket | str | None:
         nonlocal searching
-        if searching and time.monotonic() < end and (ticket := ledger.ask()):
+        if time.monotonic() >= end:
+            return None
+        if searching and (ticket := ledger.ask()):
             return ticket
         searching = searching and ledger.running > 0
         if searching:
@@ -278,8 +307,14 @@ def _control(folder: Path, ledger: Ledger, keeper: Keeper) -> Ticket | None:
 def _finish(folder: Path, ledger: Ledger) -> int:
     write_report(folder)
     complete = [row for row in ledger.rows() if row["state"] == "complete"]
-    failed = sum(row["state"] == "failed" for row in ledger.rows())
-    print(f"{len(complete)} trials complete, {failed} failed; tables, figures and networks are in {folder}")
+    states = Counter(row["state"] for row in ledger.rows())
+    early = f"{states['stopped']} stopped early, " * bool(states["stopped"])
+    print(
+        f"{states['complete']} trials complete, {early}{states['failed']} failed; "
+        f"tables, figures and networks are in {folder}"
+    )
+    if left := ledger.runs - len(ledger.rows()):
+        print(f"the time was up before {left} of {ledger.runs} trials; go on with: {_resume_command(folder)} --hours H")
     if not complete:
         errors = [describe(row) for row in ledger.rows()][:3]
         print("error: no trial was completed. " + "; ".join(errors), file=sys.stderr)

@@ -1,105 +1,51 @@
-"""Ray: the baseline as a task, trials on reused actors, results to the driver. The only file that knows Ray."""
+"""Ray Tune: trials on reused actors, results to the driver, lost trials elsewhere."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
 import tempfile
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Before ray is imported: no usage statistics, no loggers that write each result three times over, Ctrl-C to us,
-# and no state snapshots of Tune's own (the ledger is what a study is resumed from).
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Before ray is imported: no loggers that write each result three times over, Ctrl-C to us, and no state snapshots of
+# Tune's own (the ledger is what a study is resumed from).
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+from study.cluster import Allotment, device, here  # isort: skip  # sets what Ray reads when it is imported
 
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
-from study import baseline as baselines
-from study.config import BaselineSection, Recipe, Refused, Resources
-from study.data import Data
-from study.ledger import Record, Ticket
+from study.config import Recipe
+from study.ledger import Record, Ticket, failed
 from study.scores import Arrays
 from study.trial import Network, Outcome, Shared, live
+from study.view import describe, epoch_line, recipe_line
 
 WAIT = "wait"  # nothing to run before those that run now have ended
 LEASE = 300.0  # seconds after which scores that a worker began to compute, and did not bring, are another's to compute
 LOST = 2  # a trial whose worker or node died is tried again this often, elsewhere
+OUT_OF_MEMORY = "OutOfMemoryError"  # how the error of a row begins that a GPU was too small for
+LOW_ON_MEMORY = "running low on memory"  # what Ray says of a worker that it killed to save the others
 Ask = Callable[[], Ticket | str | None]  # a trial to run, WAIT, or None: no further one
-
-
-@contextmanager
-def cluster(address: str | None) -> Iterator[str]:
-    """A running Ray: the one at `address`, or one of this machine's own; gives the dashboard's address."""
-    # Workers import the user's own modules (model, criterion) from where the command was typed.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
-    for name in ("ray", "ray.tune", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
-    local: dict[str, Any] = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    try:
-        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
-    except (ConnectionError, ValueError) as error:
-        raise Refused(f"--address {address}: no Ray cluster to be reached there: {error}") from None
-    try:
-        yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
-    finally:
-        ray.shutdown()
-
-
-def make_baseline(section: BaselineSection, data: Data) -> Iterator[Record | baselines.Baseline]:
-    """`baseline.make` as a Ray task, on all cores of a node (and a GPU where there is one)."""
-    cores = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-
-    @ray.remote(num_cpus=cores, num_gpus=gpus, num_returns="streaming", max_retries=2)
-    def task(section: BaselineSection, data: Data) -> Any:
-        torch.set_num_threads(int(cores))
-        yield from baselines.make(section, data, _device(gpus))
-
-    references: Any = task.remote(section, data)
-    for reference in references:
-        yield ray.get(reference)
-
-
-def allotment(resources: Resources) -> tuple[dict[str, float], int]:
-    """What one trial gets ({"cpu", "gpu"}) and how many run at once. Raises Refused if none could ever run."""
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
-    gpu = (1.0 if gpus else 0.0) if resources.gpus == "auto" else resources.gpus
-    fits = int(cpus // resources.cpus) if not gpu else int(min(cpus // resources.cpus, gpus // gpu))
-    if fits < 1:
-        raise Refused(
-            f"resources: a trial asks for {resources.cpus} CPUs and {gpu:g} GPUs; there are {cpus:g} and {gpus:g}"
-        )
-    wanted = fits if resources.concurrency == "auto" else min(fits, resources.concurrency)
-    return {"cpu": resources.cpus, "gpu": gpu}, wanted
-
-
-def on_device_alone(work: Callable[..., Any], *arguments: Any) -> Any:
-    """`work(*arguments, device)` as a Ray task on all cores of a node (and a GPU where there is one), one thread."""
-    cores = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-
-    @ray.remote(num_cpus=cores, num_gpus=gpus)
-    def task(*arguments: Any) -> Any:
-        torch.set_num_threads(1)
-        return work(*arguments, _device(gpus))
-
-    return ray.get(task.remote(*arguments))  # as arguments they may be large, captured by the function not
+Report = Callable[[Ticket, Record, list[Record], Callable[[], Network] | None], None]
+Hear = Callable[[Ticket, Record], bool]  # a trial's latest epoch -> whether it goes on
+_set_title: Callable[[str], None] = getattr(ray._raylet, "setproctitle", lambda title: None)
 
 
 class _Desk:
@@ -129,7 +75,8 @@ class _Scores:
     """The store of `study.scores` for a cluster: a worker's way to the desk."""
 
     def __init__(self) -> None:
-        self._desk: Any = ray.remote(num_cpus=0)(_Desk).remote()
+        placed: Any = ray.remote
+        self._desk = placed(num_cpus=0, scheduling_strategy=here())(_Desk).remote()
 
     def __call__(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
         found: Any
@@ -147,26 +94,40 @@ class _Scores:
 
 
 class Trainable(tune.Trainable):
-    """One trial after another in one process; a step is a fine-tuning epoch, the last brings the outcome."""
+    """One trial after another in one process; a step is a fine-tuning epoch, the last brings the outcome.
+
+    What it prints is this worker's log in the dashboard, where the actor keeps the name of its first trial.
+    """
 
     def setup(self, config: dict[str, Any], **parameters: Any) -> None:
         shared, resources = parameters["shared"], parameters["resources"]
-        torch.set_num_threads(int(resources["cpu"]))
-        self._shared, self._device = shared, _device(resources["gpu"])
+        torch.set_num_threads(max(1, int(parameters["threads"])))
+        self._shared, self._device = shared, device(resources["gpu"])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        ticket = Ticket(*new_config["ticket"])
-        self._story = live(Recipe(**ticket.recipe), ticket.seed, self._shared, self._device, ticket.plan)
+        self._ticket = ticket = Ticket(*new_config["ticket"])
+        self._recipe = Recipe(**ticket.recipe)
+        self._story = live(self._recipe, ticket.seed, self._shared, self._device, ticket.plan)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # what an earlier trial held is another process's to use
+        self._say(f"{recipe_line(ticket.recipe)}, to sparsity {self._recipe.sparsity:.3f}, seed {ticket.seed}")
         return True
 
     def step(self) -> dict[str, Any]:
+        _set_title(f"ray::trial {self._ticket.trial_id}")
         try:
-            return {"epoch": next(self._story)}
+            record = next(self._story)
+            self._say(epoch_line(record, self._recipe.epochs))
+            return {"epoch": record}
         except StopIteration as end:
             outcome: Outcome = end.value
+            self._say(describe(outcome.row))
             # The network waits in this node's object store: only if the driver wants it does it travel.
             return {"done": True, "outcome": [outcome.row, outcome.history, ray.put(outcome.network)]}
+
+    def _say(self, line: str) -> None:
+        print(f"trial {self._ticket.trial_id}: {line}", flush=True)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """A lost trial starts anew: there is nothing to keep."""
@@ -183,27 +144,29 @@ class _Unpickled:
 
 
 class _Asker(_Unpickled, Searcher):
-    """Tune's side of the ledger: every suggestion is a ticket."""
+    """Tune's side of the ledger: every suggestion is a ticket.
 
-    def __init__(self, ask: Ask, lose: Callable[[Ticket], None]) -> None:
+    again: tickets to be run once more; short: those that shared a GPU and found its memory too small.
+    """
+
+    def __init__(self, ask: Ask) -> None:
         super().__init__()
-        self._ask, self._lose = ask, lose
+        self._ask = ask
         self.tickets: dict[str, Ticket] = {}
+        self.again: deque[Ticket] = deque()
+        self.short: list[Ticket] = []
 
     def suggest(self, trial_id: str) -> Any:
-        ticket = self._ask()
-        if ticket is None:
-            return Searcher.FINISHED
-        if ticket == WAIT:
-            return None  # Tune asks again
-        assert isinstance(ticket, Ticket)
+        ticket = self.again.popleft() if self.again else self._ask()
+        if not isinstance(ticket, Ticket):  # a trial that runs may yet have to run again
+            waits = self.tickets or (ticket == WAIT and not self.short)
+            return None if waits else Searcher.FINISHED
         self.tickets[trial_id] = ticket
         return {"ticket": list(ticket)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        ticket = self.tickets.pop(trial_id, None)
-        if error and ticket:
-            self._lose(ticket)
+        if not error:  # of those, the listener is told too
+            self.tickets.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, see _Unpickled."""
@@ -212,11 +175,26 @@ class _Asker(_Unpickled, Searcher):
         """See save."""
 
 
-class _Listener(_Unpickled, tune.Callback):
-    """Hands the driver what workers report, and takes the network off Tune's copy of the result."""
+class _Ear(_Unpickled, tune.Stopper):
+    """Asks after every epoch whether the trial goes on."""
 
-    def __init__(self, asker: _Asker, report: Callable[..., None], interrupted: threading.Event) -> None:
-        self._asker, self._report, self._interrupted = asker, report, interrupted
+    def __init__(self, asker: _Asker, hear: Hear) -> None:
+        self._asker, self._hear = asker, hear
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        ticket = self._asker.tickets.get(trial_id)
+        return ticket is not None and "epoch" in result and not self._hear(ticket, result["epoch"])
+
+    def stop_all(self) -> bool:
+        return False
+
+
+class _Listener(_Unpickled, tune.Callback):
+    """Hands the driver what workers bring, and takes the network off Tune's copy of the result."""
+
+    def __init__(self, asker: _Asker, report: Report, interrupted: threading.Event, shares: bool) -> None:
+        self._asker, self._report, self._interrupted, self._shares = asker, report, interrupted, shares
+        self._fetches: Counter[str] = Counter()  # that failed, of a trial
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         if self._interrupted.is_set():
@@ -224,37 +202,69 @@ class _Listener(_Unpickled, tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         ticket = self._asker.tickets.get(trial.trial_id)
-        if ticket and "outcome" in result:
-            row, history, network = result.pop("outcome")
+        if ticket is None or "outcome" not in result:
+            return
+        row, history, network = result.pop("outcome")
+        if self._shares and (row["error"] or "").startswith(OUT_OF_MEMORY):
+            self._asker.short.append(ticket)
+            return
+        try:
             self._report(ticket, row, history, lambda: ray.get(network))
+        except RayError as error:  # the node went down, and the network with it
+            self._fetches[ticket.trial_id] += 1
+            if self._fetches[ticket.trial_id] <= LOST:
+                self._asker.again.append(ticket)
+            else:
+                self._lose(ticket, str(error))
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if LOW_ON_MEMORY in _last_error(trial):
+            trial.max_failures = min(trial.max_failures, 1)  # it would need as much again
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if ticket := self._asker.tickets.pop(trial.trial_id, None):
+            self._lose(ticket, _last_error(trial))
+
+    def _lose(self, ticket: Ticket, error: str) -> None:
+        low = LOW_ON_MEMORY in error
+        reason = "its node's memory ran out" if low else f"its worker was lost {LOST + 1} times"
+        self._report(ticket, failed(ticket.recipe, reason), [], None)
+
+
+def _last_error(trial: Any) -> str:
+    """What Tune wrote down of a trial's latest failure."""
+    return Path(trial.error_file).read_text().rpartition("Failure #")[2] if trial.error_file else ""
 
 
 def run_trials(
-    shared: Shared,
-    resources: Resources,
-    ask: Ask,
-    report: Callable[[Ticket, Record, list[Record], Callable[[], Network] | None], None],
+    shared: Shared, threads: int, allotted: Allotment, ask: Ask, report: Report, hear: Hear = lambda *epoch: True
 ) -> None:
-    """Run what `ask` gives until it gives None. `report` gets each row, its history and a way to fetch the network."""
-    each, at_once = allotment(resources)
-    scratch = Path(tempfile.mkdtemp(prefix="pruning-study-"))
+    """Run what `ask` gives until it gives None.
 
-    def lose(ticket: Ticket) -> None:
-        row = {**ticket.recipe, "requested_sparsity": ticket.recipe.get("sparsity")}
-        row |= {"state": "failed", "error": f"its worker was lost {LOST + 1} times", "sparsity": None}
-        report(ticket, row, [], None)
-
+    threads: of each trial. `report` gets each row, its history and a way to fetch the network; `hear` every epoch of
+    a trial that runs, and says whether it goes on. Trials that found the memory of a GPU too small beside others run
+    once more when the others have ended, each alone on its device.
+    """
     shared = shared._replace(scores=_Scores())
-    asker = _Asker(ask, lose)
-    interrupted = threading.Event()
+    each, at_once, devices = allotted
+    asker = _Asker(ask)
+    with _interruptible() as interrupted:
 
-    def interrupt(*signal_and_frame: object) -> None:
-        # Raised inside one of Ray's callbacks, the exception would be lost: the event brings it up again.
-        interrupted.set()
-        raise KeyboardInterrupt
+        def fit(asker: _Asker, each: dict[str, float], at_once: int, shares: bool) -> None:
+            listener = _Listener(asker, report, interrupted, shares)
+            parameters = {"shared": shared, "resources": each, "threads": threads}
+            _fit(tune.with_parameters(Trainable, **parameters), each, at_once, asker, listener, _Ear(asker, hear))
 
-    before = signal.signal(signal.SIGINT, interrupt)
-    trainable = tune.with_parameters(Trainable, shared=shared, resources=each)
+        fit(asker, each, at_once, each["gpu"] > 0)
+        while asker.short:
+            alone = _Asker(partial(next, iter(asker.short), None))
+            asker.short = []
+            fit(alone, each | {"gpu": max(1.0, each["gpu"])}, devices, False)
+            fit(asker, each, at_once, each["gpu"] > 0)
+
+
+def _fit(trainable: Any, each: dict[str, float], at_once: int, asker: _Asker, listener: _Listener, ear: _Ear) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix="pruning-study-"))
     tuner = tune.Tuner(
         tune.with_resources(trainable, each),
         tune_config=tune.TuneConfig(search_alg=asker, num_samples=-1, max_concurrent_trials=at_once, reuse_actors=True),
@@ -262,16 +272,28 @@ def run_trials(
             storage_path=str(scratch),
             name="trials",
             verbose=0,
-            callbacks=[_Listener(asker, report, interrupted)],
+            stop=ear,
+            callbacks=[listener],
             failure_config=tune.FailureConfig(max_failures=LOST),
         ),
     )
     try:
         tuner.fit()
     finally:
-        signal.signal(signal.SIGINT, before)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _device(gpus: float) -> torch.device:
-    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets: raised inside one of Ray's callbacks alone, the exception would be lost."""
+    interrupted = threading.Event()
+
+    def interrupt(*signal_and_frame: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -107,10 +107,6 @@ class StudySection(Section):
         for name in self.constraints:
             if name not in CONSTRAINABLE:
                 raise ValueError(f"constraints: unknown column {name!r}; choices: {', '.join(CONSTRAINABLE)}")
-        if "latency_ms" in self.objectives:
-            raise ValueError("objectives: latency_ms is not built yet; latencies are measured after the search")
-        if self.stop_early:
-            raise ValueError("stop_early is not built yet; leave it at null (`study.replay --stop-early` simulates it)")
         if "scratch" in self.controls and self.save == "none":
             raise ValueError("controls: scratch trains networks of the front anew, so save is front or all, not none")
         return self

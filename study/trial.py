@@ -8,6 +8,7 @@ runs one recipe in this process, without Ray; the last line of stdout is its row
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
@@ -30,7 +31,7 @@ from pruning.surgery import carry_state
 from study import baseline as baselines
 from study import scan, scores, training
 from study import space as spaces
-from study.baseline import Baseline, epoch_line
+from study.baseline import Baseline
 from study.config import BaselineSection, Recipe, StudyFile, read_study
 from study.data import Data, calibration
 from study.finetuning import FineTuning
@@ -38,6 +39,8 @@ from study.results import COLUMNS
 from study.scan import Curves, curve_key
 from study.scores import Store, unshared
 from study.scratch import trained_anew
+from study.speed import speeds
+from study.view import epoch_line
 
 Record = dict[str, Any]
 
@@ -47,6 +50,7 @@ class Shared(NamedTuple):
 
     seed, draws: the untouched baseline is scored on `draws` different draws of calibration images, those of the seeds
     seed .. seed + draws - 1, and each of these scores is computed once. curves: of the sensitivity scan.
+    timed: trials measure their network's latency, for which each has a device to itself.
     """
 
     baseline: Baseline
@@ -56,6 +60,7 @@ class Shared(NamedTuple):
     draws: int = 1
     scores: Store = unshared
     curves: dict[str, Curves] = {}
+    timed: bool = False
 
 
 class Network(NamedTuple):
@@ -115,6 +120,25 @@ def live(
     row["train_seconds"] = sum(record["seconds"] for record in history)
     row["wall_seconds"] = time.perf_counter() - started
     return Outcome(row, history, network)
+
+
+def stopped(recipe: Recipe, seed: int, history: list[Record], dense: Record) -> Record:
+    """The row of a trial that was ended early: what its last epoch showed. `dense`: the baseline's card."""
+    last = history[-1]
+    seconds = sum(record["seconds"] for record in history)
+    return {
+        **_recipe_columns(recipe),
+        "seed": seed,
+        "state": "stopped",
+        "error": None,
+        "sparsity": last["sparsity"],
+        "accuracy": last["accuracy"],
+        "baseline_accuracy": dense["accuracy"],
+        "baseline_test_accuracy": dense["test_accuracy"],
+        "accuracy_drop": dense["accuracy"] - last["accuracy"],
+        "train_seconds": seconds,
+        "wall_seconds": seconds,
+    }
 
 
 def _pruned(
@@ -245,7 +269,11 @@ def _measured(pruned: Pruned, shared: Shared, images: training.Images, history: 
     # A scan's networks are no candidates: only validation accuracy is asked of them, which takes a third of the time.
     test = None if scanned else training.evaluate(model, images, training.rows_of(data.test, device))
     nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, data.in_shape)
-    return {
+    timed = {}
+    if shared.timed:
+        network = shared.baseline.network(device)
+        timed = speeds({"": copy.deepcopy(model)}, network, data.in_shape, device)[""]
+    return timed | {
         "sparsity": masks.sparsity(model, pruned.dense_weights),
         "channel_sparsity": achieved(pruned.graph, pruned.plan)["channels"] if pruned.graph and pruned.plan else 0.0,
         "compression_ratio": dense["params"] / nonzero,

@@ -61,7 +61,6 @@ def test_defaults_are_those_of_the_design():
             {"study": {"name": "x", "stop_early": {"min_epochs": 0}}},
             r"stop_early.min_epochs: .*greater than or equal to 1",
         ),
-        ({"study": {"name": "x", "stop_early": {"min_epochs": 1}}}, r"stop_early is not built yet"),
         ({"study": {"name": "x", "controls": ["scratch"], "save": "none"}}, r"so save is front or all, not none"),
         ({"study": {"name": "x", "start_with": [{"sparsity": 0.99}]}}, r"start_with\[0\].sparsity: .* outside"),
         ({"study": {"name": "x", "trials": 0}}, r"study.trials: .*greater than or equal to 1"),

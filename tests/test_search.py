@@ -2,11 +2,14 @@
 
 import os
 import signal
+import threading
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from study import search
-from study.config import Resources
+from study.cluster import Allotment
 from study.ledger import Ticket
 from study.trial import Shared
 
@@ -31,23 +34,99 @@ def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step(monkeypatc
     monkeypatch.setattr(search.tune, "with_parameters", lambda trainable, **parameters: trainable)
     monkeypatch.setattr(search.tune, "with_resources", lambda trainable, resources: trainable)
     monkeypatch.setattr(search, "_Scores", lambda: None)
-    monkeypatch.setattr(search, "allotment", lambda resources: ({"cpu": 1, "gpu": 0}, 1))
+    allotted = Allotment({"cpu": 1, "gpu": 0}, 1, 1)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        search.run_trials(Shared(None, None, None), Resources(), lambda: None, lambda *report: None)
+        search.run_trials(Shared(None, None, None), 1, allotted, lambda: None, lambda *report: None)
     assert steps == ["swallowed"]
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_an_asker_waits_ends_and_tells_of_lost_trials():
-    ticket = Ticket("0000", "search", {"sparsity": 0.5}, 1)
-    answers, lost = iter([search.WAIT, ticket, None]), []
-    asker = search._Asker(lambda: next(answers), lost.append)
+TICKET = Ticket("0000", "search", {"sparsity": 0.5}, 1)
+
+
+def asker_of(*answers):
+    return search._Asker(partial(next, iter(answers), None))
+
+
+def test_an_asker_waits_and_ends_when_nothing_runs_any_more():
+    asker = asker_of(search.WAIT, TICKET)
     assert asker.suggest("a") is None
-    assert asker.suggest("a") == {"ticket": list(ticket)}
+    assert asker.suggest("a") == {"ticket": list(TICKET)}
+    assert asker.suggest("b") is None  # that one may have to run again
+    asker.on_trial_complete("a")
     assert asker.suggest("b") == search.Searcher.FINISHED
+
+
+class Lost:
+    """Tune's record of a trial whose worker died, and what it said of it."""
+
+    def __init__(self, folder, says):
+        self.trial_id, self.max_failures, self.error_file = "a", search.LOST, str(folder / "error")
+        (folder / "error").write_text(f"Failure # 1 (occurred at noon)\n{says}\n")
+
+
+@pytest.mark.parametrize(
+    ("says", "tries", "reason"),
+    [
+        ("1 worker(s) were killed due to the node running low on memory.", 2, "its node's memory ran out"),
+        ("The actor died unexpectedly.", 3, "its worker was lost 3 times"),
+    ],
+)
+def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path, says, tries, reason):
+    asker, rows = asker_of(TICKET), []
+    listener = search._Listener(asker, lambda ticket, row, *rest: rows.append(row), threading.Event(), False)
+    asker.suggest("a")
+    lost = Lost(tmp_path, says)
+    listener.on_trial_recover(0, [], lost)
+    assert lost.max_failures == tries - 1
     asker.on_trial_complete("a", error=True)
-    assert lost == [ticket]
+    listener.on_trial_error(0, [], lost)
+    assert [(row["state"], row["error"], row["requested_sparsity"]) for row in rows] == [("failed", reason, 0.5)]
+    assert not asker.tickets
+
+
+def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time():
+    rows = []
+    outcome = {"outcome": [{"error": "OutOfMemoryError: CUDA out of memory"}, [], None]}
+    for shares, short, reported in ((True, [TICKET], 0), (False, [], 1)):
+        asker = asker_of(TICKET)
+        listener = search._Listener(asker, lambda *report: rows.append(report), threading.Event(), shares)
+        asker.suggest("a")
+        listener.on_trial_result(0, [], SimpleNamespace(trial_id="a"), dict(outcome))
+        assert asker.short == short
+        assert len(rows) == reported
+
+
+def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch):
+    rows = []
+
+    def report(ticket, row, history, fetch):
+        if fetch:
+            fetch()
+        rows.append(row)
+
+    def get(network):
+        raise search.RayError("the node of the object is gone")
+
+    monkeypatch.setattr(search.ray, "get", get)
+    asker = asker_of(TICKET)
+    listener = search._Listener(asker, report, threading.Event(), False)
+    for attempt in range(search.LOST + 1):
+        assert asker.suggest(f"{attempt}") == {"ticket": list(TICKET)}
+        listener.on_trial_result(0, [], SimpleNamespace(trial_id=f"{attempt}"), {"outcome": [{"error": None}, [], 1]})
+        asker.on_trial_complete(f"{attempt}")
+    assert [row["error"] for row in rows] == ["its worker was lost 3 times"]
+
+
+def test_an_ear_hears_epochs_and_stops_what_does_not_go_on():
+    asker = asker_of(TICKET)
+    ear = search._Ear(asker, lambda ticket, record: record["accuracy"] > 0.5)
+    asker.suggest("a")
+    assert ear("a", {"epoch": {"accuracy": 0.4}})
+    assert not ear("a", {"epoch": {"accuracy": 0.6}})
+    assert not ear("a", {"done": True, "outcome": []})
+    assert not ear("unknown", {"epoch": {"accuracy": 0.4}})
 
 
 def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkeypatch):
