@@ -47,7 +47,10 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
     try:
         context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **_joining(address, file))
     except (ConnectionError, ValueError) as error:
-        raise Refused(f"--address {address}: no Ray cluster to be reached there: {error}") from None
+        raise Refused(
+            f"--address {address}: no Ray cluster to be reached there: {error}; if it asks for a token (as those of "
+            f"`ray start` do where ~/.ray/auth_token is), set RAY_AUTH_MODE=token and have its token there"
+        ) from None
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:

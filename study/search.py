@@ -194,7 +194,7 @@ class _Listener(_Unpickled, tune.Callback):
 
     def __init__(self, asker: _Asker, report: Report, interrupted: threading.Event, shares: bool) -> None:
         self._asker, self._report, self._interrupted, self._shares = asker, report, interrupted, shares
-        self._fetches: Counter[str] = Counter()  # that failed, of a trial
+        self._losses: Counter[str] = Counter()
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         if self._interrupted.is_set():
@@ -211,29 +211,27 @@ class _Listener(_Unpickled, tune.Callback):
         try:
             self._report(ticket, row, history, lambda: ray.get(network))
         except RayError as error:  # the node went down, and the network with it
-            self._fetches[ticket.trial_id] += 1
-            if self._fetches[ticket.trial_id] <= LOST:
-                self._asker.again.append(ticket)
-            else:
-                self._lose(ticket, str(error))
-
-    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if LOW_ON_MEMORY in _last_error(trial):
-            trial.max_failures = min(trial.max_failures, 1)  # it would need as much again
+            self._lost(ticket, str(error))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if ticket := self._asker.tickets.pop(trial.trial_id, None):
-            self._lose(ticket, _last_error(trial))
+            self._lost(ticket, _last_error(trial))
 
-    def _lose(self, ticket: Ticket, error: str) -> None:
-        low = LOW_ON_MEMORY in error
-        reason = "its node's memory ran out" if low else f"its worker was lost {LOST + 1} times"
-        self._report(ticket, failed(ticket.recipe, reason), [], None)
+    def _lost(self, ticket: Ticket, error: str) -> None:
+        """Let a trial run again whose worker or node was lost; Tune itself would only once it had begun to run."""
+        low = LOW_ON_MEMORY in error  # it would need as much again
+        self._losses[ticket.trial_id] += 1
+        count = self._losses[ticket.trial_id]
+        if count <= (1 if low else LOST):
+            self._asker.again.append(ticket)
+            return
+        reason = "the memory of its node ran out" if low else " ".join(error.split())[:200]
+        self._report(ticket, failed(ticket.recipe, f"its worker was lost {count} times: {reason}"), [], None)
 
 
 def _last_error(trial: Any) -> str:
-    """What Tune wrote down of a trial's latest failure."""
-    return Path(trial.error_file).read_text().rpartition("Failure #")[2] if trial.error_file else ""
+    """What Tune wrote down of a trial's failure, without the line that says when."""
+    return Path(trial.error_file).read_text().partition("\n")[2] if trial.error_file else "for no reason given"
 
 
 def run_trials(
@@ -274,7 +272,6 @@ def _fit(trainable: Any, each: dict[str, float], at_once: int, asker: _Asker, li
             verbose=0,
             stop=ear,
             callbacks=[listener],
-            failure_config=tune.FailureConfig(max_failures=LOST),
         ),
     )
     try:

@@ -58,32 +58,27 @@ def test_an_asker_waits_and_ends_when_nothing_runs_any_more():
     assert asker.suggest("b") == search.Searcher.FINISHED
 
 
-class Lost:
-    """Tune's record of a trial whose worker died, and what it said of it."""
-
-    def __init__(self, folder, says):
-        self.trial_id, self.max_failures, self.error_file = "a", search.LOST, str(folder / "error")
-        (folder / "error").write_text(f"Failure # 1 (occurred at noon)\n{says}\n")
-
-
 @pytest.mark.parametrize(
     ("says", "tries", "reason"),
     [
-        ("1 worker(s) were killed due to the node running low on memory.", 2, "its node's memory ran out"),
-        ("The actor died unexpectedly.", 3, "its worker was lost 3 times"),
+        ("1 worker(s) were killed due to the node running low on memory.", 2, "the memory of its node ran out"),
+        ("The actor died\nunexpectedly.", 3, "The actor died unexpectedly."),
     ],
 )
 def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path, says, tries, reason):
+    (tmp_path / "error").write_text(f"Failure # 1 (occurred at noon)\n{says}\n")
     asker, rows = asker_of(TICKET), []
     listener = search._Listener(asker, lambda ticket, row, *rest: rows.append(row), threading.Event(), False)
-    asker.suggest("a")
-    lost = Lost(tmp_path, says)
-    listener.on_trial_recover(0, [], lost)
-    assert lost.max_failures == tries - 1
-    asker.on_trial_complete("a", error=True)
-    listener.on_trial_error(0, [], lost)
-    assert [(row["state"], row["error"], row["requested_sparsity"]) for row in rows] == [("failed", reason, 0.5)]
+    for attempt in range(tries):
+        assert not rows
+        assert asker.suggest(f"{attempt}") == {"ticket": list(TICKET)}
+        asker.on_trial_complete(f"{attempt}", error=True)
+        lost = SimpleNamespace(trial_id=f"{attempt}", error_file=str(tmp_path / "error"))
+        listener.on_trial_error(0, [], lost)
+    assert [(row["state"], row["requested_sparsity"]) for row in rows] == [("failed", 0.5)]
+    assert rows[0]["error"] == f"its worker was lost {tries} times: {reason}"
     assert not asker.tickets
+    assert not asker.again
 
 
 def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time():
@@ -116,7 +111,7 @@ def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch):
         assert asker.suggest(f"{attempt}") == {"ticket": list(TICKET)}
         listener.on_trial_result(0, [], SimpleNamespace(trial_id=f"{attempt}"), {"outcome": [{"error": None}, [], 1]})
         asker.on_trial_complete(f"{attempt}")
-    assert [row["error"] for row in rows] == ["its worker was lost 3 times"]
+    assert [row["error"] for row in rows] == ["its worker was lost 3 times: the node of the object is gone"]
 
 
 def test_an_ear_hears_epochs_and_stops_what_does_not_go_on():
