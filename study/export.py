@@ -1,13 +1,13 @@
-"""A saved network as one file for other programs: ONNX, or torch's exported program. Checked before it is kept.
+"""A saved network as one file for other programs, ONNX or torch's exported program: checked, then timed.
 
     python -m study.export results/quickstart --trial best --format onnx
     python -m study.export results/schedules --trial 0012 --format exported_program --out NETWORKS
 
-DIR is a results folder. The file takes images float32 (batch, channels, height, width) for any batch, normalised as the
-network was trained ((pixels / 255 - mean) / std; mean and std are written into the file), and gives logits (batch,
-classes). Before it gets its name, it is run on all test images beside the network in PyTorch, on the CPU, in fp32: one
-image of another top-1 class, and there is no file. Then both are timed, the dense network too.
-Exit codes: 0 done, 1 the network cannot be exported or its file is not the same network, 2 the input is wrong.
+DIR is a results folder. The file takes images, float32 (batch, channels, height, width), any batch, normalised as the
+network was trained: (pixel / 255 - mean) / std, with the mean and std that the file carries. It gives logits (batch,
+classes). Before it gets its name it classifies all test images beside the network in PyTorch, on the CPU in fp32: where
+a single top-1 class differs, there is no file. Then both are timed at batch 1 on one thread, and the dense network too.
+Exit codes: 0 done, 1 torch cannot export the network or the file is not the same network, 2 the input is wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,170 +33,126 @@ from study import baseline as baselines
 from study import training
 from study.config import parse
 from study.evaluate import images_for, show
+from study.formats import FORMATS, About, Format, Run
 
 CPU = torch.device("cpu")
 BATCH = 500  # images at once while a file is checked
-DYNAMIC = ({0: torch.export.Dim("batch")},)
-Run = Callable[[Tensor], Tensor]
-About = Mapping[str, str]
 
 
-class Format(NamedTuple):
-    """A kind of file: how it is written and opened, what runs it, and the modules of the extra `export` it needs."""
+class Job(NamedTuple):
+    """What is exported where, and what it is checked on. dense: the baseline, if the cache has it."""
 
-    suffix: str
-    runs_in: str
-    needs: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, About, Path], None]
-    open: Callable[[Path], Run]
+    trial: str
+    network: nn.Module
+    dense: nn.Module | None
+    about: About
+    images: training.Images
+    test: Tensor
+    form: Format
+    path: Path
 
 
 class Agreement(NamedTuple):
-    """What a file gave beside the network: images compared, those of another top-1 class, largest gap of a logit."""
+    """Images compared, how many of them got another top-1 class, and the largest difference of a logit."""
 
     images: int
     differ: int
-    gap: float
+    difference: float
 
-    @property
-    def holds(self) -> bool:
-        """Whether the file is the same classifier, and all it gave are numbers."""
-        return self.differ == 0 and math.isfinite(self.gap)
-
-
-def write_onnx(network: nn.Module, example: Tensor, about: About, path: Path) -> None:
-    """Write `network` as ONNX with `about` as its metadata. example: (2, C, H, W); the batch stays free."""
-    names = {"input_names": ["images"], "output_names": ["logits"]}
-    program = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=DYNAMIC, verbose=False, **names)
-    assert program is not None  # so it is with dynamo=True
-    program.model.metadata_props.update(about)
-    program.save(path, external_data=False)
-
-
-def open_onnx(path: Path) -> Run:
-    """The network of an ONNX file, in onnxruntime on one thread of the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-
-def write_program(network: nn.Module, example: Tensor, about: About, path: Path) -> None:
-    """Write `network` as torch's exported program with `about` as extra files. example: as for `write_onnx`."""
-    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=DYNAMIC), path, extra_files=dict(about))
-
-
-def open_program(path: Path) -> Run:
-    """The network of an exported program, run by PyTorch."""
-    module = torch.export.load(path).module()
-    return lambda images: module(images)
+    def __str__(self) -> str:
+        same = f"top-1 differs on {self.differ:,} of" if self.differ else "same top-1 on all"
+        return f"{same} {self.images:,} test images, largest difference of the logits {self.difference:.1e}"
 
 
 @torch.inference_mode()
 def compare(network: nn.Module, run: Run, images: training.Images, rows: Tensor) -> Agreement:
-    """What `run` gives on the images of `rows`, batch by batch, beside `network`; both fp32 on the CPU."""
-    differ, gap = 0, torch.zeros(())
+    """What `run` gives on the images of `rows`, batch by batch, beside what `network` gives (CPU, fp32)."""
+    differ, difference = 0, torch.zeros(())
     for chosen in rows.split(BATCH):
         inputs = images.batch(chosen)[0].contiguous()
         ours, theirs = network(inputs), run(inputs)
         differ += int((ours.argmax(1) != theirs.argmax(1)).sum())
-        gap = torch.maximum(gap, (ours - theirs).abs().max())  # unlike Python's max, keeps a NaN
-    return Agreement(len(rows), differ, gap.item())
+        difference = torch.maximum(difference, (ours - theirs).abs().max())  # a NaN stays, as Python's max lets it not
+    return Agreement(len(rows), differ, difference.item())
 
 
-def export(network: nn.Module, form: str, path: Path, images: training.Images, rows: Tensor, about: About) -> Agreement:
-    """Write `network` (CPU, eval mode) to `path` in a format of FORMATS, if that file agrees on the images of `rows`.
+def export(network: nn.Module, form: Format, path: Path, images: training.Images, rows: Tensor, about: About) -> str:
+    """Write `network` (on the CPU, in eval mode) to `path`, whole or not at all; what the check found, for a person.
 
-    Raises RuntimeError, and leaves `path` as it was, where torch cannot export the network or the file disagrees.
+    Raises RuntimeError where the file gives another top-1 class on any image of `rows`, or what is no number, and
+    whatever torch raises for a network that it cannot export.
     """
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        _write(network, form, temporary, images, about)
-        found = compare(network, FORMATS[form].open(temporary), images, rows)
-        if not found.holds:
-            raise RuntimeError(f"{path}: is not written: {_told(found, form)}")
+        form.write(network, _example(images, 2), about, temporary)
+        found = compare(network, form.open(temporary), images, rows)
+        if found.differ or not math.isfinite(found.difference):
+            raise RuntimeError(f"the {form.engine} is not the network: {found}")
         os.replace(temporary, path)
-        return found
     finally:
         temporary.unlink(missing_ok=True)
+    return f"{form.engine} against PyTorch: {found}"
 
 
-def _write(network: nn.Module, form: str, path: Path, images: training.Images, about: About) -> None:
-    # Two images: torch would take a batch of one for a constant.
-    example = images.batch(torch.tensor([0, 0]))[0].contiguous()
-    try:
-        FORMATS[form].write(network, example, about, path)
-    except OSError:
-        raise
-    except Exception as error:  # torch's exporters raise nearly anything
-        reason = " ".join(str(error).split())[:500]
-        raise RuntimeError(f"{form}: torch cannot export this network: {type(error).__name__}: {reason}") from error
+def latencies(networks: Mapping[str, nn.Module], form: Format, images: training.Images) -> list[dict[str, Any]]:
+    """A row for each network: milliseconds at batch 1 in PyTorch and in the format's engine, all taken in turn.
 
-
-def _told(found: Agreement, form: str) -> str:
-    return (
-        f"{FORMATS[form].runs_in} and PyTorch differ in the top-1 class of {found.differ} of {found.images:,} "
-        f"test images; largest difference of the logits {found.gap:.2g}"
-    )
-
-
-def latencies(networks: Mapping[str, nn.Module], form: str, images: training.Images) -> list[dict[str, Any]]:
-    """A row for each network: its time at batch 1 in PyTorch and in what runs the format, all taken in turn.
-
-    With two networks a row more: the first one's times over the second's. On as many threads as torch has; fp32.
+    Of two networks a third row says how often the second one's time goes into the first one's. fp32, on the CPU.
     """
-    runs_in = FORMATS[form].runs_in
     timed: dict[str, nn.Module] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, network in networks.items():
-            path = Path(folder, f"{name}{FORMATS[form].suffix}")
-            _write(network, form, path, images, {})
-            timed |= {f"{name} in PyTorch": network, f"{name} in {runs_in}": _Timed(FORMATS[form].open(path))}
-        found = measure_latency(timed, images.batch(torch.tensor([0]))[0].contiguous())
-    rows = [{f"{at} (ms)": found[f"{name} in {at}"].median for at in ("PyTorch", runs_in)} for name in networks]
+            path = Path(folder, name + form.suffix)
+            form.write(network, _example(images, 2), {}, path)
+            timed |= {f"{name} in PyTorch": network, f"{name} in {form.engine}": _Running(form.open(path))}
+        found = measure_latency(timed, _example(images, 1))
+    rows = [{at: found[f"{name} in {at}"].median for at in ("PyTorch", form.engine)} for name in networks]
     if len(rows) == 2:
-        rows.append({column: rows[0][column] / rows[1][column] for column in rows[0]})
-    return [{"network": name} | row for name, row in zip([*networks, "speedup"], rows, strict=False)]
+        rows.append({at: rows[0][at] / rows[1][at] for at in rows[0]})
+    return [{"ms": name} | row for name, row in zip([*networks, "speedup"], rows, strict=False)]
 
 
-class _Timed(nn.Module):
-    """A function as a module; kept from its `eval`, which exported programs refuse."""
+class _Running(nn.Module):
+    """A file as a module, for `measure_latency`; `eval` does not reach what runs it (exported programs refuse it)."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.forward = run
 
 
-def chosen(results: frame.Results, trial: str) -> str:
-    """The saved trial that `trial` names: an id; `best`, the most accurate (validation); `knee`, the figure's.
+def _example(images: training.Images, batch: int) -> Tensor:
+    return images.batch(torch.arange(batch))[0].contiguous()
 
-    `best` is taken from the feasible trials of the search whose networks are kept. Raises ValueError where none is.
+
+def chosen(results: frame.Results, trial: str) -> str:
+    """The id of the saved trial that `trial` names: itself; `best`, by validation accuracy; `knee`, the front figure's.
+
+    `best` is of the search, feasible, and saved. Raises ValueError, naming what is saved, where there is none.
     """
     saved = sorted(card.parent.name for card in (results.folder / "models").glob("*/card.json"))
     if not saved:
-        raise ValueError(f"{results.folder}: holds no saved networks (study.save: none, or nothing was complete)")
-    wanted = {"best": _best, "knee": _knee}.get(trial, lambda *_: trial)(results, saved)
-    if wanted not in saved:
-        known = "its network was not kept" if wanted in set(results.trials["trial_id"]) else "there is no such trial"
-        raise ValueError(f"--trial {trial}: {wanted}: {known}; saved are {', '.join(saved)}")
-    return wanted
+        raise ValueError(f"{results.folder}: holds no saved networks (study.save: none, or no trial was complete)")
+    found = _best(results, saved) if trial == "best" else _knee(results) if trial == "knee" else trial
+    if found in saved:
+        return found
+    why = "there is no such trial"
+    if found is None:
+        why = "no feasible network is saved" if trial == "best" else "this study's front has no knee"
+    elif found in set(results.trials["trial_id"]):
+        why = f"the network of {found} was not kept"
+    raise ValueError(f"--trial {trial}: {why}; saved: {', '.join(saved)}")
 
 
-def _best(results: frame.Results, saved: list[str]) -> str:
+def _best(results: frame.Results, saved: list[str]) -> str | None:
     rows = frame.candidates(results.trials)
-    rows = rows[rows["feasible"].fillna(True).astype(bool) & rows["trial_id"].isin(saved)].dropna(subset="accuracy")
-    if rows.empty:
-        raise ValueError(f"--trial best: no feasible trial of the search is saved; saved are {', '.join(saved)}")
-    return str(rows.loc[rows["accuracy"].idxmax(), "trial_id"])
+    rows = rows[rows["feasible"].fillna(True).astype(bool) & rows["trial_id"].isin(saved)]
+    rows = rows.dropna(subset=["accuracy"]).sort_values("accuracy", ascending=False, kind="stable")
+    return None if rows.empty else str(rows["trial_id"].iloc[0])
 
 
-def _knee(results: frame.Results, saved: list[str]) -> str:
+def _knee(results: frame.Results) -> str | None:
     index = figures.knee(results)
-    if index is None:
-        raise ValueError(f"--trial knee: this study's front has no knee; take best, or one of {', '.join(saved)}")
-    return str(results.trials.loc[index, "trial_id"])
+    return None if index is None else str(results.trials["trial_id"].loc[index])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -204,13 +160,15 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments().parse_args(argv)
     torch.set_num_threads(1)
     try:
-        _check_installed(args.format)
-        _run(args)
+        job = _read(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+    try:
+        _deliver(job)
+    except Exception as error:  # torch's exporters raise nearly anything, over many lines
+        reason = " ".join(str(error).split())[:500]
+        print(f"error: the export of trial {job.trial} failed: {type(error).__name__}: {reason}", file=sys.stderr)
         return 1
     return 0
 
@@ -218,48 +176,52 @@ def main(argv: list[str] | None = None) -> int:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m study.export", description="Write a saved network as one file.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder")
-    parser.add_argument("--trial", metavar="ID", required=True, help="a saved trial; or best, or knee")
+    parser.add_argument("--trial", metavar="ID|best|knee", required=True, help="which of its saved networks")
     parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--out", metavar="PATH", type=Path, help="a file, or a folder (default: DIR/models/<trial_id>)")
-    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are (default: as the study had)")
+    parser.add_argument("--out", metavar="PATH", type=Path, help="a file, or a folder; default DIR/models/<trial_id>")
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are, if not where they were")
     return parser
 
 
-def _check_installed(form: str) -> None:
-    if missing := [name for name in FORMATS[form].needs if importlib.util.find_spec(name) is None]:
-        raise ValueError(f"--format {form}: {', '.join(missing)} missing; install the extra: pip install '.[export]'")
-
-
-def _run(args: argparse.Namespace) -> None:
+def _read(args: argparse.Namespace) -> Job:
+    form = FORMATS[args.format]
+    if missing := [name for name in form.needs if importlib.util.find_spec(name) is None]:
+        raise ValueError(
+            f"--format {args.format} needs {', '.join(missing)}; install the extra: pip install '.[export]'"
+        )
     results = frame.read(args.folder)
     trial = chosen(results, args.trial)
-    network, card = models.load(args.folder / "models" / trial)
+    folder = args.folder / "models" / trial
+    network, card = models.load(folder)
     section = parse(results.study, str(args.folder / "study.yaml")).baseline
     data = baselines.read_data(section, args.data_dir or results.record.get("data_dir"))
-    images = images_for(args.folder / "models" / trial, card, data, CPU)
-    path = _place(args, f"{results.study['study']['name']}_{trial}{FORMATS[args.format].suffix}", trial)
+    images = images_for(folder, card, data, CPU)
     about = {key: json.dumps(card[key]) for key in ("mean", "std", "class_names")} | {"trial_id": trial}
-    found = export(network, args.format, path, images, training.rows_of(data.test, CPU), about)
-    print(f"trial {trial}: {path}, {path.stat().st_size:,} bytes\n{_told(found, args.format)}")
-    dense = baselines.kept(section, data)
-    networks = {} if dense is None else {"dense": dense.network(CPU).to(memory_format=torch.contiguous_format).eval()}
-    show(latencies({**networks, "pruned": network}, args.format, images))
-    if dense is None:
-        print("The dense network is left out: the cache ($STUDY_CACHE) does not hold this study's baseline.")
+    dense = _dense(baselines.kept(section, data))
+    path = _place(args.out or folder, f"{results.study['study']['name']}_{trial}", form.suffix)
+    return Job(trial, network, dense, about, images, training.rows_of(data.test, CPU), form, path)
 
 
-def _place(args: argparse.Namespace, name: str, trial: str) -> Path:
-    """Where the file goes; the folder is made."""
-    out = args.out or args.folder / "models" / trial
-    path = out if out.suffix == FORMATS[args.format].suffix else out / name
+def _dense(kept: baselines.Baseline | None) -> nn.Module | None:
+    return None if kept is None else kept.network(CPU).to(memory_format=torch.contiguous_format).eval()
+
+
+def _place(out: Path, name: str, suffix: str) -> Path:
+    """The file that `out` names, or `name` in the folder that it names, which is made."""
+    if out.suffix and out.suffix != suffix and not out.is_dir():
+        raise ValueError(f"--out {out}: the file should end in {suffix}, or be a folder")
+    path = out if out.suffix == suffix and not out.is_dir() else out / (name + suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-FORMATS = {
-    "onnx": Format(".onnx", "onnxruntime", ("onnx", "onnxscript", "onnxruntime"), write_onnx, open_onnx),
-    "exported_program": Format(".pt2", "the exported program", (), write_program, open_program),
-}
+def _deliver(job: Job) -> None:
+    found = export(job.network, job.form, job.path, job.images, job.test, job.about)
+    print(f"trial {job.trial}: {job.path} ({job.path.stat().st_size:,} bytes)\n{found}")
+    dense = {} if job.dense is None else {"dense": job.dense}
+    show(latencies({**dense, "pruned": job.network}, job.form, job.images))
+    if job.dense is None:
+        print("dense: left out, since the cache ($STUDY_CACHE) does not hold this study's baseline")
 
 
 if __name__ == "__main__":
