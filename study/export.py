@@ -31,7 +31,8 @@ from analysis import figures, frame
 from pruning.latency import measure_latency
 from study import baseline as baselines
 from study import training
-from study.config import parse
+from study.config import BaselineSection, parse
+from study.data import Data
 from study.evaluate import images_for, show
 from study.formats import FORMATS, About, Format, Run
 
@@ -40,7 +41,7 @@ BATCH = 500  # images at once while a file is checked
 
 
 class Job(NamedTuple):
-    """What is exported where, and what it is checked on. dense: the baseline, if the cache has it."""
+    """What is exported where, and what it is checked on. dense: what it is timed beside."""
 
     trial: str
     network: nn.Module
@@ -105,7 +106,7 @@ def latencies(networks: Mapping[str, nn.Module], form: Format, images: training.
             path = Path(folder, name + form.suffix)
             form.write(network, _example(images, 2), {}, path)
             timed |= {f"{name} in PyTorch": network, f"{name} in {form.engine}": _Running(form.open(path))}
-        found = measure_latency(timed, _example(images, 1))
+        found = measure_latency(timed, _example(images, 1), seconds=0.2, least=20)
     rows = [{at: found[f"{name} in {at}"].median for at in ("PyTorch", form.engine)} for name in networks]
     if len(rows) == 2:
         rows.append({at: rows[0][at] / rows[1][at] for at in rows[0]})
@@ -197,12 +198,17 @@ def _read(args: argparse.Namespace) -> Job:
     data = baselines.read_data(section, args.data_dir or results.record.get("data_dir"))
     images = images_for(folder, card, data, CPU)
     about = {key: json.dumps(card[key]) for key in ("mean", "std", "class_names")} | {"trial_id": trial}
-    dense = _dense(baselines.kept(section, data))
+    dense = _dense(results, section, data)
     path = _place(args.out or folder, f"{results.study['study']['name']}_{trial}", form.suffix)
     return Job(trial, network, dense, about, images, training.rows_of(data.test, CPU), form, path)
 
 
-def _dense(kept: baselines.Baseline | None) -> nn.Module | None:
+def _dense(results: frame.Results, section: BaselineSection, data: Data) -> nn.Module | None:
+    """The dense control where the folder holds it, else the baseline of the cache; None without either."""
+    for trial in frame.dense_control(results.trials)["trial_id"]:
+        if (results.folder / "models" / trial / "card.json").is_file():
+            return models.load(results.folder / "models" / trial)[0]
+    kept = baselines.kept(section, data)
     return None if kept is None else kept.network(CPU).to(memory_format=torch.contiguous_format).eval()
 
 
@@ -221,7 +227,7 @@ def _deliver(job: Job) -> None:
     dense = {} if job.dense is None else {"dense": job.dense}
     show(latencies({**dense, "pruned": job.network}, job.form, job.images))
     if job.dense is None:
-        print("dense: left out, since the cache ($STUDY_CACHE) does not hold this study's baseline")
+        print("dense: left out; the folder holds no dense control, nor the cache ($STUDY_CACHE) the baseline")
 
 
 if __name__ == "__main__":
