@@ -1,5 +1,6 @@
-"""Exported networks are the saved ones, whatever the batch; what is not, or was asked for wrongly, leaves no file."""
+"""A file is written where it is the saved network on all test images; what is not, or is wrongly asked, leaves none."""
 
+import copy
 import importlib.util
 import json
 import math
@@ -13,8 +14,9 @@ from torch import nn
 import models
 import pruning
 from analysis import frame
-from study import export, formats, training
+from study import export, training
 from study.config import read_study
+from study.formats import FORMATS, write_program
 from study.results import COLUMNS, HISTORY, write_rows, write_study
 from tests.conftest import TINY
 
@@ -60,50 +62,6 @@ def folder(shared, tmp_path_factory):
             network, cut = pruning.prune(dense, torch.zeros(1, 1, 8, 8), sparsity=sparsity, granularity=kind)
             models.save(folder / "models" / trial, network, shared.baseline.card, cut if kind == "channel" else None)
     return folder
-
-
-@pytest.fixture(scope="module")
-def exported(folder, shared, tmp_path_factory):
-    """Both networks in both formats: (format, trial) -> path."""
-    images = training.on_device(shared.data, CPU)
-    rows = training.rows_of(shared.data.test, CPU)
-    paths = {}
-    for name, form in formats.FORMATS.items():
-        for trial in ("0000", "0001"):
-            paths[name, trial] = tmp_path_factory.mktemp("files") / f"net{form.suffix}"
-            network = models.load(folder / "models" / trial)[0]
-            export.export(network, form, paths[name, trial], images, rows, {"mean": "[0.5]"})
-    return paths
-
-
-@pytest.mark.parametrize("batch", [1, 2, 7])
-@pytest.mark.parametrize("trial", ["0000", "0001"])
-def test_other_programs_compute_the_saved_network_for_any_batch(folder, exported, trial, batch):
-    import onnxruntime
-
-    images = torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(batch))
-    session = onnxruntime.InferenceSession(exported["onnx", trial], providers=["CPUExecutionProvider"])
-    program = torch.export.load(exported["exported_program", trial]).module()
-    with torch.inference_mode():
-        expected = models.load(folder / "models" / trial)[0](images)
-        torch.testing.assert_close(program(images), expected)
-    (logits,) = session.run(["logits"], {"images": images.numpy()})
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_cut_network_is_a_smaller_file_and_a_masked_one_is_not(exported):
-    whole, cut = (exported["onnx", trial].stat().st_size for trial in ("0000", "0001"))
-    assert cut < whole / 2
-
-
-def test_files_carry_what_their_input_is_normalised_by(exported):
-    import onnx
-
-    found = {entry.key: entry.value for entry in onnx.load(exported["onnx", "0000"]).metadata_props}
-    assert json.loads(found["mean"]) == [0.5]
-    extra = {"mean": ""}
-    torch.export.load(exported["exported_program", "0000"], extra_files=extra)
-    assert json.loads(extra["mean"]) == [0.5]
 
 
 def test_agreement_counts_images_and_takes_the_largest_difference():
@@ -163,35 +121,36 @@ def test_without_the_baseline_the_dense_row_is_left_out_and_that_is_said(folder,
 
 def test_the_folders_own_dense_control_is_timed_where_there_is_no_baseline(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    shutil.copytree(copy / "models" / "0000", copy / "models" / "c0000")
+    own = shutil.copytree(folder, tmp_path / "copy")
+    shutil.copytree(own / "models" / "0000", own / "models" / "c0000")
     control = {"trial_id": "c0000", "kind": "control", "state": "complete", "schedule": "dense"}
-    write_rows(copy / "trials.csv", COLUMNS, [control])
-    assert command(copy, "--trial", "0001", "--format", "exported_program") == 0
+    write_rows(own / "trials.csv", COLUMNS, [control])
+    assert command(own, "--trial", "0001", "--format", "exported_program") == 0
     out = capsys.readouterr().out
     assert "speedup" in out
     assert "left out" not in out
-    assert (copy / "models" / "0001" / "quickstart_0001.pt2").is_file()
+    assert (own / "models" / "0001" / "quickstart_0001.pt2").is_file()
 
 
 def other_classes(network, example, about, path):
     """An exporter that gets one thing wrong: the classes are in another order."""
     network[-1].weight.data = network[-1].weight.data.roll(1, 0)
-    formats.write_program(network, example, about, path)
+    write_program(network, example, about, path)
 
 
 def no_numbers(network, example, about, path):
     network[-1].bias.data = network[-1].bias.data * math.nan
-    formats.write_program(network, example, about, path)
+    write_program(network, example, about, path)
 
 
 @pytest.mark.parametrize(("write", "said"), [(other_classes, "top-1 differs on"), (no_numbers, "nan")])
 def test_a_file_that_is_another_network_does_not_replace_what_was_there(
     folder, tmp_path, monkeypatch, capsys, write, said
 ):
-    copied = {"write": lambda network, *rest: write(models.load(folder / "models" / "0000")[0], *rest)}
-    wrong = formats.FORMATS["exported_program"]._replace(**copied)
-    monkeypatch.setitem(formats.FORMATS, "exported_program", wrong)
+    def wrong(network, *rest):
+        write(copy.deepcopy(network), *rest)
+
+    monkeypatch.setitem(FORMATS, "exported_program", FORMATS["exported_program"]._replace(write=wrong))
     path = tmp_path / "net.pt2"
     path.write_text("of yesterday")
     assert command(folder, "--trial", "0000", "--format", "exported_program", "--out", path) == 1
@@ -199,12 +158,12 @@ def test_a_file_that_is_another_network_does_not_replace_what_was_there(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["of yesterday"]
 
 
-@pytest.mark.parametrize("form", formats.FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_network_that_torch_cannot_export_gets_one_message(folder, shared, tmp_path, capsys, form):
-    copy = shutil.copytree(folder, tmp_path / "copy")
+    own = shutil.copytree(folder, tmp_path / "copy")
     card = shared.baseline.card | {"model": "tests.test_export:Branching"}
-    models.save(copy / "models" / "0009", Branching(10, (1, 8, 8)), card)
-    assert command(copy, "--trial", "0009", "--format", form, "--out", tmp_path / "files") == 1
+    models.save(own / "models" / "0009", Branching(10, (1, 8, 8)), card)
+    assert command(own, "--trial", "0009", "--format", form, "--out", tmp_path / "files") == 1
     assert "the export of trial 0009 failed" in refusal(capsys)
     assert list((tmp_path / "files").iterdir()) == []
 
@@ -250,11 +209,11 @@ def damaged(folder):
 def test_wrong_input_is_refused_in_one_line(folder, tmp_path, monkeypatch, capsys, harm, arguments, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a file").write_text("")
-    copy = shutil.copytree(folder, tmp_path / "copy")
+    own = shutil.copytree(folder, tmp_path / "copy")
     if harm:
-        harm(copy)
+        harm(own)
     given = {"--trial": "0000", "--format": "exported_program", "--out": "files"} | arguments
-    assert command(copy, *[part for pair in given.items() for part in pair]) == 2
+    assert command(own, *[part for pair in given.items() for part in pair]) == 2
     assert said in refusal(capsys)
     assert not list(tmp_path.rglob("*.pt2"))
 
