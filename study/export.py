@@ -106,7 +106,7 @@ def latencies(networks: Mapping[str, nn.Module], form: Format, images: training.
             path = Path(folder, name + form.suffix)
             form.write(network, _example(images, 2), {}, path)
             timed |= {f"{name} in PyTorch": network, f"{name} in {form.engine}": _Running(form.open(path))}
-        found = measure_latency(timed, _example(images, 1), seconds=0.2, least=20)
+        found = measure_latency(timed, _example(images, 1), seconds=0.2, least=50)
     rows = [{at: found[f"{name} in {at}"].median for at in ("PyTorch", form.engine)} for name in networks]
     if len(rows) == 2:
         rows.append({at: rows[0][at] / rows[1][at] for at in rows[0]})
