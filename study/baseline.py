@@ -178,7 +178,7 @@ def read_data(section: BaselineSection, data_dir: str | Path | None) -> Data:
 
 def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Record | Baseline]]) -> Baseline:
     """The kept baseline; if there is none, the one that `make` yields last, its epochs shown as they pass."""
-    folder = datasets.cache_dir() / "baselines" / key(section, data)
+    folder = _folder(section, data)
     with _reserved(folder):
         baseline = _load(folder)
         if baseline is None:
@@ -200,10 +200,22 @@ def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Rec
     return baseline
 
 
+def kept(section: BaselineSection, data: Data) -> Baseline | None:
+    """The baseline that an earlier study left in the cache; None if it is not there, or its checkpoint is gone."""
+    try:
+        return _load(_folder(section, data))
+    except OSError:  # the checkpoint is part of the key
+        return None
+
+
 def _late_gain(history: list[Record]) -> float:
     """Validation accuracy gained over the last tenth of the epochs."""
     tenth = max(1, len(history) // 10)
     return history[-1]["accuracy"] - history[-1 - tenth]["accuracy"] if len(history) > tenth else 0.0
+
+
+def _folder(section: BaselineSection, data: Data) -> Path:
+    return datasets.cache_dir() / "baselines" / key(section, data)
 
 
 def _load(folder: Path) -> Baseline | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,8 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
     Raises ValueError if the files are damaged, or the classes are not those the network was trained for.
     """
     model, card = models.load(folder)
-    if tuple(card["class_names"]) != data.class_names or tuple(card["in_shape"]) != data.in_shape:
-        raise ValueError(
-            f"{folder}: is for images {card['in_shape']} of {', '.join(card['class_names'][:3])}, ...; "
-            f"the data set has {list(data.in_shape)} of {', '.join(data.class_names[:3])}, ..."
-        )
+    images = images_for(folder, card, data, device)
     model = training.placed(model, device)
-    mean, std = (torch.tensor(card[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
-    images = training.on_device(data, device)._replace(mean=mean, std=std)
     rows = training.rows_of(data.test, device)
     latency = measure_latency({"it": model}, images.batch(rows[:1])[0])["it"]
     return {
@@ -54,6 +49,17 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
         "sparse (bytes)": cost.sparse_size_bytes(model),
         "weights": _kind(model, folder),
     }
+
+
+def images_for(folder: Path, card: Mapping[str, Any], data: Data, device: torch.device) -> training.Images:
+    """The images of `data` as the network of `folder` takes them: normalised as its card says. ValueError as above."""
+    if tuple(card["class_names"]) != data.class_names or tuple(card["in_shape"]) != data.in_shape:
+        raise ValueError(
+            f"{folder}: is for images {card['in_shape']} of {', '.join(card['class_names'][:3])}, ...; "
+            f"the data set has {list(data.in_shape)} of {', '.join(data.class_names[:3])}, ..."
+        )
+    mean, std = (torch.tensor(card[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
+    return training.on_device(data, device)._replace(mean=mean, std=std)
 
 
 def _kind(model: nn.Module, folder: Path) -> str:
@@ -84,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _show(rows)
+    show(rows)
     if any("zeros" in row["weights"] for row in rows):
         print("Zeros among the weights save no time: dense kernels multiply them too. Only cut channels do.")
     return 0
@@ -99,7 +105,8 @@ def _data(folder: Path, args: argparse.Namespace) -> Data:
     return datasets.load(dataset, data_dir=args.data_dir, image_size=size)
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print a table: a line for each row, under the names of the first row's columns."""
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
