@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -31,8 +30,6 @@ Known = Callable[[Record], tuple[Record, list[Record]] | None]  # a recipe -> it
 ATTEMPTS = 2  # a trial lost with its driver runs again this many times in all
 KINDS = {"search": "", "control": "c", "confirm": "k"}  # of trials, and how their ids begin
 LOST = "lost with its driver"
-
-warnings.filterwarnings("ignore", message="The constraint value is ignored because")  # told twice: see _recover
 
 
 class Ticket(NamedTuple):
@@ -210,15 +207,22 @@ class Ledger:
         """Tell Optuna. What a recipe itself made fail is told as infeasible, so that samplers keep away from it."""
         study = self._studies[row["kind"]]
         if row["state"] == "complete":
-            for name, violation in self._violations(row).items():
-                trial.set_constraint(name, violation)
+            self._constrain(trial, list(self._violations(row).values()))
             study.tell(trial, [float(row[name]) for name in self.file.study.objectives])
         elif row["state"] == "failed" and row["error"].startswith(LOST):
             study.tell(trial, state=TrialState.FAIL)
         else:
             if row["state"] == "failed":
-                trial.set_constraint("failed", 1.0)
+                self._constrain(trial, [1.0])
             study.tell(trial, state=TrialState.PRUNED)
+
+    def _constrain(self, trial: Trial, violations: list[float]) -> None:
+        """Tell Optuna by how much constraints are broken, as the list of its versions before 5.
+
+        `Trial.set_constraint` writes what Optuna's samplers read, and its dashboard does not.
+        """
+        if violations:
+            self._storage.set_trial_system_attr(trial._trial_id, "constraints", violations)
 
     def _violations(self, row: Record) -> dict[str, float]:
         """By how much each constraint is broken; at most 0 where it holds."""

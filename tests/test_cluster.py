@@ -86,7 +86,8 @@ def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path, gpu):
     gpus = f"--num-gpus={1 if gpu else 0}"
     nodes = [Node(tmp_path, "--head", "--port=0", "--include-dashboard=false", gpus)]
     try:
-        nodes.append(Node(tmp_path, f"--address={nodes[0].address}", gpus))
+        # At another address of this machine: a driver joins the node at its own, which must not be the doomed one.
+        nodes.append(Node(tmp_path, f"--address={nodes[0].address}", "--node-ip-address=127.0.0.2", gpus))
         command = [sys.executable, "-m", "study.run", "--space", "two.yaml", "--address", nodes[0].address]
         environment = os.environ | TOKEN | {"PYTHONPATH": str(ROOT)}
         told = []
