@@ -91,13 +91,16 @@ class Ledger:
 
     def _study(self, suffix: str) -> optuna.Study:
         directions = [samplers.DIRECTIONS[direction] for direction in self.file.study.objectives.values()]
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=self._storage,
             study_name=self.file.study.name + suffix,
             directions=directions,
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
+        if study.metric_names is None:  # what optuna-dashboard writes on its axes
+            study.set_metric_names(list(self.file.study.objectives))
+        return study
 
     def close(self) -> None:
         """Let another process have the folder."""

@@ -93,8 +93,7 @@ class Windowed(samplers.BaseSampler):
 def _parents(study: optuna.Study) -> list[int]:
     """The trials that NSGA noted down as the parents of its latest generation; none for other samplers."""
     notes = study._storage.get_study_system_attrs(study._study_id)
-    latest = notes[next(reversed(notes))] if notes else []
-    return latest if isinstance(latest, list) else []
+    return next((notes[key] for key in reversed(notes) if ":parent:" in key), [])
 
 
 class _Seen:
