@@ -108,4 +108,4 @@ class Keeper:
     def _share(self, row: Record, name: str) -> float:
         if self._objectives[name] == "max":
             return float(row[name])
-        return float(row[name]) / float(row[f"baseline_{name}"] if name == "latency_ms" else self._card[name])
+        return float(row[name]) / float(self._card[name])

@@ -53,3 +53,10 @@ def test_rows_that_the_ledger_told_by_itself_enter_the_front(tmp_path):
     ledger._known = lambda recipe: (known, []) if recipe["sparsity"] == 0.5 else None
     run(ledger, keeper, 3)
     assert [row["trial_id"] for row in keeper.front] == ["0000"]
+
+
+def test_a_hypervolume_counts_costs_in_shares_of_the_dense_network(tmp_path):
+    ledger, _ = keeper_of(tmp_path, objectives={"accuracy": "max", "macs": "min"})
+    keeper = Keeper(tmp_path, ledger, View("x", 60, 1, ""), {"macs": 200}, {})
+    keeper.front = [{"accuracy": 0.5, "macs": 50}, {"accuracy": 0.9, "macs": 150}]
+    assert abs(keeper._hypervolume() - (0.5 * 0.75 + 0.4 * 0.25)) < 1e-12

@@ -180,3 +180,9 @@ def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(capsys, monke
 def test_the_command_refuses_wrong_input(capsys):
     assert trial.main(["--space", "nowhere"]) == 2
     assert "nowhere: no such study file" in capsys.readouterr().err
+
+
+def test_a_timed_trial_measures_its_network_beside_the_dense_one(shared):
+    row = run(shared._replace(timed=True), finetune_epochs=0).row
+    assert row["speedup"] == pytest.approx(row["baseline_latency_ms"] / row["latency_ms"])
+    assert "latency_ms" not in run(shared, finetune_epochs=0).row
