@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.allocation import allocate, allocate_group
+from pruning.allocation import allocate, allocate_group, largest_step
 from pruning.blocks import block_masks, implied_sparsity, input_axes, pattern
 from pruning.channels import Graph, dependency_graph, group_scores
 from pruning.criteria import CRITERIA, Batches, Criterion
@@ -125,10 +125,13 @@ def further(
     """
     _check(pruned.granularity, sparsity, scope, sparsity_of, channel_share, only)
     generator = generator or torch.Generator().manual_seed(0)
-    if pruned.granularity == "hybrid":
+    if pruned.granularity == "hybrid" and pruned.graph is not None:
         same: dict[str, Any] = {"criterion": criterion, "scope": scope, "batches": batches, "generator": generator}
         same |= {"reduce": reduce, "min_channels": min_channels, "round_to": round_to, "curves": curves}
-        cut = further(replace(pruned, granularity="channel"), channel_share * sparsity, scores=scores, **same)
+        # Half a step short of the whole, that no point near it goes too far.
+        most = sparsity - largest_step(pruned.graph, "params", round_to) / 2 / pruned.dense_weights
+        goal = max(min(channel_share * sparsity, most), 0)
+        cut = further(replace(pruned, granularity="channel"), goal, scores=scores, **same)
         return replace(further(replace(cut, granularity="weight"), sparsity, **same), granularity="hybrid")
     if scores is None:
         scores = score(pruned, criterion, batches, generator, reduce)
@@ -137,11 +140,11 @@ def further(
         return _masked(pruned, masks, only, criterion, batches, generator)
     options: dict[str, Any] = {"min_channels": min_channels, "round_to": round_to, "previous": pruned.plan}
     if only is not None:
-        goal = allocate_group(pruned.graph, scores, sparsity, only, **options)
+        plan = allocate_group(pruned.graph, scores, sparsity, only, **options)
     else:
         options |= {"scope": scope, "sparsity_of": sparsity_of, "curves": curves}
-        goal = allocate(pruned.graph, scores, sparsity, **options)
-    return _cut(pruned, goal, criterion, batches, generator)
+        plan = allocate(pruned.graph, scores, sparsity, **options)
+    return _cut(pruned, plan, criterion, batches, generator)
 
 
 def _check(
