@@ -13,8 +13,8 @@ SCHEMA_VERSION = 1
 FILES = ("study.yaml", "trials.csv", "history.csv")
 CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stopped", "failed")}
 RECIPE = [
-    "criterion", "granularity", "channel_share", "reduce", "scope", "schedule", "sparsity_of", "initial_sparsity", "steps",
-    "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
+    "criterion", "granularity", "channel_share", "reduce", "scope", "schedule", "sparsity_of", "initial_sparsity",
+    "steps", "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
     "recalibrate", "calibration_samples", "min_channels", "round_to", "protect", "layer", "group",
 ]  # fmt: skip
 LAYERS = [

@@ -44,9 +44,7 @@ def ratio(width: int, batch: int) -> str:
         one, two = dense(inputs).float(), sparse(inputs).float()
     off = ((one - two).abs().max() / one.abs().max()).item()
     ms = {name: latency.median / LAYERS for name, latency in times.items()}
-    return (
-        f"| {width} | {batch} | {ms['dense']:.4f} | {ms['2:4']:.4f} | {ms['dense'] / ms['2:4']:.2f} | {off:.1e} |"
-    )
+    return f"| {width} | {batch} | {ms['dense']:.4f} | {ms['2:4']:.4f} | {ms['dense'] / ms['2:4']:.2f} | {off:.1e} |"
 
 
 def main() -> None:

@@ -155,7 +155,7 @@ def _multiple(group: Group, round_to: int) -> int:
 
 
 def largest_step(graph: Graph, sparsity_of: str, round_to: int) -> int:
-    """The most that one unit takes away from the dense network of what `sparsity_of` counts, or `round_to` channels of one group."""
+    """The most that one unit, or `round_to` channels of one group, take from the dense network's `sparsity_of`."""
     worth = unit_costs(graph, sparsity_of)
     return max(
         (int(worth[g.start : g.start + g.size].max()) * _multiple(g, round_to) for g in graph.groups),

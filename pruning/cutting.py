@@ -81,9 +81,9 @@ def score(
 ) -> Scores:
     """What the criterion makes of the network as it is now: a score per weight, or per unit of each dependency group.
 
-    For hybrid it is that of the units, which go first. Returns parameter name -> scores of the weight's shape, or group name -> scores (size,); higher = keep. generator:
-    by default one with seed 0. reduce: see `group_scores`. Raises ValueError for weights if the criterion values
-    channels only, and what the criterion raises.
+    For hybrid it is that of the units, which go first. Returns parameter name -> scores of the weight's shape, or group
+    name -> scores (size,); higher = keep. generator: by default one with seed 0. reduce: see `group_scores`. Raises
+    ValueError for weights if the criterion values channels only, and what the criterion raises.
     """
     generator = generator or torch.Generator().manual_seed(0)
     graph = pruned.graph if pruned.granularity in ("channel", "hybrid") else None
@@ -263,8 +263,8 @@ def prune(
     out, and layers that don't come in blocks of m inputs (see `pruning.blocks`) have no masks.
     example_input: (N, C, H, W), of the size the network is for. batches: pairs (images, labels), for criteria that
     look at data. curves: for scope sensitivity, parameter (or dependency group) name -> share of it gone -> accuracy
-    drop when it alone is cut. channel_options: reduce, sparsity_of, min_channels, round_to, channel_share. Raises ValueError, with
-    the choices, for unknown names and targets out of reach.
+    drop when it alone is cut. channel_options: reduce, sparsity_of, min_channels, round_to, channel_share. Raises
+    ValueError, with the choices, for unknown names and targets out of reach.
     """
     if isinstance(criterion, str):
         if criterion not in CRITERIA:

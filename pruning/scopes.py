@@ -135,11 +135,12 @@ def weight_masks(
     """Masks that bring a network to a cumulative `sparsity` in [0, 1), exact to the weight.
 
     scores: of the weights that may be cut, floating; fixed: the number of prunable weights that may not
-    (those of protected layers), which count as kept; gone: of those that the network had before channels
-    were cut; floor: weights every layer keeps at least; previous: masks of the cut before, whose pruned
-    weights stay pruned; ends, curves: see `Facts`. Of total = scored + fixed + gone weights, total - round_half_even(sparsity * total) are kept. Raises ValueError on an unknown
-    scope, a sparsity out of range, `previous` of other names or shapes, NaN scores, on a target that the
-    fixed weights, the floor or the previous cut forbid, and on what the scope itself refuses.
+    (those of protected layers), which count as kept; gone: of those that went with channels; floor: weights
+    every layer keeps at least; previous: masks of the cut before, whose pruned weights stay pruned; ends,
+    curves: see `Facts`. Of total = scored + fixed + gone weights, total - round_half_even(sparsity * total)
+    are kept. Raises ValueError on an unknown scope, a sparsity out of range, `previous` of other names or
+    shapes, NaN scores, on a target that the fixed weights, the floor or the previous cut forbid, and on what
+    the scope itself refuses.
     """
     if scope not in SCOPES:
         raise ValueError(f"unknown scope {scope!r}; choose from {', '.join(SCOPES)}")

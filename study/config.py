@@ -115,8 +115,8 @@ class StudyFile(Section):
         """Every combination of the axes that can exclude each other, as a recipe."""
         axes = spaces.with_parents(self.axes, _DECIDING)
         finite = {k: a if a.values() else a.model_copy(update={"choices": (a.low,)}) for k, a in axes.items()}
-        if "sparsity" in axes:
-            finite["sparsity"] = axes["sparsity"].model_copy(update={"choices": _bounds(axes["sparsity"]), "step": None})
+        if axis := axes.get("sparsity"):
+            finite["sparsity"] = axis.model_copy(update={"choices": _bounds(axis)})  # the ends tell of all between
         for point in spaces.grid(finite):
             try:
                 sketch(point)
