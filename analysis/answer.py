@@ -47,7 +47,7 @@ def recipe(row: pd.Series) -> str:
     """A recipe as a sentence says it: "global magnitude l1 of weights with a gradual schedule"."""
     said = {key: None if pd.isna(row[key]) else str(row[key]).replace("_", " ") for key in _NAMED}
     kind = said["granularity"]
-    cut = _CUT.get(kind or "", f" of weights, {kind}" if kind else "")
+    cut = _CUT.get(kind or "", f" of {kind} blocks" if kind else "")
     where = {"layer": "layer-wise"}.get(said["scope"] or "", said["scope"])
     when = _WHEN.get(said["schedule"] or "", f"with the schedule {said['schedule']}" if said["schedule"] else None)
     return " ".join(filter(None, (where, (said["criterion"] or "pruning") + cut, when)))
