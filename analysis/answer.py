@@ -46,7 +46,8 @@ def quoted(results: Results) -> pd.Series | None:
 def recipe(row: pd.Series) -> str:
     """A recipe as a sentence says it: "global magnitude l1 of weights with a gradual schedule"."""
     said = {key: None if pd.isna(row[key]) else str(row[key]).replace("_", " ") for key in _NAMED}
-    cut = {"weight": " of weights", "channel": " of channels"}.get(said["granularity"] or "", "")
+    kind = said["granularity"]
+    cut = _CUT.get(kind or "", f" of {kind} blocks" if kind else "")
     where = {"layer": "layer-wise"}.get(said["scope"] or "", said["scope"])
     when = _WHEN.get(said["schedule"] or "", f"with the schedule {said['schedule']}" if said["schedule"] else None)
     return " ".join(filter(None, (where, (said["criterion"] or "pruning") + cut, when)))
@@ -87,11 +88,11 @@ def _smaller(results: Results, row: pd.Series) -> str:
     """What is gained for it: bytes where tensors became smaller, else what is left that is not zero; and time."""
     dense = (results.record.get("baseline") or {}).get("size_bytes")
     said = []
-    if row["granularity"] == "channel" and dense and pd.notna(row["size_bytes"]):
+    if row["granularity"] in SMALLER and dense and pd.notna(row["size_bytes"]):
         said.append(f"is {dense / row['size_bytes']:.1f} × smaller")
     elif pd.notna(row["compression_ratio"]):
         said.append(f"has {row['compression_ratio']:.1f} × fewer parameters that are not zero")
-    if pd.notna(row["speedup"]) and row["granularity"] == "channel":
+    if pd.notna(row["speedup"]) and row["granularity"] in SMALLER:
         said.append(f"runs {row['speedup']:.1f} × as fast")
     return "".join(f"{' and' if part == said[-1] else ','} {part}" for part in said)
 
@@ -129,4 +130,6 @@ _WHEN = {
     "iterative": "with an iterative schedule",
     "gradual": "with a gradual schedule",
 }
+SMALLER = ("channel", "hybrid")  # granularities that leave smaller tensors
+_CUT = {"weight": " of weights", "channel": " of channels", "hybrid": " of channels, then weights"}
 _NAMED = ("criterion", "granularity", "scope", "schedule")  # of a recipe, in a sentence

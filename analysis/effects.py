@@ -18,7 +18,7 @@ ENOUGH = 3  # pairs of recipes that differ in nothing else: with fewer, networks
 BINS, LEVELS = 10, 5  # of sparsity, and of another number, where there are more values than that
 _FOLLOW = {  # keys that mean something else, or nothing, on another level of an axis
     "schedule": {"steps", "initial_sparsity"},
-    "granularity": {"sparsity_of", "reduce", "min_channels", "round_to", "layer", "group"},
+    "granularity": {"channel_share", "sparsity_of", "reduce", "min_channels", "round_to", "layer", "group"},
 }
 _COLUMNS = ["axis", "level", "other", "pairs", "matched", "difference", "low", "high", "p", "clear"]
 

@@ -13,8 +13,8 @@ SCHEMA_VERSION = 1
 FILES = ("study.yaml", "trials.csv", "history.csv")
 CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stopped", "failed")}
 RECIPE = [
-    "criterion", "granularity", "reduce", "scope", "schedule", "sparsity_of", "initial_sparsity", "steps",
-    "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
+    "criterion", "granularity", "channel_share", "reduce", "scope", "schedule", "sparsity_of", "initial_sparsity",
+    "steps", "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
     "recalibrate", "calibration_samples", "min_channels", "round_to", "protect", "layer", "group",
 ]  # fmt: skip
 LAYERS = [
@@ -31,7 +31,7 @@ _BY_TYPE = {  # of trials.csv; Int64 and boolean are pandas' types that know an 
     "Int64": "seed steps finetune_epochs epochs_per_step calibration_samples min_channels round_to params "
     "nonzero_params macs nonzero_macs size_bytes sparse_size_bytes large_batch",
     "boolean": "recalibrate feasible",
-    "float64": "requested_sparsity initial_sparsity finetune_lr weight_decay sparsity channel_sparsity "
+    "float64": "channel_share requested_sparsity initial_sparsity finetune_lr weight_decay sparsity channel_sparsity "
     "compression_ratio baseline_accuracy baseline_test_accuracy accuracy accuracy_drop test_accuracy "
     "theoretical_speedup latency_ms latency_low_ms latency_high_ms baseline_latency_ms speedup batch_latency_ms "
     "baseline_batch_latency_ms batch_speedup train_seconds wall_seconds started finished",
@@ -44,7 +44,7 @@ TYPES = {
 }  # fmt: skip
 NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accuracy", "test_accuracy", "accuracy_drop"]
 
-_USUAL = ("one_shot", "iterative", "gradual", "global", "layer", "weight", "channel")
+_USUAL = ("one_shot", "iterative", "gradual", "global", "layer", "weight", "channel", "hybrid")
 
 
 class Results(NamedTuple):

@@ -63,7 +63,7 @@ def latency(results: Results) -> Figure:
 def zeros(results: Results) -> str:
     """What is to be said where networks on the front have single weights masked; empty where none has."""
     best = pareto.front(results.trials, results.objectives)
-    masked = int((best["granularity"] == "weight").sum())
+    masked = int((best["granularity"].notna() & best["granularity"].ne("channel")).sum())
     if not masked:
         return ""
     return (

@@ -28,7 +28,7 @@ from torch_pruning.pruner import importance
 
 import models
 from pruning.criteria import CRITERIA
-from pruning.cutting import GRANULARITIES, begin, score
+from pruning.cutting import begin, score
 from pruning.scoring import Batches
 
 BATCH = 128  # as the study's
@@ -81,7 +81,7 @@ def table(model: nn.Module, batches: Batches, criteria: list[str], rounds: int) 
     yield f"| (backward pass) | | | {backward:.3f} | {backward / forward:.1f} | 1.0 | | | |"
     for name in criteria:
         form = CRITERIA[name]
-        for granularity in GRANULARITIES:
+        for granularity in ("weight", "channel"):
             if granularity == "weight" and form.weight is None:
                 continue
             start = begin(model, batches[0][0][:1], granularity)

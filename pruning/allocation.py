@@ -65,7 +65,7 @@ def allocate(
         low, high = (low, middle) if cut(middle) >= goal else (middle + 1, high)
     k = min((k for k in (low - 1, low) if k >= 0), key=lambda k: abs(cut(k) - goal))
     miss = abs(cut(k) - goal) - 1e-9 * dense  # what rounding of floats may be
-    if miss > HALF_A_POINT * dense and miss > _largest_step(graph, sparsity_of, round_to) / 2:
+    if miss > HALF_A_POINT * dense and miss > largest_step(graph, sparsity_of, round_to) / 2:
         least, most = (cut(k) / max(dense, 1) for k in (0, last))
         raise ValueError(
             f"{target:g} of {sparsity_of} is out of reach: min_channels {min_channels}, round_to {round_to}, scope "
@@ -154,8 +154,8 @@ def _multiple(group: Group, round_to: int) -> int:
     return round_to // math.gcd(round_to, group.width)
 
 
-def _largest_step(graph: Graph, sparsity_of: str, round_to: int) -> int:
-    """The most that one unit takes away from the dense network, or `round_to` channels of one group."""
+def largest_step(graph: Graph, sparsity_of: str, round_to: int) -> int:
+    """The most that one unit, or `round_to` channels of one group, take from the dense network's `sparsity_of`."""
     worth = unit_costs(graph, sparsity_of)
     return max(
         (int(worth[g.start : g.start + g.size].max()) * _multiple(g, round_to) for g in graph.groups),

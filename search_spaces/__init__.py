@@ -12,7 +12,8 @@ FOLDER = Path(__file__).parent
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader keeps the last of two equal keys in silence; a study file must not."""
+    """PyYAML's safe loader keeps the last of two equal keys in silence, and reads 2:4 as 124, by base 60 as YAML 1.1
+    has it; a study file must not."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -24,6 +25,13 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_whole(self, node: yaml.ScalarNode) -> int | str:
+        text = self.construct_scalar(node)
+        return text if ":" in text else self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
 def names() -> list[str]:
@@ -67,7 +75,7 @@ def override(content: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
         if not equals or not all(dotted.split(".")):
             raise ValueError(f"--set {setting}: expected key.subkey=value")
         try:
-            value = yaml.safe_load(text)
+            value = _Loader(text).get_single_data()
         except yaml.YAMLError as error:
             raise ValueError(f"--set {setting}: not YAML: {' '.join(str(error).split())}") from None
         result = _put(result, dotted.split("."), value, setting)

@@ -10,11 +10,22 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model
 
 import search_spaces
 from study import space as spaces
-from study.sections import EACH, BaselineSection, Recipe, Refused, Resources, Section, StudySection
+from study.sections import (
+    EACH,
+    BaselineSection,
+    Recipe,
+    Refused,
+    Resources,
+    Section,
+    StudySection,
+    implied_by,
+    sketch,
+)
 
 __all__ = ["EACH", "BaselineSection", "Recipe", "Refused", "Resources", "StudyFile", "parse", "read_study"]
 
-_DECIDING = ("criterion", "granularity", "scope", "layer", "group")  # axes of which some pairs mean nothing
+# Axes of which some pairs mean nothing.
+_DECIDING = ("criterion", "granularity", "scope", "schedule", "sparsity", "sparsity_of", "layer", "group")
 DEFAULT_SPACE: dict[str, Any] = {
     "criterion": ["magnitude_l1", "random"],
     "granularity": ["weight", "channel"],
@@ -34,7 +45,28 @@ def _read_space(space: Any) -> Any:
         raise ValueError(f"{unknown[0]}: unknown key; choices: {', '.join(Recipe.model_fields)}")
     if "finetune_epochs" in space and space.get("epochs_per_step") is not None:
         raise ValueError("epochs_per_step: stands instead of finetune_epochs; give one of them")
-    return {key: _read_axis(key, value) for key, value in {**DEFAULT_SPACE, **space}.items()}
+    return _without_implied({key: _read_axis(key, value) for key, value in {**DEFAULT_SPACE, **space}.items()})
+
+
+def _without_implied(axes: dict[str, spaces.Axis]) -> dict[str, spaces.Axis]:
+    """The axes with those that follow from n:m (sparsity, scope, ...) drawn for other granularities only.
+
+    A single value is left for the recipe to refuse, and so is whatever the file itself parts by granularity.
+    """
+    implied = {g: implied_by(g) for g in axes["granularity"].choices or ()}
+    others = tuple(g for g, keys in implied.items() if not keys)
+    for key in {key for keys in implied.values() for key in keys if key in axes}:
+        axis = axes[key]
+        if "granularity" in axis.when or (axis.choices and len(axis.choices) == 1):
+            continue
+        values = {keys[key] for keys in implied.values() if keys}
+        if others:
+            axes[key] = axis.model_copy(update={"when": axis.when | {"granularity": others}})
+        elif len(values) == 1:
+            axes[key] = spaces.Axis(choices=tuple(values))
+        else:
+            del axes[key]
+    return axes
 
 
 def _read_axis(key: str, value: Any) -> spaces.Axis:
@@ -69,10 +101,10 @@ class StudyFile(Section):
         axes = self.axes
         for number, recipe in enumerate(self.study.start_with):
             self._check_start(number, recipe)
-        lowest, start = _bounds(axes["sparsity"])[0], axes.get("initial_sparsity")
-        if start is not None and _bounds(start)[1] > lowest:
+        final, start = axes.get("sparsity"), axes.get("initial_sparsity")
+        if final and start and _bounds(start)[1] > _bounds(final)[0]:
             raise ValueError(
-                f"space.initial_sparsity: up to {_bounds(start)[1]:g}, above the lowest sparsity {lowest:g}"
+                f"space.initial_sparsity: up to {_bounds(start)[1]:g}, above the lowest sparsity {_bounds(final)[0]:g}"
             )
         self._check_pairs()
         if self.study.search == "grid":
@@ -81,13 +113,13 @@ class StudyFile(Section):
 
     def _check_pairs(self) -> None:
         """Every combination of the axes that can exclude each other, as a recipe."""
-        axes = {key: axis for key, axis in self.axes.items() if key in _DECIDING}
-        while parents := {p for axis in axes.values() for p in axis.when} - set(axes):
-            axes |= {key: self.space[key] for key in parents}
+        axes = spaces.with_parents(self.axes, _DECIDING)
         finite = {k: a if a.values() else a.model_copy(update={"choices": (a.low,)}) for k, a in axes.items()}
-        for point in spaces.grid(spaces.ordered(finite)):
+        if axis := axes.get("sparsity"):
+            finite["sparsity"] = axis.model_copy(update={"choices": _bounds(axis)})  # the ends tell of all between
+        for point in spaces.grid(finite):
             try:
-                Recipe(**{"sparsity": 0.5, **point})
+                sketch(point)
             except ValidationError as error:
                 raise ValueError(
                     f"space: {_message(error.errors()[0])}; `when` parts what does not go together"

@@ -23,7 +23,8 @@ CHOICES: dict[str, Iterable[str]] = {
 }
 MEANINGS = {
     "criterion": "how a weight or channel is valued",
-    "granularity": "what is removed at once",
+    "granularity": "what is removed at once; of n:m any, such as `2:4`",
+    "channel_share": "of `sparsity`, that channels bring; weights of what remains bring the rest (hybrid recipes)",
     "reduce": "a channel's score: its weights' scores summed, or their mean",
     "scope": "over what scores are ranked",
     "schedule": "all in one cut, in equal steps, or along a cubic",

@@ -17,7 +17,8 @@ from pruning import cost
 from study import data as datasets
 from study import scan, training
 from study import space as spaces
-from study.config import Recipe, StudyFile
+from study.config import StudyFile
+from study.sections import sketch
 from study.trial import of_network
 from study.view import duration
 
@@ -110,10 +111,9 @@ def _seconds(work: object, device: torch.device, least: float = 1.0) -> float:
 
 def _mean_epochs(file: StudyFile) -> float:
     """Fine-tuning epochs of a recipe, on average over the choices of the axes that decide it."""
-    deciding = {"schedule", "steps", "finetune_epochs", "epochs_per_step"}
-    axes = {key: axis for key, axis in file.axes.items() if key in deciding}
+    axes = spaces.with_parents(file.axes, ("schedule", "steps", "finetune_epochs", "epochs_per_step"))
     axes = {k: a if a.values() else a.model_copy(update={"choices": (a.low, a.high)}) for k, a in axes.items()}
-    totals = [Recipe(sparsity=0.5, **point).epochs for point in spaces.grid(spaces.ordered(axes))]
+    totals = [sketch(point).epochs for point in spaces.grid(axes)]
     return sum(totals) / len(totals)
 
 

@@ -24,6 +24,7 @@ COLUMNS = [
     "seed",
     "criterion",
     "granularity",
+    "channel_share",
     "reduce",
     "scope",
     "schedule",

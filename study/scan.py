@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from study import space as spaces
 from study.config import EACH, Recipe, StudyFile, parse
 from study.data import cache_dir
 
@@ -37,7 +38,7 @@ def needed(file: StudyFile) -> StudyFile | None:
     }
     resolved = file.resolved()
     study = {"name": "scan", "search": "grid", "controls": [], "save": "none", "seed": file.study.seed}
-    scoring = {key: axes[key] for key in _SCORING if key in axes}
+    scoring = {key: axes[key] for key in _SCORING if key in axes} | {"granularity": _scanned(file.space["granularity"])}
     return parse(
         {
             "study": study,
@@ -47,6 +48,12 @@ def needed(file: StudyFile) -> StudyFile | None:
         },
         "the sensitivity scan",
     )
+
+
+def _scanned(granularity: spaces.Axis) -> Any:
+    """The granularities of which parts can be cut alone."""
+    alone = tuple(name for name in granularity.choices or () if name in ("weight", "channel"))
+    return spaces.compact(granularity.model_copy(update={"choices": alone}))
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> dict[str, Curves]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -9,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from models import MODELS
+from pruning.blocks import implied_sparsity
 from pruning.criteria import CRITERIA
-from pruning.cutting import GRANULARITIES
+from pruning.cutting import check_granularity
 from pruning.schedules import SCHEDULES
 from pruning.scopes import SCOPES
 from study.data import DATASETS
@@ -25,9 +27,6 @@ DIRECTIONS = {
     "latency_ms": "min",
 }
 SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "qmc")
-PLANNED = {  # the vocabulary of a later version: refused by a message of its own, not as a typing error
-    "granularity": ["n:m", "hybrid"],
-}
 CONSTRAINABLE = [
     "accuracy",
     "accuracy_drop",
@@ -43,6 +42,7 @@ CONSTRAINABLE = [
 ]
 EACH = "each"  # as `layer` or `group`: one recipe for each of those the network has
 CHANNELS_ONLY = tuple(name for name, form in CRITERIA.items() if form.weight is None)
+BLOCKS_ONLY = {"scope": "layer", "schedule": "one_shot", "sparsity_of": "params"}  # all that n:m can be
 
 
 class Refused(ValueError):
@@ -56,8 +56,6 @@ def one_of(what: str, choices: Iterable[str], *, dotted: bool = False) -> AfterV
     def check(name: str) -> str:
         if name in choices or (dotted and re.fullmatch(r"[\w.]+:\w+", name)):
             return name
-        if name in PLANNED.get(what, ()):
-            raise ValueError(f"{what} {name!r} is not built yet; choices now: {listed}")
         raise ValueError(f"unknown {what} {name!r}; choices: {listed}" + dotted * ", or package.module:function")
 
     return AfterValidator(check)
@@ -144,11 +142,23 @@ class BaselineSection(Section):
         return self
 
 
+def implied_by(granularity: Any) -> dict[str, Any]:
+    """The keys of a recipe that have one value by its granularity: none, but for n:m, where blocks are local."""
+    implied = implied_sparsity(granularity) if isinstance(granularity, str) else None
+    return {} if implied is None else {"sparsity": implied, **BLOCKS_ONLY}
+
+
+def sketch(point: Mapping[str, Any]) -> Recipe:
+    """A recipe of which not all keys are known. Raises ValueError where those that are don't go together."""
+    return Recipe(**{"sparsity": 0.5, **implied_by(point.get("granularity")), **point})
+
+
 class Recipe(Section):
     """One point of the space, complete: what a trial does to the baseline."""
 
     criterion: Annotated[str, one_of("criterion", CRITERIA, dotted=True)] = "magnitude_l1"
-    granularity: Annotated[str, one_of("granularity", GRANULARITIES)] = "weight"
+    granularity: Annotated[str, AfterValidator(check_granularity)] = "weight"
+    channel_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     reduce: Literal["sum", "mean"] = "sum"
     scope: Annotated[str, one_of("scope", SCOPES)] = "global"
     schedule: Annotated[str, one_of("schedule", SCHEDULES)] = "one_shot"
@@ -175,6 +185,7 @@ class Recipe(Section):
     def _what_follows_from_others(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
+        given = {**implied_by(given.get("granularity", "weight")), **given}
         follows: dict[str, Any] = {}
         if given.get("schedule", "one_shot") == "one_shot":
             follows = {"steps": 1, "initial_sparsity": 0.0}
@@ -188,9 +199,10 @@ class Recipe(Section):
             raise ValueError(
                 f"initial_sparsity {self.initial_sparsity:g} is above the final sparsity {self.sparsity:g}"
             )
-        if self.criterion in CHANNELS_ONLY and self.granularity == "weight":
+        if self.criterion in CHANNELS_ONLY and self.granularity != "channel":
             both = ", ".join(name for name in CRITERIA if name not in CHANNELS_ONLY)
             raise ValueError(f"criterion {self.criterion} values channels only; for weights there are {both}")
+        self._suits_its_granularity()
         for key, granularity in (("layer", "weight"), ("group", "channel")):
             if getattr(self, key) is None:
                 continue
@@ -201,6 +213,16 @@ class Recipe(Section):
             if self.scope != "global":
                 raise ValueError(f"{key}: within one {key} there is nothing to allocate: scope is global")
         return self
+
+    def _suits_its_granularity(self) -> None:
+        for key, value in implied_by(self.granularity).items():
+            found = getattr(self, key)
+            if not (math.isclose(found, value) if key == "sparsity" else found == value):
+                raise ValueError(f"{key}: with granularity {self.granularity} it is {value}, not {found}")
+        if self.granularity == "hybrid" and self.sparsity_of != "params":
+            raise ValueError(f"sparsity_of: weights and channels have only params in common, not {self.sparsity_of}")
+        if self.granularity == "hybrid" and self.scope == "sensitivity":
+            raise ValueError("scope: sensitivity scans weights or channels, so granularity is not hybrid")
 
     @property
     def part(self) -> str | None:

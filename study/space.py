@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,14 @@ def ordered(axes: Axes) -> dict[str, Axis]:
             raise ValueError(f"{key}: its `when` names {parents}: unknown, or each waits for the other")
         done |= {key: waiting.pop(key) for key in ready}
     return done
+
+
+def with_parents(axes: Axes, keys: Iterable[str]) -> dict[str, Axis]:
+    """The axes of these keys, as far as there are any, and all those that their conditions name; `ordered`."""
+    chosen = {key: axes[key] for key in keys if key in axes}
+    while parents := {parent for axis in chosen.values() for parent in axis.when} - set(chosen):
+        chosen |= {key: axes[key] for key in parents}
+    return ordered(chosen)
 
 
 def draw(axes: Axes, pick: Callable[[str, Axis], Any]) -> dict[str, Any]:

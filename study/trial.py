@@ -207,6 +207,7 @@ def _cut(
         sparsity_of=recipe.sparsity_of,
         min_channels=recipe.min_channels,
         round_to=recipe.round_to,
+        channel_share=recipe.channel_share,
         scores=known,
         only=recipe.part,
         curves=curves.get(curve_key(recipe)) if recipe.scope == "sensitivity" else None,

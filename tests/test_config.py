@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 import search_spaces
+from study import space
 from study.config import Recipe, parse, read_study
 
 
@@ -43,7 +44,22 @@ def test_defaults_are_those_of_the_design():
         ({"space": {"group": "conv1", "granularity": "weight"}}, r"group: cuts one group alone, so granularity is ch"),
         ({"space": {"layer": "each", "granularity": "weight"}}, r"nothing to allocate: scope is global"),
         ({"space": {"scope": "erdos"}}, r"unknown scope 'erdos'; choices: global, layer, erk, lamp"),
-        ({"space": {"granularity": "n:m"}}, r"'n:m' is not built yet"),
+        ({"space": {"granularity": "n:m"}}, r"unknown granularity 'n:m'; .*hybrid, or n:m such as '2:4'"),
+        ({"space": {"granularity": "4:4"}}, r"'4:4' keeps 4 of every 4 weights; n:m needs 0 < n < m"),
+        ({"space": {"granularity": "2:4", "sparsity": 0.8}}, r"sparsity: with granularity 2:4 it is 0.5, not 0.8"),
+        ({"space": {"granularity": ["weight", "2:4"], "sparsity": 0.8}}, r"it is 0.5, not 0.8; `when` parts"),
+        ({"space": {"granularity": "2:4", "schedule": "gradual"}}, r"schedule: with granularity 2:4 it is one_shot"),
+        ({"space": {"granularity": "2:4", "scope": "global"}}, r"scope: with granularity 2:4 it is layer, not global"),
+        ({"space": {"granularity": "2:4", "sparsity_of": "macs"}}, r"sparsity_of: with granularity 2:4 it is params"),
+        ({"space": {"granularity": "2:4", "criterion": "fpgm"}}, r"criterion fpgm values channels only"),
+        ({"space": {"granularity": "2:4", "layer": "each"}}, r"layer: cuts one layer alone, so granularity is weight"),
+        ({"space": {"granularity": "2:4", "group": "each"}}, r"group: cuts one group alone, so granularity is channel"),
+        ({"space": {"granularity": "hybrid", "layer": "each"}}, r"granularity is weight, not hybrid"),
+        ({"space": {"granularity": "hybrid", "group": "each"}}, r"granularity is channel, not hybrid"),
+        ({"space": {"granularity": "hybrid", "sparsity_of": ["params", "macs"]}}, r"only params in common, not macs"),
+        ({"space": {"granularity": "hybrid", "scope": "sensitivity"}}, r"granularity is not hybrid"),
+        ({"space": {"granularity": "hybrid", "criterion": "thinet"}}, r"criterion thinet values channels only"),
+        ({"space": {"channel_share": 1.0}}, r"channel_share: .*less than 1, not 1.0"),
         ({"space": {"sparsity": 1.5}}, r"space: sparsity: .*less than 1, not 1.5"),
         ({"space": {"sparsity": {"low": 0.9, "high": 0.1}}}, r"empty range: low 0.9 is above high 0.1"),
         ({"space": {"sparsity": {"lo": 0.9, "high": 0.1}}}, r"unknown key 'lo'; choices: choices, low, high"),
@@ -85,6 +101,41 @@ def test_protect_takes_a_list_or_a_list_of_lists():
 def test_one_shot_has_one_cut_and_epochs_count_cuts():
     assert Recipe(sparsity=0.5, schedule="one_shot", steps=5).steps == 1
     assert Recipe(sparsity=0.5, schedule="gradual", steps=5, epochs_per_step=2).epochs == 10
+
+
+def test_what_follows_from_n_m_is_drawn_for_other_granularities_only():
+    file = study(space={"granularity": ["weight", "2:4", "1:4"], "sparsity_of": ["params", "macs"]})
+    implied = ("sparsity", "scope", "schedule", "sparsity_of")
+    assert all(file.axes[key].when == {"granularity": ("weight",)} for key in implied)
+    points = [space.draw(file.axes, space.picker(seed)) for seed in range(60)]
+    recipes = [Recipe(**point) for point in points]
+    assert {recipe.granularity for recipe in recipes} == {"weight", "2:4", "1:4"}
+    for point, recipe in zip(points, recipes, strict=True):
+        if recipe.granularity != "weight":
+            assert not set(implied) & set(point)
+            assert recipe.sparsity == {"2:4": 0.5, "1:4": 0.75}[recipe.granularity]
+            assert (recipe.scope, recipe.schedule, recipe.steps) == ("layer", "one_shot", 1)
+    assert parse(yaml.safe_load(yaml.safe_dump(file.resolved())), "x").resolved() == file.resolved()
+
+
+def test_a_study_of_blocks_alone_has_their_values_and_what_the_file_parts_itself_stays():
+    alone = study(space={"granularity": "2:4"})
+    assert [alone.axes[key].choices for key in ("sparsity", "scope", "schedule")] == [(0.5,), ("layer",), ("one_shot",)]
+    assert "sparsity" not in study(space={"granularity": ["2:4", "1:4"]}).axes
+    assert study(space={"granularity": "1:4", "sparsity": 0.75}).axes["sparsity"].choices == (0.75,)
+    own = {"choices": [0.3], "when": {"granularity": "weight"}}
+    assert study(space={"granularity": ["weight", "2:4"], "sparsity": own}).axes["sparsity"].choices == (0.3,)
+    with pytest.raises(ValueError, match=r"sparsity: with granularity 2:4 it is 0.5, not 0.9"):
+        study(space={"granularity": "2:4", "sparsity": {"choices": [0.5, 0.9, 0.5], "when": {"granularity": "2:4"}}})
+
+
+@pytest.mark.parametrize("text", ["2:4", "'2:4'", "[2:4]", '["2:4"]'])
+def test_yaml_reads_two_of_four_by_no_base_of_60(text, tmp_path):
+    assert read_study("quickstart", [f"space.granularity={text}"]).axes["granularity"].choices == ("2:4",)
+    path = tmp_path / "x.yaml"
+    path.write_text(f"study: {{name: x, trials: 0x10}}\nspace: {{granularity: {text}}}\nbaseline: {{epochs: 12}}\n")
+    file = read_study(str(path))
+    assert (file.axes["granularity"].choices, file.study.trials, file.baseline.epochs) == (("2:4",), 16, 12)
 
 
 @pytest.mark.parametrize("setting", ["study.trials", "=3", "study..trials=3", "study.name.x=3", "study.trials=[3"])

@@ -232,6 +232,14 @@ def test_with_several_seeds_the_mean_is_quoted_not_the_luckiest(tmp_path: Path) 
             {"trials": 1, "failed": 0},
             "At 74.0 % sparsity, global magnitude l1 of weights in one shot lost",
         ),
+        (
+            {"trials": 1, "failed": 0, "granularities": ("2:4",)},
+            "At 74.0 % sparsity, global magnitude l1 of 2:4 blocks in one shot lost",
+        ),
+        (
+            {"trials": 1, "failed": 0, "granularities": ("hybrid",)},
+            "At 74.0 % sparsity, global magnitude l1 of channels, then weights in one shot lost",
+        ),
         ({"trials": 9, "failed": 0, "accuracy_drop": 0.3}, "of 9 complete networks the most accurate on validation"),
         ({"trials": 9, "failed": 0, "objectives": {"accuracy": "max"}}, "of 9 complete networks the most accurate"),
         ({"trials": 9, "failed": 0, "objectives": {"macs": "min"}}, "of 9 complete networks the one of lowest MACs"),

@@ -200,3 +200,8 @@ def test_a_dry_run_shows_the_study_and_its_cost_and_writes_nothing(tmp_path, cap
     assert yaml.safe_load(shown.split("recipes:")[0])["baseline"]["model"] == "resnet20"
     assert "60 trials" in shown
     assert not any(tmp_path.iterdir())
+
+
+def test_a_dry_run_counts_epochs_where_the_schedule_depends_on_the_granularity(capsys):
+    assert run.main(["--space", "quickstart", "--dry-run", "--set", "space.granularity=[weight, 2:4, hybrid]"]) == 0
+    assert "24 trials of 3.0 fine-tuning epochs on average" in capsys.readouterr().out

@@ -24,6 +24,12 @@ def test_only_studies_with_the_scope_need_one():
     assert needed.baseline == study(scope="sensitivity").baseline
 
 
+def test_only_granularities_of_single_parts_are_scanned():
+    scope = {"choices": ["global", "sensitivity"], "when": {"granularity": "weight"}}
+    needed = scan.needed(study(scope=scope, granularity=["weight", "2:4", "hybrid"]))
+    assert needed.space["granularity"].choices == ("weight",)
+
+
 def test_curves_are_those_of_their_criterion_and_granularity():
     rows = [
         {**Recipe(sparsity=share, layer="conv1", criterion=criterion).model_dump(), "requested_sparsity": share,

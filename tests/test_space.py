@@ -60,6 +60,12 @@ def test_axes_follow_those_they_depend_on_and_circles_are_refused():
         axes(a=when_b, b=when_a)
 
 
+def test_axes_come_with_all_that_their_conditions_name():
+    points = axes(a=[1, 2], b={"choices": [1], "when": {"a": 1}}, c={"choices": [1], "when": {"b": 1}}, d=[1])
+    assert list(space.with_parents(points, ["c", "nothing"])) == ["a", "b", "c"]
+    assert list(space.with_parents(points, ["d", "a"])) == ["d", "a"]
+
+
 @given(st.integers(0, 2**32), st.floats(1e-6, 1), st.floats(1, 1e3), st.booleans())
 def test_draws_lie_inside_and_repeat_by_seed(seed, low, high, log):
     points = axes(x={"low": low, "high": high, "log": log}, kind=["a", "b"])

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from study import trial
+import models
+from pruning import masks
+from study import training, trial
 from study.baseline import Baseline
 from study.config import Recipe
 from study.results import COLUMNS
@@ -143,6 +145,37 @@ def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(share
     assert not np.allclose(anew.network.state["conv1.weight"], network.state["conv1.weight"])
 
 
+def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared):
+    row, history, (state, plan, _) = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
+    assert (row["state"], row["error"], plan) == ("complete", None, None)
+    assert (row["requested_sparsity"], row["scope"], row["steps"]) == (0.5, "layer", 1)
+    weights = {name: array for name, array in state.items() if name.endswith("weight") and array.ndim > 1}
+    dense = weights.pop("conv1.weight")
+    assert np.count_nonzero(dense) == dense.size  # of one colour
+    for array in weights.values():
+        assert (np.count_nonzero(np.moveaxis(array, 1, -1).reshape(-1, 4), axis=1) == 2).all()
+    cut = sum(array.size for array in weights.values()) / 2
+    assert row["sparsity"] == pytest.approx(cut / (2 * cut + dense.size))
+    assert [line["sparsity"] for line in history] == [row["sparsity"]] * 2
+
+
+def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(shared, tmp_path):
+    recipe = {"granularity": "hybrid", "schedule": "iterative", "steps": 4, "finetune_epochs": 4, "channel_share": 0.6}
+    row, history, (state, plan, _) = run(shared, sparsity=0.8, **recipe)
+    assert (row["state"], row["error"], row["channel_share"]) == ("complete", None, 0.6)
+    weights = sum(a.size for n, a in shared.baseline.state.items() if n.endswith("weight") and a.ndim > 1)
+    exact = [round(target * weights) / weights for target in (0.2, 0.4, 0.6, 0.8)]
+    assert [line["sparsity"] for line in history] == pytest.approx(exact, abs=1e-12)
+    held = sum(a.size for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
+    assert 1 - held / weights == pytest.approx(0.48, abs=0.0062)  # half the largest unit
+    assert row["channel_sparsity"] > 0.1
+    models.save(tmp_path, {n: torch.from_numpy(a) for n, a in state.items()}, shared.baseline.card, plan)
+    loaded, _ = models.load(tmp_path)
+    assert masks.sparsity(loaded, weights) == row["sparsity"]
+    images = training.on_device(shared.data, CPU)
+    assert training.evaluate(loaded, images, training.rows_of(shared.data.test, CPU)) == row["test_accuracy"]
+
+
 def test_random_is_clearly_worse_than_magnitude(shared):
     """Without fine-tuning, which would blur what the criteria are worth."""
     accuracies = {
@@ -160,6 +193,23 @@ def test_the_command_prints_the_row_last(capsys):
     row = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert code == 0
     assert row["requested_sparsity"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "sparsity"),
+    [(["granularity=2:4"], 0.4991), (["granularity=hybrid", "sparsity=0.7", "schedule=gradual"], 0.7)],
+)
+def test_the_command_takes_every_granularity(capsys, settings, sparsity):
+    settings = [*TINY, "space.criterion=magnitude_l1", *(f"space.{setting}" for setting in settings)]
+    assert trial.main(["--space", "quickstart", *(part for s in settings for part in ("--set", s))]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row["sparsity"] == pytest.approx(sparsity, abs=1e-4)
+    assert f"granularity={row['granularity']}" == settings[len(TINY) + 1].removeprefix("space.")
+
+
+def test_the_command_refuses_a_pattern_that_no_layer_has(capsys):
+    assert trial.main(["--space", "quickstart", "--set", "space.granularity=2:5"]) == 2
+    assert "space.granularity 2:5: no layer that may be cut has a multiple of 5 inputs" in capsys.readouterr().err
 
 
 def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(capsys, monkeypatch):
