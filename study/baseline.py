@@ -200,12 +200,11 @@ def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Rec
     return baseline
 
 
-def kept(section: BaselineSection, data: Data) -> Baseline | None:
-    """The baseline that an earlier study left in the cache; None if it is not there, or its checkpoint is gone."""
-    try:
-        return _load(_folder(section, data))
-    except OSError:  # the checkpoint is part of the key
-        return None
+def save(folder: Path, baseline: Baseline, about: Mapping[str, Any]) -> None:
+    """Write the dense network as `models.save` does any, with what is `about` it beside what its card must have."""
+    tensors = {name: torch.tensor(array) for name, array in baseline.state.items()}
+    card = {key: baseline.card[key] for key in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
+    models.save(folder, tensors, {**card, **about})
 
 
 def _late_gain(history: list[Record]) -> float:

@@ -71,8 +71,8 @@ def _kind(model: nn.Module, folder: Path) -> str:
 def _folders(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
-        inside = sorted(card.parent for card in (path / "models").glob("*/card.json"))
-        found += inside or [path]
+        inside = [path / "baseline", *sorted((path / "models").glob("*"))]
+        found += [folder for folder in inside if (folder / "card.json").exists()] or [path]
     return found
 
 

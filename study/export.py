@@ -31,8 +31,7 @@ from analysis import figures, frame
 from pruning.latency import measure_latency
 from study import baseline as baselines
 from study import training
-from study.config import BaselineSection, parse
-from study.data import Data
+from study.config import parse
 from study.evaluate import images_for, show
 from study.formats import FORMATS, About, Format, Run
 
@@ -198,18 +197,10 @@ def _read(args: argparse.Namespace) -> Job:
     data = baselines.read_data(section, args.data_dir or results.record.get("data_dir"))
     images = images_for(folder, card, data, CPU)
     about = {key: json.dumps(card[key]) for key in ("mean", "std", "class_names")} | {"trial_id": trial}
-    dense = _dense(results, section, data)
+    baseline = args.folder / "baseline"
+    dense = models.load(baseline)[0] if baseline.exists() else None
     path = _place(args.out or folder, f"{results.study['study']['name']}_{trial}", form.suffix)
     return Job(trial, network, dense, about, images, training.rows_of(data.test, CPU), form, path)
-
-
-def _dense(results: frame.Results, section: BaselineSection, data: Data) -> nn.Module | None:
-    """The dense control where the folder holds it, else the baseline of the cache; None without either."""
-    for trial in frame.dense_control(results.trials)["trial_id"]:
-        if (results.folder / "models" / trial / "card.json").is_file():
-            return models.load(results.folder / "models" / trial)[0]
-    kept = baselines.kept(section, data)
-    return None if kept is None else kept.network(CPU).to(memory_format=torch.contiguous_format).eval()
 
 
 def _place(out: Path, name: str, suffix: str) -> Path:
@@ -227,7 +218,7 @@ def _deliver(job: Job) -> None:
     dense = {} if job.dense is None else {"dense": job.dense}
     show(latencies({**dense, "pruned": job.network}, job.form, job.images))
     if job.dense is None:
-        print("dense: left out; the folder holds no dense control, nor the cache ($STUDY_CACHE) the baseline")
+        print("dense: left out; the folder holds no baseline")
 
 
 if __name__ == "__main__":

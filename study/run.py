@@ -168,6 +168,8 @@ def _study(folder: Path, record: Record, data: Data, ledger: Ledger, kept: scan.
         record["baseline"] = {k: v for k, v in baseline.card.items() if k not in NOT_RECORDED}
         results.write_study(folder, file.resolved(), record)
         results.write_rows(folder / "layer_scores.csv", SCORES, baseline.card["layer_scores"])
+        about = {"metrics": record["baseline"], "dataset": file.baseline.dataset, "versions": record["versions"]}
+        baselines.save(folder / "baseline", baseline, about)
         timed = "latency_ms" in file.study.objectives
         shared = Shared(baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds, timed=timed)
         if scan_file := scan.needed(file):

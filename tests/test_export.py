@@ -14,6 +14,7 @@ from torch import nn
 import models
 import pruning
 from analysis import frame
+from study import baseline as baselines
 from study import export, training
 from study.config import read_study
 from study.formats import FORMATS, write_program
@@ -56,6 +57,7 @@ def folder(shared, tmp_path_factory):
     write_rows(folder / "trials.csv", COLUMNS, rows)
     write_rows(folder / "history.csv", HISTORY, [])
     write_study(folder, read_study("quickstart", TINY).resolved(), {"schema_version": 1, "data_dir": None})
+    baselines.save(folder / "baseline", shared.baseline, {})
     for trial, (kind, sparsity, *_, saved) in ROWS.items():
         if saved:
             dense = shared.baseline.network(CPU).eval()
@@ -105,10 +107,11 @@ def test_the_command_checks_on_all_test_images_and_times_both_networks(folder, s
     assert numbers[2] == pytest.approx(numbers[0] / numbers[1], rel=0.01)
 
 
-def test_without_the_baseline_the_dense_row_is_left_out_and_that_is_said(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
+def test_without_the_baseline_the_dense_row_is_left_out_and_that_is_said(folder, tmp_path, capsys):
+    own = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(own / "baseline")
     path = tmp_path / "net.pt2"
-    assert command(folder, "--trial", "knee", "--format", "exported_program", "--out", path) == 0
+    assert command(own, "--trial", "knee", "--format", "exported_program", "--out", path) == 0
     out = capsys.readouterr().out
     assert "dense: left out" in out
     assert "speedup" not in out
@@ -117,19 +120,6 @@ def test_without_the_baseline_the_dense_row_is_left_out_and_that_is_said(folder,
     card = models.load(folder / "models" / "0001")[1]
     assert [json.loads(extra["mean"]), json.loads(extra["std"])] == [card["mean"], card["std"]]
     assert extra["trial_id"] == "0001"
-
-
-def test_the_folders_own_dense_control_is_timed_where_there_is_no_baseline(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
-    own = shutil.copytree(folder, tmp_path / "copy")
-    shutil.copytree(own / "models" / "0000", own / "models" / "c0000")
-    control = {"trial_id": "c0000", "kind": "control", "state": "complete", "schedule": "dense"}
-    write_rows(own / "trials.csv", COLUMNS, [control])
-    assert command(own, "--trial", "0001", "--format", "exported_program") == 0
-    out = capsys.readouterr().out
-    assert "speedup" in out
-    assert "left out" not in out
-    assert (own / "models" / "0001" / "quickstart_0001.pt2").is_file()
 
 
 def other_classes(network, example, about, path):

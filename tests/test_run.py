@@ -82,6 +82,12 @@ def test_the_results_folder_holds_what_it_should(killed):
     front = rows(folder, "pareto.csv")
     assert front
     assert {p.name for p in (folder / "models").iterdir()} == {r["trial_id"] for r in front} | {"c0000"}
+    dense, card = models.load(folder / "baseline")
+    assert (
+        sum(p.numel() for p in dense.parameters())
+        == card["metrics"]["params"]
+        == content["record"]["baseline"]["params"]
+    )
     for name in ("front.png", "front.pdf", "accuracy_by_schedule.png"):
         assert (folder / "figures" / name).stat().st_size > 1000
     for name in ("summary.csv", "summary.md", "summary.tex"):

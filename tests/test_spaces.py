@@ -14,14 +14,19 @@ TOY = [
     "baseline.dataset=digits",
     "space.calibration_samples=64",
 ]
-SENSITIVITY = "sensitivity"  # which needs a scan: tests/test_run.py runs one
+SENSITIVITY = "sensitivity"  # which needs a scan: tests/test_trial.py runs one
 RECIPES = 6
 
 
 def toy(name):
-    settings = [*TOY, *(["space.finetune_epochs=1"] if name != "layer_sensitivity" else [])]
-    file = read_study(name, settings)
-    return of_network(file, models.build("resnet8", 10, (1, 8, 8)), (1, 8, 8))
+    space, settings = read_study(name).space, [*TOY, "study.start_with=[]"]
+    if "epochs_per_step" in space:
+        settings.append("space.epochs_per_step=1")
+    elif name != "layer_sensitivity":
+        settings.append("space.finetune_epochs=1")
+    if space["scope"].choices == (SENSITIVITY,):
+        settings.append("space.scope=global")
+    return of_network(read_study(name, settings), models.build("resnet8", 10, (1, 8, 8)), (1, 8, 8))
 
 
 def recipes(name):
