@@ -23,6 +23,7 @@ LAYERS = [
 ]  # fmt: skip
 QUANTILES = ["q00", "q05", "q25", "q50", "q75", "q95", "q100"]
 SCORES = ["layer", "criterion", "weights", "norm", "mean", *QUANTILES]
+IMPORTANCE = ["objective", "axis", "importance"]
 HISTOGRAM = ["layer", "low", "high", "dense", "pruned"]
 HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
 _BY_TYPE = {  # of trials.csv; Int64 and boolean are pandas' types that know an empty cell
@@ -39,8 +40,9 @@ _BY_TYPE = {  # of trials.csv; Int64 and boolean are pandas' types that know an 
 _OF_TRIALS = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
 TRIALS = list(_OF_TRIALS)
 TYPES = {
-    **dict.fromkeys([*HISTORY, *SCORES, "low", "high"], "float64"),
-    **dict.fromkeys(["epoch", "dense", "pruned", *LAYERS], "Int64"), "type": "str", **_OF_TRIALS,
+    **dict.fromkeys([*HISTORY, *SCORES, "importance", "low", "high"], "float64"),
+    **dict.fromkeys(["epoch", "dense", "pruned", *LAYERS], "Int64"),
+    **dict.fromkeys(["type", "objective", "axis"], "str"), **_OF_TRIALS,
 }  # fmt: skip
 NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accuracy", "test_accuracy", "accuracy_drop"]
 
@@ -104,6 +106,14 @@ def scores_of(results: Results) -> pd.DataFrame:
     From layer_scores.csv; no rows without that file. Raises ValueError as `layers_of`.
     """
     return _read_if_there(results.folder / "layer_scores.csv", SCORES)
+
+
+def importance_of(results: Results) -> pd.DataFrame:
+    """How much each axis decides for each objective, and of being near the front: IMPORTANCE, as the search left it.
+
+    From importance.csv; no rows without that file. Raises ValueError as `layers_of`.
+    """
+    return _read_if_there(results.folder / "importance.csv", IMPORTANCE)
 
 
 def histograms_of(results: Results, trial_id: str) -> pd.DataFrame:

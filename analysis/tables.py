@@ -11,7 +11,19 @@ import pandas as pd
 from analysis import ranks, runs
 from analysis.criteria import criteria, scopes
 from analysis.effects import effects
-from analysis.frame import LAYERS, RECIPE, Results, axes, candidates, dense_control, layers_of, networks, ordered, scans
+from analysis.frame import (
+    LAYERS,
+    RECIPE,
+    Results,
+    axes,
+    candidates,
+    dense_control,
+    importance_of,
+    layers_of,
+    networks,
+    ordered,
+    scans,
+)
 from analysis.life import iterations_data
 from analysis.pareto import front
 from analysis.rendering import Table, label, text
@@ -151,6 +163,22 @@ def latency(results: Results) -> Table:
     return Table(rows.assign(macs_ratio=ratio)[shown], how if known else "No latency was measured.")
 
 
+def importance(results: Results) -> Table:
+    """How much each axis decides of reaching the best tenth in each objective, and near the front. One row per axis.
+
+    Columns: axis, the objectives, front; the shares of a column add up to 1. PED-ANOVA, arXiv:2304.10255.
+    """
+    known = importance_of(results)
+    shares = known.pivot(index="axis", columns="objective", values="importance")
+    shares = shares[[name for name in (*results.objectives, "front") if name in shares]]
+    rows = shares.sort_values(shares.columns[-1], ascending=False).reset_index() if len(known) else known[["axis"]]
+    return Table(
+        rows.rename_axis(columns=None),
+        "How much each axis decides of reaching the best tenth in an objective, and of being near the front: shares "
+        "that add up to 1 (PED-ANOVA over all complete trials of the search). Sparsity decides of itself.",
+    )
+
+
 def layers(results: Results) -> pd.DataFrame:
     """What the front's networks keep of every layer. One row per network, as the front has them, and layer.
 
@@ -204,9 +232,10 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "scopes": scopes,
     "ranks": ranks.table,
     "effects": effects,
+    "importance": importance,
     "schedules": schedules,
     "sizes": sizes,
     "iterations": iterations,
     "latency": latency,
 }
-SOME = {"criteria", "scopes", "ranks", "effects", "sizes", "iterations"}
+SOME = {"criteria", "scopes", "ranks", "effects", "importance", "sizes", "iterations"}

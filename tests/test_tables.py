@@ -17,7 +17,7 @@ from results_folder import BASELINE, make
 
 from analysis import Results, pareto, read
 from analysis.rendering import as_csv, as_html, as_latex, as_markdown, percent, text, write_table, write_whole
-from analysis.tables import latency, layers, schedules, summary
+from analysis.tables import applicable, latency, layers, schedules, summary
 from study import results as engine
 
 SCRIPT = "<script>alert(1)</script>"
@@ -271,3 +271,17 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_whole(path, b"after")
     assert path.read_text(encoding="utf-8") == "före"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_importance_is_what_the_search_left(tmp_path: Path) -> None:
+    folder = make(tmp_path / "study", 6, 0)
+    assert "importance" not in applicable(read(folder))
+    both = ("sparsity", "criterion")
+    shares = {"accuracy": (0.2, 0.8), "sparsity": (1.0, 0.0), "front": (0.7, 0.3)}
+    lines = [f"{of},{axis},{x}" for of, two in shares.items() for axis, x in zip(both, two, strict=True)]
+    (folder / "importance.csv").write_text("\n".join(["objective,axis,importance", *lines]) + "\n")
+    found = applicable(read(folder))["importance"].frame
+    assert found.to_dict("records") == [
+        {"axis": "sparsity", "accuracy": 0.2, "sparsity": 1.0, "front": 0.7},
+        {"axis": "criterion", "accuracy": 0.8, "sparsity": 0.0, "front": 0.3},
+    ]
