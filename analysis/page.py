@@ -125,7 +125,9 @@ def _speed(results: Results) -> str:
 
 def failures(trials: pd.DataFrame) -> pd.DataFrame:
     """A row for every reason trials failed or stopped for: reason, state, number, trials (some ids). Most first."""
-    ended = trials[trials["state"] != "complete"].assign(reason=lambda rows: rows["error"].fillna("not said"))
+    ended = trials[trials["state"] != "complete"]
+    early = ended["state"].map({"stopped": "others were better after as many epochs"})
+    ended = ended.assign(reason=ended["error"].fillna(early).fillna("not said"))
     grouped = ended.groupby(["reason", "state"])["trial_id"]
     frame = grouped.agg(number="size", trials=_some).reset_index()
     return frame.sort_values(["number", "reason"], ascending=[False, True], ignore_index=True)
