@@ -266,7 +266,7 @@ def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
     frame = failures(trials)
     assert frame["number"].tolist() == [11, 11, 1]
     assert frame["state"].tolist() == ["failed", "failed", "stopped"]
-    assert frame["reason"].tolist() == [ERRORS[1], ERRORS[0], "not said"]
+    assert frame["reason"].tolist() == [ERRORS[1], ERRORS[0], "others were better after as many epochs"]
     assert frame["trials"][0] == "0001, 0003, 0005, 0007, 0009, 0011, 0013, 0015 and 3 more"
 
 
