@@ -28,7 +28,8 @@ from study.cluster import Allotment, device, here  # isort: skip  # sets what Ra
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.tune.search import Searcher
 
 from study.config import Recipe
@@ -36,6 +37,18 @@ from study.ledger import Record, Ticket, failed
 from study.scores import Arrays
 from study.trial import Network, Outcome, Shared, live
 from study.view import describe, epoch_line, recipe_line
+
+_task_failed = RayActorManager._actor_task_failed
+
+
+def _task_failed_or_killed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+    """Tune stops a whole study for an actor that Ray killed for its memory: to it, that is no way for actors to end."""
+    if isinstance(exception, OutOfMemoryError):
+        exception = RayActorError(error_msg=str(exception))
+    _task_failed(self, tracked_actor_task, exception)
+
+
+setattr(RayActorManager, _task_failed.__name__, _task_failed_or_killed)
 
 WAIT = "wait"  # nothing to run before those that run now have ended
 LEASE = 300.0  # seconds after which scores that a worker began to compute, and did not bring, are another's to compute

@@ -138,3 +138,15 @@ def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkey
     assert desk.claim("obs") is True
     desk.keep("obs", "scores")
     assert desk.claim("obs") == ["where scores lie"]
+
+
+def test_a_worker_killed_for_memory_is_to_tune_an_actor_that_died(monkeypatch):
+    """What Ray raises then is neither of the two errors for which Tune lets a trial end alone."""
+    seen = []
+    monkeypatch.setattr(search, "_task_failed", lambda manager, task, exception: seen.append(exception))
+    killed, other = search.OutOfMemoryError("1 worker(s) were killed: running low on memory"), ValueError("mine")
+    for exception in (killed, other):
+        search.RayActorManager._actor_task_failed(None, tracked_actor_task=None, exception=exception)
+    assert isinstance(seen[0], search.RayActorError)
+    assert search.LOW_ON_MEMORY in str(seen[0])
+    assert seen[1] is other
