@@ -47,7 +47,7 @@ def check_cut(model, graph, plan, images):
     return small
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "convnext_tiny"])  # see test_norms.py
 def test_cut_is_masked(name):
     factory, side = NETWORKS[name]
     torch.manual_seed(0)
