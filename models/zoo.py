@@ -132,14 +132,7 @@ def _vgg_bn(layers: str, num_classes: int, in_shape: Shape) -> nn.Module:
 
 
 def _of_torchvision(
-    name: str,
-    num_classes: int,
-    in_shape: Shape,
-    *,
-    kernel: int = 3,
-    stride: int = 1,
-    smallest: int = 1,
-    **options: bool,
+    name: str, num_classes: int, in_shape: Shape, kernel: int = 3, stride: int = 1, smallest: int = 1, **options: bool
 ) -> nn.Module:
     """torchvision's network of that name, with its own initialisation.
 

@@ -134,10 +134,10 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str, dict]]:
     """Where channels lie in a parameter or buffer: dimension, side (a grouped convolution's: out), the plan's axis."""
     path, _, key = name.rpartition(".")
+    if tensor.ndim == 0 or not {name, path} & plan["layers"].keys():
+        return []
     if name in plan["layers"]:
         return [(longest(tensor), "out", plan["layers"][name]["out"])]
-    if path not in plan["layers"] or tensor.ndim == 0:
-        return []
     layer = plan["layers"][path]
     on = weight_sides(layer) if key == "weight" else ("out",)
     return [(dim, side if len(on) > 1 else "out", layer[side]) for dim, side in enumerate(on)]
