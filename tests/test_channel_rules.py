@@ -106,6 +106,13 @@ def test_constants_among_channels_are_never_cut():
     assert graph.axes["middle.join", "in"].tolist() == [-1, -1, 0, 1, 2, 3, 4, 5, 6, 7]
 
 
+def shared_scale():
+    """One parameter in two modules."""
+    two = nn.Sequential(nn.ReLU(), Does(lambda m, x: x * m.scale), Does(lambda m, x: x * m.scale))
+    two[2].scale = two[1].scale
+    return two
+
+
 def last(what):
     """`what` done to a tensor whose channels are behind."""
     return Does(lambda m, x: what(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
@@ -138,6 +145,7 @@ class Square(nn.Conv2d):
         (Does(lambda m, x: F.pad(x, (1,) * 4) + F.pad(x, (1,) * 4).permute(0, 2, 3, 1)), "'add' in module 'middle'"),
         (Does(lambda m, x: x * m.scale.view(1, 8, 1, 1)), "'mul' in module 'middle'"),
         (Does(lambda m, x: x * m.many), "'mul' in module 'middle'"),
+        (shared_scale(), "'mul' in module 'middle.1'"),
         (Does(lambda m, x: x - x.mean(1, keepdim=True)), "'mean' in module 'middle'"),
         (Does(lambda m, x: m.linear(x.flatten(2)).unsqueeze(-1)), r"module 'middle.linear' \(Linear\)"),
         (Does(lambda m, x: F.max_pool2d(x.flatten(2), 3, 1, 1).unsqueeze(-1)), "'max_pool2d' in module 'middle'"),

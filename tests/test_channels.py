@@ -137,9 +137,8 @@ def test_scores_of_grouped_convolutions():
 
 def test_scores_of_transposed_convolutions():
     """Their weights are (in, out, ...); of grouped ones each row is a filter of its group."""
-    model = nn.Sequential(
-        nn.ConvTranspose2d(3, 4, 1), nn.ConvTranspose2d(4, 6, 1, groups=2), nn.ConvTranspose2d(6, 1, 1)
-    )
+    one, two, three = nn.ConvTranspose2d(3, 4, 1), nn.ConvTranspose2d(4, 6, 1, groups=2), nn.ConvTranspose2d(6, 1, 1)
+    model = nn.Sequential(one, two, three)
     scores = {"0.weight": torch.arange(12.0).reshape(3, 4, 1, 1), "1.weight": torch.ones(4, 3, 1, 1)}
     scores["2.weight"] = torch.arange(6.0).reshape(6, 1, 1, 1)
     graph = dependency_graph(model, torch.zeros(1, 3, 2, 2))

@@ -2,6 +2,7 @@
 hand; gates and scales; and torchvision's networks that have them, trained, saved and loaded after a cut."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from torchvision.ops import Permute, SqueezeExcitation
 from models import build, load, save
 from pruning.channels import costs, dependency_graph, plan_without
 from pruning.cost import macs
+from pruning.criteria import CRITERIA
+from pruning.cutting import begin, score
+from pruning.plans import compose, remainder
 from pruning.surgery import apply_plan, carry_state
 
 IMAGES = torch.rand(2, 3, 8, 8, dtype=torch.float64)
@@ -145,6 +149,59 @@ def test_a_layer_norm_is_one_of_fewer(streams, hiddens, seed):
     assert small.maps.normalized_shape == (len(dim), 4, 4)
 
 
+class Upsampling(nn.Module):
+    """Two transposed convolutions, of which the first makes what is added to a plain one's."""
+
+    def __init__(self, width, inner):
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(3, inner, 1), nn.ConvTranspose2d(inner, width, 2, 2)
+        self.side, self.last = nn.ConvTranspose2d(3, width, 2, 2), nn.ConvTranspose2d(width, 2, 3)
+
+    def forward(self, x):
+        return self.last(F.hardswish(self.up(F.relu(self.conv(x))) + self.side(x)))
+
+
+@pytest.mark.parametrize("model", [GroupNormed(8, 4, 5, 3), Block(6, 9), Upsampling(4, 5)])
+def test_cutting_in_turn_is_cutting_at_once(model):
+    graph = dependency_graph(model, IMAGES.float())
+    first, whole = (plan_without(graph, np.arange(graph.size) % n == 0) for n in (4, 2))
+    rest = remainder(json.loads(json.dumps(whole)), first)
+    assert compose(first, rest) == whole
+    turns, once = apply_plan(apply_plan(model, first), rest), apply_plan(model, whole)
+    assert all(torch.equal(a, b) for a, b in zip(turns.parameters(), once.parameters(), strict=True))
+    again = dependency_graph(turns, IMAGES.float())
+    assert [g.size for g in again.groups] == [g.size - len(range(-g.start % 2, g.size, 2)) for g in graph.groups]
+    with torch.no_grad():
+        assert torch.equal(turns(IMAGES.float()), once(IMAGES.float()))
+
+
+@pytest.mark.parametrize("name", [name for name in CRITERIA if name != "bn_scale"])
+def test_criteria_see_channels_that_are_behind(name):
+    """1x1 convolutions, and linear layers between permutes: two ways to write one network."""
+    torch.manual_seed(0)
+    first, ends = [nn.Conv2d(3, 6, 3), nn.ReLU()], [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)]
+    convs = nn.Sequential(*first, nn.Conv2d(6, 9, 1), nn.ReLU(), nn.Conv2d(9, 5, 1), nn.ReLU(), *ends)
+    middle = [Permute([0, 2, 3, 1]), nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 5), nn.ReLU(), Permute([0, 3, 1, 2])]
+    linears = copy.deepcopy(nn.Sequential(*first, *middle, *ends))
+    for a, b in zip(linears.parameters(), convs.parameters(), strict=True):
+        a.data = b.data.reshape(a.shape)
+    batches = [(IMAGES, torch.tensor([0, 3]))]
+    scores = [score(begin(m.double(), IMAGES, "channel"), CRITERIA[name], batches).values() for m in (convs, linears)]
+    assert [len(one) for one in scores[0]] == [6, 9, 5]
+    for one, other in zip(*scores, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_fpgm_of_a_transposed_convolution_is_that_of_its_filters():
+    """Channel u of the first group is made by column u of its weight."""
+    model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Conv2d(4, 1, 1))
+    graph = dependency_graph(model, IMAGES.float())
+    found = CRITERIA["fpgm"].channel(graph, model, None, [], torch.Generator())["0"]
+    filters = [model[0].weight.detach()[:, u].flatten() for u in range(4)]
+    by_hand = [sum(float((a - b).norm()) for b in filters) / 4 for a in filters]
+    assert found.tolist() == pytest.approx(by_hand, rel=1e-4)
+
+
 def test_half_of_convnext_is_torchvisions_of_half_the_width():
     """Every other channel of every layer: torchvision's own network of 48, 96, 192 and 384 channels."""
     torch.manual_seed(0)
@@ -162,18 +219,6 @@ def test_half_of_convnext_is_torchvisions_of_half_the_width():
         state[name] = made[:, 1::2] if reads else made
     half.double().load_state_dict(state)
     check_same(small, half, torch.rand(1, 3, 32, 32, dtype=torch.float64))
-
-
-class Upsampling(nn.Module):
-    """Two transposed convolutions, of which the first makes what is added to a plain one's."""
-
-    def __init__(self, width, inner):
-        super().__init__()
-        self.conv, self.up = nn.Conv2d(3, inner, 1), nn.ConvTranspose2d(inner, width, 2, 2)
-        self.side, self.last = nn.ConvTranspose2d(3, width, 2, 2), nn.ConvTranspose2d(width, 2, 3)
-
-    def forward(self, x):
-        return self.last(F.hardswish(self.up(F.relu(self.conv(x))) + self.side(x)))
 
 
 def test_transposed_convolutions_by_hand():
