@@ -2,9 +2,11 @@
 
 All are plain enough for torch.fx.symbolic_trace, which channel surgery needs. At 32x32 and 10 classes:
 
-    ResNet-18  11.17 M parameters  555 M MACs      ResNet-20  0.27 M parameters   41 M MACs
-    ResNet-50  23.52 M            1298 M           ResNet-56  0.86 M             126 M
-    VGG-16-BN  14.73 M             313 M
+    ResNet-18  11.17 M parameters  555 M MACs      ResNet-20         0.27 M parameters   41 M MACs
+    ResNet-50  23.52 M            1298 M           ResNet-56         0.86 M             126 M
+    VGG-16-BN  14.73 M             313 M           MobileNetV3-Small 1.53 M             5.5 M
+    GoogLeNet   5.60 M             452 M           EfficientNet-B0   4.02 M              32 M
+    ConvNeXt-T 27.82 M             363 M
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import nn
-from torchvision.models import ResNet, vgg
+from torchvision.models import ResNet, get_model, vgg
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 Shape = tuple[int, int, int]
@@ -128,6 +131,38 @@ def _vgg_bn(layers: str, num_classes: int, in_shape: Shape) -> nn.Module:
     return _initialise(nn.Sequential(parts))
 
 
+def _of_torchvision(
+    name: str, num_classes: int, in_shape: Shape, kernel: int = 3, stride: int = 1, smallest: int = 1, **options: bool
+) -> nn.Module:
+    """torchvision's network of that name, with its own initialisation.
+
+    For images of up to 64 pixels its first convolution is kernel x kernel and of `stride`, half of its own, so that
+    32 pixels are enough. Raises ValueError for images of less than `smallest` pixels, of which nothing would be left.
+    """
+    channels, *size = in_shape
+    if min(size) < smallest:
+        raise ValueError(f"{name}: images of {tuple(size)} are too small, {smallest} pixels at least")
+    model = get_model(name, weights=None, num_classes=num_classes, **options)
+    path, stem = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    shape: dict[str, Any] = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding")}
+    if max(size) <= LARGEST_CIFAR_IMAGE:
+        shape = {"kernel_size": kernel, "stride": stride, "padding": (kernel - stride) // 2}
+    bias = stem.bias is not None
+    model.set_submodule(path, _initialise(nn.Conv2d(channels, stem.out_channels, bias=bias, **shape)))
+    return model
+
+
+def _googlenet(num_classes: int, in_shape: Shape) -> nn.Module:
+    """torchvision's GoogLeNet with batch norm (arXiv 1409.4842, 1502.03167), without the auxiliary classifiers.
+
+    For images of up to 64 pixels the first max-pooling is left out too.
+    """
+    model = _of_torchvision("googlenet", num_classes, in_shape, smallest=4, aux_logits=False, init_weights=True)
+    if max(in_shape[1:]) <= LARGEST_CIFAR_IMAGE:
+        model.maxpool1 = nn.Identity()
+    return model
+
+
 def _initialise(model: nn.Module) -> nn.Module:
     """Draws convolutions as torchvision does (He et al. 2015, arXiv 1502.01852, fan out); the rest stays."""
     for module in model.modules():
@@ -148,4 +183,8 @@ MODELS: dict[str, Factory] = {
     "vgg11_bn": partial(_vgg_bn, "A"),
     "vgg16_bn": partial(_vgg_bn, "D"),
     "vgg19_bn": partial(_vgg_bn, "E"),
+    "googlenet": _googlenet,
+    "mobilenet_v3_small": partial(_of_torchvision, "mobilenet_v3_small"),  # arXiv 1905.02244
+    "efficientnet_b0": partial(_of_torchvision, "efficientnet_b0"),  # arXiv 1905.11946
+    "convnext_tiny": partial(_of_torchvision, "convnext_tiny", kernel=2, stride=2, smallest=16),  # arXiv 2201.03545
 }

@@ -114,7 +114,7 @@ def _of_units(
     """Mean of function(activation) over images, positions, and the activations that carry a unit, by group."""
     tracker = track(model, needed(batches)[0][0][:1])
     units = {node: u for node, u in _units_of_nodes(graph, plan, tracker).items() if _name(tracker, node) in operations}
-    means = _means(model, tracker.graph, batches, units, function)
+    means = _means(model, tracker, batches, units, function)
     total, count = np.zeros(graph.size + 1), np.zeros(graph.size + 1)  # the last place is of the unit -1
     for node, mean in means.items():
         np.add.at(total, units[node], mean.cpu().numpy())
@@ -127,7 +127,7 @@ def _of_units(
 
 
 def _units_of_nodes(graph: Graph, plan: Plan | None, tracker: Tracker) -> dict[fx.Node, np.ndarray]:
-    """The unit at each place of axis 1 of every tensor of a forward pass of the network that `plan` leaves."""
+    """The unit at each place of the channels' axis, for every tensor of a pass of the network that `plan` leaves."""
     roots = tracker.classes.roots(np.arange(len(tracker.classes.parent)))
     left = units_left(graph, plan)
     unit = np.full(len(roots), -1)
@@ -151,7 +151,7 @@ _NAMES: dict[type, str] = {
 
 def _means(
     model: nn.Module,
-    graph: fx.Graph,
+    tracker: Tracker,
     batches: Batches,
     nodes: Mapping[fx.Node, Any],
     function: Callable[[Tensor], Tensor],
@@ -165,13 +165,13 @@ def _means(
             value = super().run_node(node)
             if node in totals:
                 # Here and now: what comes next may overwrite it.
-                seen = function(value).flatten(2) if value.ndim > 2 else function(value).unsqueeze(2)
+                seen = function(value).movedim(tracker.axis[node], 1).unsqueeze(-1).flatten(2)
                 totals[node] = totals[node] + seen.sum(2, dtype=exact(seen)).double().sum(0)
                 counts[node] += len(seen) * seen.shape[2]
             return value
 
     with evaluating(model), torch.no_grad():
-        observer = Observer(model, graph=graph)
+        observer = Observer(model, graph=tracker.graph)
         observer.extra_traceback = False
         for images, _ in batches:
             observer.run(images)

@@ -1,9 +1,10 @@
 """Dependency groups: which channels of which layers can only go together, what they score and what they cost.
 
 A *unit* is what is removed at once: one channel of a plain convolution with all that depends on it (its entry in a
-batch norm, its place in a residual sum and in whatever is added to it, its 49 inputs of a linear layer after 7x7
-maps), or one whole group of a grouped convolution. A *group* is all units that the same layers make: the two
-convolutions whose outputs are added, say, or one. So a group that keeps a unit leaves none of its layers empty.
+norm, its place in a residual sum and in whatever is added to it or gates it, its 49 inputs of a linear layer after 7x7
+maps), one whole group of a grouped convolution, or one channel of each group of a group norm. A *group* is all
+units that the same layers make: the two convolutions whose outputs are added, say, or one. So a group that keeps a unit
+leaves none of its layers empty.
 
 From a network to a smaller one there are four steps, each with a result to look at:
 
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pruning.masks import prunable
-from pruning.plans import SIDES, VERSION, Plan, check_plan, sizes
+from pruning.plans import SIDES, VERSION, Plan, check_plan, sizes, weight_sides
 from pruning.surgery import layer_sizes
 from pruning.tracing import Tracker, makes_channels, track
 
@@ -63,13 +65,19 @@ class Layer:
 
     per_pair: weights per pair of output and input channel, or per output channel if groups > 1; 0 for norms, and for
     a weight that is counted with an earlier layer. positions: summed over the layer's calls; 0 if it is never called.
-    shape: of the weight, () where per_pair is 0.
+    shape: of the weight, () where per_pair is 0. sides: see `weight_sides`; further: a plan's further keys.
     """
 
     per_pair: int
     positions: int
-    groups: int
     shape: tuple[int, ...]
+    sides: tuple[str, ...]
+    further: Mapping[str, Any]
+
+    @property
+    def groups(self) -> int:
+        """Number of convolution groups."""
+        return self.further.get("groups", 1)
 
 
 @dataclass(frozen=True)
@@ -117,12 +125,14 @@ def dependency_graph(model: nn.Module, example_input: Tensor | Sequence[Tensor],
             raise ValueError(f"protect: there is no module {path!r}; choices: {', '.join(paths)}")
     tracker = track(model, example_input, protect)
     roots = tracker.classes.roots(np.arange(len(tracker.classes.parent)))
-    fixed = np.zeros(len(roots), dtype=bool)
+    makers = _makers(tracker)
+    fixed = np.ones(len(roots), dtype=bool)  # such as a parameter that meets no channels
+    for ids in makers.values():
+        fixed[roots[ids]] = False
     for ids in tracker.fixed:
         fixed[roots[ids]] = True
     fixed = fixed[roots]
-    _refuse(tracker, roots, fixed)
-    makers = _makers(tracker)
+    _refuse(tracker, makers, roots, fixed)
     groups, unit = _groups(makers, roots, fixed)
     axes = {
         (path, side): unit[tracker.axes[path, side]] if (path, side) in tracker.axes else np.full(count, -1)
@@ -159,10 +169,11 @@ def group_scores(
     gone = np.zeros(graph.size, dtype=bool) if plan is None else removed_units(graph, plan)
     total, count = np.zeros(graph.size), np.zeros(graph.size)
     for (path, side), dense_units in graph.axes.items():
-        score = scores.get(f"{path}.weight")
-        dim = SIDES.index(side)
-        if score is None or side not in sides or dim >= score.ndim or (dim and graph.layers[path].groups > 1):
+        score, layer = scores.get(f"{path}.weight"), graph.layers[path]
+        on = ("out",) if score is not None and score.ndim == 1 else layer.sides
+        if score is None or side not in on or (side if layer.groups == 1 else "out") not in sides:
             continue
+        dim = on.index(side)
         units = dense_units[~np.append(gone, False)[dense_units]]
         if score.shape[dim] != len(units):
             raise ValueError(f"scores of '{path}.weight' are {tuple(score.shape)}, its {side} channels {len(units)}")
@@ -202,12 +213,9 @@ def costs_without(graph: Graph, removed: np.ndarray) -> dict[str, int]:
 def plan_without(graph: Graph, removed: np.ndarray) -> Plan:
     """The plan that cuts the units where `removed` (size,) is True."""
     gone = np.append(removed, False)
-    layers: Plan = {path: {} for path in graph.layers}
+    layers: Plan = {path: dict(layer.further) for path, layer in graph.layers.items()}
     for (path, side), units in graph.axes.items():
         layers[path][side] = {"of": len(units), "removed": np.flatnonzero(gone[units]).tolist()}
-    for path, layer in graph.layers.items():
-        if layer.groups > 1:
-            layers[path]["groups"] = layer.groups
     return {"version": VERSION, "layers": layers}
 
 
@@ -225,11 +233,11 @@ def removed_units(graph: Graph, plan: Plan) -> np.ndarray:
     return removed
 
 
-def _refuse(tracker: Tracker, roots: np.ndarray, fixed: np.ndarray) -> None:
+def _refuse(tracker: Tracker, made: Mapping[str, np.ndarray], roots: np.ndarray, fixed: np.ndarray) -> None:
     for node, reason, ids in tracker.demands:
         loose = roots[ids[~fixed[ids]]]
         if len(loose):
-            makers = [path for path, made in _makers(tracker).items() if np.isin(roots[made], loose).any()]
+            makers = [path for path, ids in made.items() if np.isin(roots[ids], loose).any()]
             raise ValueError(
                 f"{tracker.where(node)} {reason}, so the channels it gets can't be cut; "
                 f"protect the module, or the layers that make them: {', '.join(makers)}"
@@ -241,7 +249,7 @@ def _makers(tracker: Tracker) -> dict[str, np.ndarray]:
     return {
         path: ids
         for (path, side), ids in tracker.axes.items()
-        if side == "out" and makes_channels(tracker.layers[path])
+        if side == "out" and makes_channels(tracker.layers.get(path))
     }
 
 
@@ -276,9 +284,9 @@ def _layers(model: nn.Module, tracker: Tracker) -> tuple[dict[str, Layer], int]:
     counted = prunable(model)
     layers = {}
     for path, size in layer_sizes(model).items():
-        groups = size.get("groups", 1)
-        pairs = size["out"] * (size.get("in", 1) if groups == 1 else 1)
+        pairs = size["out"] * (size.get("in", 1) if "groups" not in size else 1)
         weight = counted.pop(f"{path}.weight", torch.empty(0))
         shape = tuple(weight.shape) if weight.numel() else ()
-        layers[path] = Layer(weight.numel() // pairs, tracker.positions[path], groups, shape)
+        further = {key: n for key, n in size.items() if key not in SIDES}
+        layers[path] = Layer(weight.numel() // pairs, tracker.positions[path], shape, weight_sides(size), further)
     return layers, sum(weight.numel() for weight in counted.values())

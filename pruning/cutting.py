@@ -19,7 +19,7 @@ from pruning.blocks import block_masks, implied_sparsity, input_axes, pattern
 from pruning.channels import Graph, dependency_graph, group_scores
 from pruning.criteria import CRITERIA, Batches, Criterion
 from pruning.masks import Masks, Scores, apply_masks, prunable
-from pruning.plans import Plan, remainder
+from pruning.plans import Plan, remainder, weight_sides
 from pruning.scopes import weight_masks
 from pruning.sensitivity import Curves
 from pruning.surgery import apply_plan, slice_like
@@ -221,11 +221,11 @@ def _left_by(model: nn.Module, plan: Plan) -> Masks:
     masks = {}
     for name, weight in prunable(model).items():
         layer = plan["layers"].get(name.removesuffix(".weight"), {})
-        axes = [layer["out"]["removed"], [] if "groups" in layer else layer["in"]["removed"]] if layer else []
-        if any(axes):
+        removed = [layer[side]["removed"] for side in weight_sides(layer)]
+        if any(removed):
             masks[name] = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
-            masks[name][axes[0]] = False
-            masks[name][:, axes[1]] = False
+            for dim, places in enumerate(removed):
+                masks[name].transpose(0, dim)[places] = False
     return masks
 
 

@@ -145,9 +145,10 @@ def gate_gradients(
     gates: dict[str, Tensor] = {}
 
     def gate(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        axis = y.ndim - 1 if isinstance(layer, nn.Linear) else 1
         if path not in gates:
-            gates[path] = torch.ones(y.shape[:2], dtype=y.dtype, device=y.device, requires_grad=True)
-        return y * gates[path].reshape(*y.shape[:2], *[1] * (y.ndim - 2))
+            gates[path] = torch.ones(len(y), y.shape[axis], dtype=y.dtype, device=y.device, requires_grad=True)
+        return y * gates[path].unflatten(1, [1] * (axis - 1) + [-1] + [1] * (y.ndim - 1 - axis))
 
     with evaluating(model), torch.enable_grad(), watching(layers, gate):
         loss = F.cross_entropy(functional_call(model, _all_detached(model), (images,)), labels, reduction="sum")

@@ -4,7 +4,9 @@ A plan is in indices of the network it is for, of which it lists every convoluti
 
     {"version": 1, "layers": {"conv1": {"out": {"of": 4, "removed": [1]}, "in": {"of": 3, "removed": []}}, ...}}
 
-A norm has no "in"; a convolution of several groups also has "groups": 32, of which only whole ones are removed.
+A norm has no "in", nor has a parameter that scales or shifts channels (ConvNeXt's layer_scale), which is listed by its
+own name. Further keys: "groups": 32, a convolution's, of which only whole ones are removed; "norm_groups": 8, those of
+a group norm, of which each loses as many; "transposed": true, for a weight laid out (in, out, ...).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ Plan = dict[str, Any]
 
 VERSION = 1
 SIDES = ("out", "in")
+DEFAULTS = {"groups": 1, "norm_groups": 1, "transposed": False}  # of the further keys, where a layer has none
 
 
 def compose(first: Plan, second: Plan) -> Plan:
@@ -80,16 +83,23 @@ def check_plan(plan: Plan) -> Plan:
             )
         if "groups" in layer and not _whole_groups(layer["groups"], axes):
             raise ValueError(f"plan, layer {path!r}: of its {layer['groups']} groups only whole ones can be removed")
+        if "norm_groups" in layer and not _equal_groups(layer["norm_groups"], layer["out"]):
+            raise ValueError(f"plan, layer {path!r}: its {layer['norm_groups']} norm_groups don't lose equally many")
     return plan
 
 
 def sizes(plan: Plan) -> dict[str, dict[str, int]]:
-    """Sizes of every layer of the network that a plan is for: out, and if there are any, in and groups > 1."""
+    """Sizes of every layer of the network that a plan is for: out, and if there are any, in and further keys."""
     return {
-        path: {side: layer[side]["of"] for side in SIDES if side in layer}
-        | ({"groups": layer["groups"]} if layer.get("groups", 1) > 1 else {})
+        path: {key: n["of"] if key in SIDES else n for key, n in layer.items() if n != DEFAULTS.get(key)}
         for path, layer in plan["layers"].items()
     }
+
+
+def weight_sides(layer: dict) -> tuple[str, ...]:
+    """The sides that the first axes of a layer's weight lie along: one of a grouped convolution's or a norm's."""
+    sides = ("in", "out") if layer.get("transposed") else SIDES
+    return tuple(side for side in sides[: 1 if layer.get("groups", 1) > 1 else 2] if side in layer)
 
 
 def kept(axis: dict) -> list[int]:
@@ -123,3 +133,11 @@ def _whole_groups(groups: Any, axes: list[dict]) -> bool:
         touched == gone[0] and len(axis["removed"]) == len(touched) * axis["of"] // groups
         for touched, axis in zip(gone, axes, strict=True)
     )
+
+
+def _equal_groups(groups: Any, axis: dict) -> bool:
+    """Whether each of the groups loses as many places as the others."""
+    if type(groups) is not int or groups < 1 or axis["of"] % groups:
+        return False
+    gone = [i * groups // axis["of"] for i in axis["removed"]]
+    return all(gone.count(group) * groups == len(gone) for group in range(groups))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning.channel_rules import CONVS, CUTTABLE
-from pruning.plans import SIDES, Plan, after, check_plan, kept, sizes
+from pruning.channel_rules import CONVS, CUTTABLE, NORMS, TRANSPOSED, longest, scales
+from pruning.plans import DEFAULTS, SIDES, Plan, after, check_plan, kept, sizes, weight_sides
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
@@ -23,17 +24,19 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     """
     check_fit(model, plan)
     memo: dict[int, Any] = {}
-    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+    for name, tensor in _tensors(model):
         smaller = slice_like(name, tensor.detach(), plan)
         if smaller.shape != tensor.shape:
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if is_parameter else smaller
     small = copy.deepcopy(model, memo)
-    for path, layer in after(plan)["layers"].items():
-        module = small.get_submodule(path)
+    layers = after(plan)["layers"]
+    for path, module in small.named_modules():
         for key, attribute in _attributes(module).items():
-            if key in layer:
-                setattr(module, attribute, layer[key] if key == "groups" else layer[key]["of"])
+            if key in layers[path]:
+                size = layers[path][key]["of"] if key in SIDES else layers[path][key]
+                whole = attribute != "normalized_shape"
+                setattr(module, attribute, size if whole else (size, *module.normalized_shape[1:]))
     return small
 
 
@@ -41,18 +44,16 @@ def mask_units(model: nn.Module, plan: Plan, sides: tuple[str, ...] = SIDES) -> 
     """Zero in place what the plan would cut: the function of the cut network in the shapes of the dense one.
 
     "out": the filters, biases, gammas, betas and running means of the channels; "in": the weights that read them.
-    After "out" alone a channel is zero wherever only norms and functions with f(0) = 0 follow. Raises ValueError as
+    After "out" alone a channel is zero wherever only batch norms and functions with f(0) = 0 follow. It is another
+    function where a layer or group norm follows, which takes the zeros into its statistics. Raises ValueError as
     `apply_plan` does.
     """
     check_fit(model, plan)
     with torch.no_grad():
-        for path, layer in plan["layers"].items():
-            module: Any = model.get_submodule(path)
-            if "in" in sides and "in" in layer and "groups" not in layer:
-                module.weight[:, layer["in"]["removed"]] = 0
-            for key in ("weight", "bias", "running_mean") if "out" in sides else ():
-                if (tensor := getattr(module, key, None)) is not None:
-                    tensor[layer["out"]["removed"]] = 0
+        for name, tensor in _tensors(model):
+            for dim, side, axis in _axes(name, tensor, plan):
+                if side in sides and not name.endswith("running_var"):
+                    tensor.index_fill_(dim, torch.tensor(axis["removed"], dtype=torch.long, device=tensor.device), 0)
 
 
 def slice_like(name: str, tensor: Tensor, plan: Plan) -> Tensor:
@@ -61,17 +62,12 @@ def slice_like(name: str, tensor: Tensor, plan: Plan) -> Tensor:
     Returns a new tensor in the memory format of the old; the tensor itself if nothing of it is cut, or if it has no
     axes, as a step counter. Raises ValueError if it has not the shape it has in the plan's network.
     """
-    path, _, key = name.rpartition(".")
-    layer = plan["layers"].get(path)
-    if layer is None or tensor.ndim == 0:
-        return tensor
-    reads = key == "weight" and "in" in layer and "groups" not in layer
-    axes = [layer["out"], layer["in"]] if reads else [layer["out"]]
-    shape = [axis["of"] for axis in axes]
-    if list(tensor.shape[: len(axes)]) != shape:
-        raise ValueError(f"{name!r} is {tuple(tensor.shape)}; in the plan's network its first axes are {shape}")
+    axes = _axes(name, tensor, plan)
+    shape = [axis["of"] for _, _, axis in axes]
+    if [tensor.shape[dim] for dim, _, _ in axes if dim < tensor.ndim] != shape:
+        raise ValueError(f"{name!r} is {tuple(tensor.shape)}; in the plan's network its channels are {shape}")
     channels_last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.permute(0, 2, 3, 1).is_contiguous()
-    for dim, axis in enumerate(axes):
+    for dim, _, axis in axes:
         if axis["removed"]:
             tensor = tensor.index_select(dim, torch.tensor(kept(axis), device=tensor.device))
     return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
@@ -109,15 +105,39 @@ def check_fit(model: nn.Module, plan: Plan) -> None:
 
 def layer_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
     """As `pruning.plans.sizes`, of the layers of a model that plans are about, in module order."""
-    sized = {
-        path: {key: getattr(layer, attribute) for key, attribute in _attributes(layer).items()}
-        for path, layer in model.named_modules()
-        if type(layer) in CUTTABLE
-    }
-    return {path: {key: n for key, n in layer.items() if key != "groups" or n > 1} for path, layer in sized.items()}
+    found: dict[str, dict[str, int]] = {}
+    for path, layer in model.named_modules():
+        sized = {key: getattr(layer, attribute) for key, attribute in _attributes(layer).items()}
+        if sized:
+            sized |= {"out": sized["out"][0]} if isinstance(layer, nn.LayerNorm) else {}
+            found[path] = {key: n for key, n in sized.items() if n != DEFAULTS.get(key)}
+    return found | {name: {"out": tensor.numel()} for name, tensor in scales(model).items()}
 
 
 def _attributes(layer: nn.Module) -> dict[str, str]:
-    if isinstance(layer, CONVS):
-        return {"out": "out_channels", "in": "in_channels", "groups": "groups"}
-    return {"out": "out_features", "in": "in_features"} if isinstance(layer, nn.Linear) else {"out": "num_features"}
+    """Key of a plan's layer -> the layer's attribute; empty for modules that plans are not about."""
+    if type(layer) not in CUTTABLE:
+        return {}
+    if isinstance(layer, (*CONVS, *TRANSPOSED)):
+        return {"out": "out_channels", "in": "in_channels", "groups": "groups", "transposed": "transposed"}
+    if isinstance(layer, nn.GroupNorm):
+        return {"out": "num_channels", "norm_groups": "num_groups"}
+    if isinstance(layer, nn.Linear):
+        return {"out": "out_features", "in": "in_features"}
+    return {"out": "num_features" if isinstance(layer, NORMS) else "normalized_shape"}
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return itertools.chain(model.named_parameters(), model.named_buffers())
+
+
+def _axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str, dict]]:
+    """Where channels lie in a parameter or buffer: dimension, side (a grouped convolution's: out), the plan's axis."""
+    path, _, key = name.rpartition(".")
+    if tensor.ndim == 0 or not {name, path} & plan["layers"].keys():
+        return []
+    if name in plan["layers"]:
+        return [(longest(tensor), "out", plan["layers"][name]["out"])]
+    layer = plan["layers"][path]
+    on = weight_sides(layer) if key == "weight" else ("out",)
+    return [(dim, side if len(on) > 1 else "out", layer[side]) for dim, side in enumerate(on)]

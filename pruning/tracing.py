@@ -1,9 +1,10 @@
 """Which channel is which: every tensor of a forward pass, its channels named, by torch.fx.
 
-The model's twin (its structure on the meta device: shapes, no numbers) is traced and run once. Each tensor's axis 1
-carries *channel variables*, one integer per channel. A convolution or linear layer makes new ones, what treats
-channels one by one passes them on, an addition unites them in pairs, a concatenation strings them together, a flatten
-repeats them. Variables that were united are one class, which is cut as a whole or not at all.
+The model's twin (its structure on the meta device: shapes, no numbers) is traced and run once. One axis of each tensor
+carries *channel variables*, one integer per channel: axis 1, or another after a permute. A convolution or linear layer
+makes new ones, what treats channels one by one passes them on, an addition unites them in pairs, a concatenation
+strings them together, a flatten repeats them. Variables that were united are one class, which is cut as a whole or not
+at all.
 
 What no rule of `pruning.channel_rules` covers is *opaque*: its channels must turn out never to be cut (as those of the
 network's inputs and outputs and of protected modules), or else the model is refused.
@@ -12,8 +13,7 @@ network's inputs and outputs and of protected modules), or else the model is ref
 from __future__ import annotations
 
 import copy
-import math
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,9 +22,22 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.channel_rules import CONVS, CUTTABLE, NORMS, POINTWISE_LAYERS, Ids, operation, rule_of
+from pruning.channel_rules import (
+    ANY_AXIS,
+    CONVS,
+    CUTTABLE,
+    LAYER_NORMS,
+    NORMS,
+    POINTWISE_LAYERS,
+    TRANSPOSED,
+    Ids,
+    longest,
+    operation,
+    rule_of,
+    scales,
+)
 
-SAME_SHAPE = {*POINTWISE_LAYERS, *NORMS}
+SAME_SHAPE = {*POINTWISE_LAYERS, *NORMS, *LAYER_NORMS, nn.GroupNorm}
 BATCH = 2  # images in the twin's run: an axis of 1 might be taken for another
 
 
@@ -56,12 +69,20 @@ class Classes:
             a, b = self.roots(a), self.roots(b)
 
 
+class LayerTracer(fx.Tracer):
+    """Takes the layers that plans are about for one operation each, torchvision's too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in CUTTABLE or super().is_leaf_module(m, module_qualified_name)
+
+
 class Tracker(fx.Interpreter):
     """Runs a twin's graph and notes the channel variables of every tensor and on every layer's axes.
 
-    axes: (layer, "out" or "in") -> variables; positions: layer -> places of one image at which its weights are used,
-    over all its calls; opaque_macs: MACs of opaque operations for one image; fixed: variables that are never cut;
-    demands: variables that must be among them, with the node that asks and its reason.
+    axis: node -> which of its value's axes they are on; axes: (layer, "out" or "in") -> variables; positions: layer ->
+    places of one image at which its weights are used, over all its calls; opaque_macs: MACs of opaque operations for
+    one image; fixed: variables that are never cut; demands: variables that must be among them, with the node that asks
+    and its reason.
     """
 
     def __init__(self, twin: nn.Module, graph: fx.Graph, protect: Iterable[str]) -> None:
@@ -72,7 +93,9 @@ class Tracker(fx.Interpreter):
         owners = Counter(id(p) for layer in self.layers.values() for p in layer._parameters.values() if p is not None)
         self.tied = {parameter for parameter, count in owners.items() if count > 1}
         self.classes = Classes()
+        self.scales = {name: p for name, p in scales(twin).items() if id(p) not in self.tied}
         self.ids: dict[fx.Node, Any] = {}
+        self.axis: defaultdict[fx.Node, int] = defaultdict(lambda: 1)
         self.axes: dict[tuple[str, str], Ids] = {}
         self.positions: Counter[str] = Counter()
         self.opaque_macs = 0
@@ -99,11 +122,17 @@ class Tracker(fx.Interpreter):
         """An array for a tensor, a list of them for several, None for what carries no channels."""
         if node.op == "placeholder":
             return self.never_cut(value)
+        if str(node.target) in self.scales and node.op == "get_attr":
+            self.axis[node] = longest(value)
+            return self.note_layer(node, None, self.outputs(node, value.numel()), value)
         inputs = [ids for source in node.all_input_nodes for ids in _arrays(self.ids[source])]
         if node.op == "output" or not inputs or not _tensors(value):
             return None
         ids = self._by_rule(node, value)
         if ids is None:
+            self.axis[node] = 1
+            if all(source.op == "get_attr" for source in node.all_input_nodes):
+                return None  # of constants only
             ids = self._opaque(node, value, inputs)
         if any(f"{scope(node)}.".startswith(f"{path}.") for path in self.protect):
             self.fixed += [*inputs, *_arrays(ids)]
@@ -113,6 +142,8 @@ class Tracker(fx.Interpreter):
         layer = self.layers[str(node.target)] if node.op == "call_module" else None
         rule = rule_of(node, layer)
         if rule is None or (layer is not None and any(id(p) in self.tied for p in layer.parameters())):
+            return None
+        if rule not in ANY_AXIS and any(self.axis[source] != 1 for source in node.all_input_nodes):
             return None
         return rule(self, node, value)
 
@@ -141,13 +172,13 @@ class Tracker(fx.Interpreter):
         known = self.axes.get((str(node.target), "out"))
         return self.classes.new(count) if known is None else known
 
-    def note_layer(self, node: fx.Node, inputs: Ids | None, outputs: Ids) -> Ids:
-        """Note the variables on a layer's axes, united with those of its other calls, and its positions."""
+    def note_layer(self, node: fx.Node, inputs: Ids | None, outputs: Ids, used: Tensor) -> Ids:
+        """Note the variables on a layer's axes, united with those of its other calls, and its positions: `used`'s."""
         name = str(node.target)
         for side, ids in (("in", inputs), ("out", outputs)):
             if ids is not None and self.axes.setdefault((name, side), ids) is not ids:
                 self.classes.unite(self.axes[name, side], ids)
-        self.positions[name] += math.prod(self.env[node].shape[2:])
+        self.positions[name] += used.numel() // (BATCH * used.shape[self.axis[node]])
         return outputs
 
     def where(self, node: fx.Node) -> str:
@@ -176,7 +207,7 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
     ValueError if the model can't be copied, traced, or run on such an input.
     """
     twin = _meta_twin(model).eval()
-    tracer = fx.Tracer()
+    tracer = LayerTracer()
     try:
         graph = tracer.trace(twin)
     except Exception as error:
@@ -191,9 +222,9 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
     return tracker
 
 
-def makes_channels(layer: nn.Module) -> bool:
+def makes_channels(layer: nn.Module | None) -> bool:
     """Whether a layer's output channels are its own, and not those of its input."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, CONVS) and layer.groups == 1)
+    return isinstance(layer, nn.Linear) or (isinstance(layer, (*CONVS, *TRANSPOSED)) and layer.groups == 1)
 
 
 def scope(node: fx.Node) -> str:

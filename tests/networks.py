@@ -120,8 +120,9 @@ def _of_ours(name: str) -> Callable[[], nn.Module]:
     return lambda: build(name, 10)
 
 
+SIDES = {"vgg": 32, "con": 16}  # of the smallest images that these take
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # name -> factory, side of its images
-    **{name: (_of_ours(name), 32 if name.startswith("vgg") else 12) for name in MODELS},
+    **{name: (_of_ours(name), SIDES.get(name[:3], 12)) for name in MODELS},
     "resnet18 of torchvision": (lambda: tv.resnet18(num_classes=10), 40),
     "resnet50 of torchvision": (lambda: tv.resnet50(num_classes=10), 40),
     "vgg11 with 7x7 maps": (lambda: _slim_vgg11(), 32),

@@ -50,6 +50,10 @@ def torch_prunings_groups(model, example):
         (lambda: build("vgg16_bn", 10), 13),
         (lambda: build("resnet56", 10), None),
         (lambda: tv.mobilenet_v2(), None),
+        (lambda: build("googlenet", 10), 57),
+        (lambda: build("mobilenet_v3_small", 10), None),
+        (lambda: build("efficientnet_b0", 10), None),
+        (lambda: build("convnext_tiny", 10), 4 + 18),
         (NETWORKS["vgg11 with 7x7 maps"][0], None),
         (LeNet, None),
     ],
@@ -61,6 +65,10 @@ def torch_prunings_groups(model, example):
         "vgg16_bn",
         "resnet56",
         "mobilenet_v2",
+        "googlenet",
+        "mobilenet_v3_small",
+        "efficientnet_b0",
+        "convnext_tiny",
         "vgg11",
         "LeNet",
     ],
@@ -125,6 +133,20 @@ def test_scores_of_grouped_convolutions():
     assert group_scores(graph, ones)["0"].tolist() == [2 * 3 + 3 * 2] * 2
     assert group_scores(graph, ones, sides=("out", "in"))["0"].tolist() == [2 * 3 + 3 * 2 + 3] * 2
     assert group_scores(graph, ones, reduce="mean")["0"].tolist() == [1, 1]
+
+
+def test_scores_of_transposed_convolutions():
+    """Their weights are (in, out, ...); of grouped ones each row is a filter of its group."""
+    one, two, three = nn.ConvTranspose2d(3, 4, 1), nn.ConvTranspose2d(4, 6, 1, groups=2), nn.ConvTranspose2d(6, 1, 1)
+    model = nn.Sequential(one, two, three)
+    scores = {"0.weight": torch.arange(12.0).reshape(3, 4, 1, 1), "1.weight": torch.ones(4, 3, 1, 1)}
+    scores["2.weight"] = torch.arange(6.0).reshape(6, 1, 1, 1)
+    graph = dependency_graph(model, torch.zeros(1, 3, 2, 2))
+    first, second = (0 + 4 + 8) + (1 + 5 + 9), (2 + 6 + 10) + (3 + 7 + 11)
+    assert group_scores(graph, scores)["0"].tolist() == [first + 6, second + 6]
+    assert group_scores(graph, scores, sides=("out", "in"))["0"].tolist() == [first + 6 + 3, second + 6 + 12]
+    assert group_scores(graph, scores, sides=("in",))["0"].tolist() == [3, 12]
+    assert group_scores(graph, {"0.weight": torch.arange(4.0), "1.weight": torch.ones(6)})["0"].tolist() == [4, 8]
 
 
 @pytest.mark.parametrize(("criterion", "p"), [(magnitude_l1, 1), (magnitude_l2, 2)])

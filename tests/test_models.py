@@ -32,9 +32,13 @@ def output_and_macs(model: nn.Module, in_shape: tuple[int, int, int]) -> tuple[t
         ("vgg16_bn", 14.73, 313),
         ("resnet20", 0.27, 41),
         ("resnet56", 0.86, 126),
+        ("googlenet", 5.60, 452),
+        ("mobilenet_v3_small", 1.53, 5.5),
+        ("efficientnet_b0", 4.02, 32),
+        ("convnext_tiny", 27.82, 363),
     ],
 )
-def test_sizes_at_32_pixels_are_the_published_ones(name, million_parameters, million_macs):
+def test_sizes_at_32_pixels_are_those_of_the_docstring(name, million_parameters, million_macs):
     model = build(name, 10)
     output, macs = output_and_macs(model, (3, 32, 32))
     assert output.shape == (1, 10)
@@ -64,14 +68,17 @@ def test_every_network_traces_and_its_trace_computes_the_same(name):
         assert torch.equal(traced(images), model(images))
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "vgg11_bn"])
+ADAPTED = ["googlenet", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "vgg11_bn", *ADAPTED])
 @pytest.mark.parametrize("in_shape", [(1, 32, 32), (4, 40, 36)])
 def test_channels_classes_and_sizes_are_free(name, in_shape):
     assert output_and_macs(build(name, 3, in_shape), in_shape)[0].shape == (1, 3)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50"])
-def test_resnets_take_eight_pixel_digits(name):
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", *ADAPTED[:3]])
+def test_most_take_eight_pixel_digits(name):
     assert output_and_macs(build(name, 10, (1, 8, 8)), (1, 8, 8))[0].shape == (1, 10)
 
 
@@ -84,9 +91,10 @@ def test_the_stem_keeps_the_resolution_up_to_64_pixels_and_not_above():
         assert seen == [(1, 64, first_stage, first_stage)]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
-def test_above_64_pixels_a_resnet_takes_torchvisions_weights_and_answers_alike(name):
-    theirs = torchvision.models.get_model(name, weights=None, num_classes=5).eval()
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", *ADAPTED])
+def test_above_64_pixels_a_network_takes_torchvisions_weights_and_answers_alike(name):
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    theirs = torchvision.models.get_model(name, weights=None, num_classes=5, **options).eval()
     ours = build(name, 5, (3, 96, 96)).eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(1, 3, 96, 96)
@@ -122,10 +130,35 @@ def test_convolutions_start_at_he_scale_and_a_gradient_reaches_every_parameter(n
     assert all(p.grad.any() for n, p in model.named_parameters() if p.ndim > 1)
 
 
-@pytest.mark.parametrize("in_shape", [(3, 31, 32), (3, 32, 16), (1, 8, 8)])
-def test_images_that_five_poolings_leave_nothing_of_are_refused(in_shape):
+@pytest.mark.parametrize(
+    ("name", "in_shape"),
+    [
+        ("vgg16_bn", (3, 31, 32)),
+        ("vgg16_bn", (3, 32, 16)),
+        ("vgg16_bn", (1, 8, 8)),
+        ("convnext_tiny", (3, 16, 15)),
+        ("googlenet", (3, 3, 3)),
+    ],
+)
+def test_images_that_poolings_and_strides_leave_nothing_of_are_refused(name, in_shape):
     with pytest.raises(ValueError, match="too small"):
-        build("vgg16_bn", 10, in_shape)
+        build(name, 10, in_shape)
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_half_the_stem_is_half_the_stride(name):
+    """At 32 pixels the stages have the sizes that torchvision's own network has at 64 (GoogLeNet: 128)."""
+    seen = {}
+    theirs = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    for model, side in [
+        (build(name, 5), 32),
+        (torchvision.models.get_model(name, weights=None, **theirs), 128 if theirs else 64),
+    ]:
+        model.eval().avgpool.register_forward_hook(lambda _m, i, _o, side=side: seen.update({side: i[0].shape}))
+        model(torch.zeros(1, 3, side, side))
+    small, large = seen.values()
+    assert small == large
+    assert small[2] > 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from networks import example_plan
 
 from models import build
-from pruning.plans import after, compose, remainder, sizes
+from pruning.plans import after, compose, remainder, sizes, weight_sides
 from pruning.surgery import apply_plan, mask_units
 
 
@@ -68,5 +68,10 @@ def test_turns_by_hand():
     assert remainder(both, first) == second
     assert after(first) == plan(4, [], 3, [])
     assert after(plan(6, [2, 3], 3, [1], groups=3)) == plan(4, [], 2, [], groups=2)
+    assert weight_sides(sizes(plan(6, [], 3, []))["conv"]) == ("out", "in")
+    assert weight_sides(plan(6, [], 3, [], groups=3)["layers"]["conv"]) == ("out",)
+    assert weight_sides({"out": 6, "in": 3, "groups": 3, "transposed": True}) == ("in",)
+    assert weight_sides({"out": 6, "in": 3, "transposed": True}) == ("in", "out")
+    assert weight_sides({"out": 6}) == ("out",)
     assert sizes(plan(6, [], 3, [], groups=3)) == {"conv": {"out": 6, "in": 3, "groups": 3}}
     assert sizes(plan(2, [], 1, [], groups=1)) == {"conv": {"out": 2, "in": 1}}

@@ -13,6 +13,7 @@ import torch_pruning
 from hypothesis import given, settings
 from networks import NETWORKS, Three, example_plan, trained_like
 from torch import nn
+from torchvision.ops import Permute
 
 from models import build
 from pruning.allocation import allocate
@@ -47,7 +48,7 @@ def check_cut(model, graph, plan, images):
     return small
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "convnext_tiny"])  # see test_norms.py
 def test_cut_is_masked(name):
     factory, side = NETWORKS[name]
     torch.manual_seed(0)
@@ -59,6 +60,17 @@ def test_cut_is_masked(name):
     assert costs(graph, plan)["params"] < 0.7 * costs(graph)["params"]
     small = check_cut(model, graph, plan, images)
     assert (outputs(small, images) - outputs(model, images)).abs().max() > 1e-3  # and cutting did something
+
+
+class Scale(nn.Module):
+    """Each channel by a factor of its own, as ConvNeXt's layer_scale."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.factor = nn.Parameter(torch.rand(channels, 1, 1) + 0.5)
+
+    def forward(self, x):
+        return self.factor * x
 
 
 class Drawn(nn.Module):
@@ -88,6 +100,13 @@ class Drawn(nn.Module):
             return nn.Conv2d(a, 2 * width, 1, groups=2), 2 * width
         if kind == "twice":
             return nn.Conv2d(a, a, 1), a
+        if kind == "transposed":
+            return nn.ConvTranspose2d(a, width, 3, padding=1), width
+        if kind == "scale":
+            return Scale(a), a
+        if kind == "behind":
+            layers = nn.Linear(a, width), nn.GELU(), nn.Linear(width, a)
+            return nn.Sequential(Permute([0, 2, 3, 1]), *layers, Permute([0, 3, 1, 2])), a
         fits = {"add": a == b, "gate": a == b, "cat": True, "chunk": a % 2 == 0}
         return nn.Identity(), fits.get(kind, False) * {"cat": a + b, "chunk": a // 2}.get(kind, a)
 
@@ -108,7 +127,8 @@ class Drawn(nn.Module):
         return self.layers[-1](torch.cat([found[-1].mean((2, 3)), found[self.middle].mean((2, 3))], 1))
 
 
-KINDS = ["conv", "conv", "depthwise", "grouped", "twice", "add", "gate", "cat", "chunk"]
+KINDS = ["conv", "conv", "transposed", "depthwise", "grouped", "twice", "scale", "behind"]
+KINDS += ["add", "gate", "cat", "chunk"]
 STEP = st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 9), st.integers(2, 6))
 
 
@@ -167,7 +187,7 @@ def test_a_plan_by_hand():
     assert costs(graph, plan) == {"params": 38, "channels": 4, "macs": 18 * 16 + 4 * 16 + 16}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16_bn", "resnet20"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16_bn", "resnet20", "googlenet"])
 def test_half_of_each_layer_is_torch_prunings(name):
     """The same channels, parameters and MACs, and so the same network to the last weight."""
     torch.manual_seed(0)
@@ -176,6 +196,25 @@ def test_half_of_each_layer_is_torch_prunings(name):
     graph = dependency_graph(model, IMAGE)
     scores = group_scores(graph, magnitude_l2(model, [], torch.Generator()) | gammas, sides=("out", "in"))
     small = apply_plan(model, allocate(graph, scores, 0.5, scope="layer", sparsity_of="channels"))
+    halve_by_torch_pruning(model)
+    assert macs(small, (3, 32, 32)) == macs(model, (3, 32, 32))
+    assert state_equal(small, model)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"])
+def test_half_of_each_layer_costs_what_torch_prunings_does(name):
+    """Whatever it finds important (it counts depthwise filters twice, and layer_scale), as many channels stay."""
+    model = build(name, 10).eval()
+    graph = dependency_graph(model, IMAGE)
+    scores = group_scores(graph, magnitude_l2(model, [], torch.Generator()))
+    small = apply_plan(model, allocate(graph, scores, 0.5, scope="layer", sparsity_of="channels"))
+    halve_by_torch_pruning(model)
+    assert macs(small, (3, 32, 32)) == macs(model, (3, 32, 32))
+    shapes = [{key: tensor.shape for key, tensor in net.state_dict().items()} for net in (small, model)]
+    assert shapes[0] == shapes[1]
+
+
+def halve_by_torch_pruning(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importance = torch_pruning.importance.MagnitudeImportance(p=2, group_reduction="sum", normalizer=None)
@@ -183,8 +222,6 @@ def test_half_of_each_layer_is_torch_prunings(name):
         torch_pruning.pruner.MagnitudePruner(
             model, IMAGE, importance=importance, pruning_ratio=0.5, ignored_layers=[classifier]
         ).step()
-    assert macs(small, (3, 32, 32)) == macs(model, (3, 32, 32))
-    assert state_equal(small, model)
 
 
 def test_a_plan_is_replayed_bit_for_bit_from_json():
