@@ -58,7 +58,7 @@ class View:
         self._last = describe(row)
         self._bar.update(self._task, completed=self._done)
         if not self._console.is_terminal:
-            place = f"{self._done}/{self._total}" if search else "control"
+            place = f"{self._done}/{self._total}" if search else row["kind"]
             print(f"trial {row['trial_id']} ({place}): {self._last}; front {front}, hv {hypervolume:.4f}", flush=True)
 
     def _renderable(self) -> Group:
