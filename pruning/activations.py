@@ -133,7 +133,11 @@ def _units_of_nodes(graph: Graph, plan: Plan | None, tracker: Tracker) -> dict[f
     unit = np.full(len(roots), -1)
     for axis, variables in tracker.axes.items():
         unit[roots[variables]] = left[axis]
-    return {node: unit[roots[ids]] for node, ids in tracker.ids.items() if isinstance(ids, np.ndarray)}
+    return {
+        node: unit[roots[ids]]
+        for node, ids in tracker.ids.items()
+        if isinstance(ids, np.ndarray) and tracker.axis[node]
+    }
 
 
 def _name(tracker: Tracker, node: fx.Node) -> str:

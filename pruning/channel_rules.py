@@ -105,7 +105,7 @@ def _conv(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
 
 def _linear(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
     _, ids = _source(t, node)
-    if ids is None or _axis(t, node) != value.ndim - 1:
+    if ids is None or not 0 < _axis(t, node) == value.ndim - 1:
         return None  # its features are not the channels
     t.axis[node] = value.ndim - 1
     return t.note_layer(node, ids, t.outputs(node, value.shape[-1]), value)

@@ -34,9 +34,10 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     for path, module in small.named_modules():
         for key, attribute in _attributes(module).items():
             if key in layers[path]:
-                size = layers[path][key]["of"] if key in SIDES else layers[path][key]
-                whole = attribute != "normalized_shape"
-                setattr(module, attribute, size if whole else (size, *module.normalized_shape[1:]))
+                size: Any = layers[path][key]["of"] if key in SIDES else layers[path][key]
+                if isinstance(module, nn.LayerNorm):
+                    size = (size, *module.normalized_shape[1:])
+                setattr(module, attribute, size)
     return small
 
 

@@ -20,6 +20,7 @@ class Does(nn.Module):
         self.what = what
         self.scale = nn.Parameter(torch.ones(8, 1, 1))
         self.shift = nn.Parameter(torch.ones(8))
+        self.row = nn.Parameter(torch.ones(6))
         self.many = nn.Parameter(torch.ones(8, 6, 6))
         self.linear = nn.Linear(36, 36)
 
@@ -46,6 +47,7 @@ FOLLOWED = {
     "expanded": lambda m, x: F.adaptive_avg_pool2d(x, 1).expand_as(x) * x,
     "squeezed": lambda m, x: x * F.adaptive_max_pool2d(x, 1).squeeze(-1).squeeze(-1).unsqueeze(2).unsqueeze(3),
     "scaled": lambda m, x: m.scale * x + F.relu(x * m.scale) - m.scale,
+    "a row, of the parameters' one axis": lambda m, x: F.relu(x + m.row) * F.softplus(m.scale),
     "channels last": lambda m, x: (F.gelu(x.permute(0, 2, 3, 1)) * m.shift).permute(0, 3, 1, 2),
     "permuted": lambda m, x: torch.permute(x, (0, -1, 1, 2)).permute([0, 2, 3, 1]).permute(0, 1, 3, 2),
     "of the training only": lambda m, x: F.dropout(x, 0.5, m.training) if m.training else x.contiguous(),
