@@ -25,6 +25,7 @@ HEADINGS = {
     "scopes": "By scope",
     "ranks": "Criteria by rank",
     "effects": "Which level of an axis wins",
+    "importance": "What decides",
     "schedules": "Schedules against the baseline",
     "sizes": "Share pruned, size and accuracy",
     "iterations": "After each iteration",

@@ -94,8 +94,8 @@ def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path, gpu):
         with subprocess.Popen(command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE) as run:
             for line in run.stdout:
                 told.append(line)
-                if line.startswith("results:"):  # the code is on its way: what the nodes import is what they were sent
-                    (home / "mine.py").unlink()
+                if line.startswith("baseline:"):  # what the nodes import from here on is what they were sent
+                    (home / "mine.py").unlink(missing_ok=True)
                 if line.startswith("trial ") and len(nodes) == 2:
                     nodes.pop().kill()
         assert run.returncode == 0, "".join(told)
