@@ -167,6 +167,7 @@ _FORMATS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "test_accuracy_mean": ("mean over runs (%)", percent),
     "test_accuracy_std": ("its standard deviation (points)", lambda std: f"{100 * std:.2f}"),
     "scratch": ("trained anew (%)", percent),
+    "front": ("near the front (%)", percent),
     "n": ("runs", str),
     "mean": ("mean test accuracy (%)", percent),
     "std": ("standard deviation (points)", lambda std: f"{100 * std:.2f}"),
