@@ -12,7 +12,7 @@ study: $(VENV)/.installed
 	else $(BIN)/python -m study.run --space quickstart; fi
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -15,7 +15,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import costs, criteria, importance, life, pareto, progress, ranks, runs, sensitivity, style, weights
+from analysis import (
+    costs,
+    criteria,
+    importance,
+    life,
+    pareto,
+    progress,
+    ranks,
+    ratios,
+    runs,
+    sensitivity,
+    style,
+    weights,
+)
 from analysis.effects import importance_data, rates_data
 from analysis.frame import Results, candidates, dense_control, ordered, scans, scores_of
 from analysis.layers import layers
@@ -230,6 +243,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "front": front,
     "hypervolume": progress.hypervolume,
     "attainment": progress.attainment,
+    "ratios": ratios.ratios,
     "criteria": criteria.accuracies,
     "criteria_ranks": ranks.figure,
     **{f"accuracy_by_{axis}": partial(accuracy_by, axis=axis) for axis in AXES},
@@ -248,6 +262,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
 }
 NEEDS: dict[str, Callable[[Results], pd.DataFrame]] = {  # what the figures of one question alone are drawn of
     "attainment": progress.attainment_data,
+    "ratios": ratios.ratios_data,
     "criteria": criteria.criteria_data,
     "criteria_ranks": ranks.ranks_data,
     "costs": costs.costs_data,

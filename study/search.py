@@ -179,7 +179,11 @@ class _Asker(_Unpickled, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         if not error:  # of those, the listener is told too
-            self.tickets.pop(trial_id, None)
+            self.over(trial_id)
+
+    def over(self, trial_id: str) -> Ticket | None:
+        """The ticket of a trial that has brought its row, and that its worker's death no longer concerns."""
+        return self.tickets.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, see _Unpickled."""
@@ -196,7 +200,10 @@ class _Ear(_Unpickled, tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         ticket = self._asker.tickets.get(trial_id)
-        return ticket is not None and "epoch" in result and not self._hear(ticket, result["epoch"])
+        if ticket is None or "epoch" not in result or self._hear(ticket, result["epoch"]):
+            return False
+        self._asker.over(trial_id)
+        return True
 
     def stop_all(self) -> bool:
         return False
@@ -214,8 +221,7 @@ class _Listener(_Unpickled, tune.Callback):
             raise KeyboardInterrupt
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-        ticket = self._asker.tickets.get(trial.trial_id)
-        if ticket is None or "outcome" not in result:
+        if "outcome" not in result or not (ticket := self._asker.over(trial.trial_id)):
             return
         row, history, network = result.pop("outcome")
         if self._shares and (row["error"] or "").startswith(OUT_OF_MEMORY):
@@ -227,7 +233,7 @@ class _Listener(_Unpickled, tune.Callback):
             self._lost(ticket, str(error))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if ticket := self._asker.tickets.pop(trial.trial_id, None):
+        if ticket := self._asker.over(trial.trial_id):
             self._lost(ticket, _last_error(trial))
 
     def _lost(self, ticket: Ticket, error: str) -> None:
@@ -285,6 +291,7 @@ def _fit(trainable: Any, each: dict[str, float], at_once: int, asker: _Asker, li
             verbose=0,
             stop=ear,
             callbacks=[listener],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
     try:

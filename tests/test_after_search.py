@@ -10,6 +10,7 @@ import pytest
 from study import run
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
 SETTINGS = [
     *TINY,

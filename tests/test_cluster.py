@@ -14,7 +14,8 @@ import pytest
 from study import cluster
 from study.config import Refused, Resources, parse
 
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "5"}
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "5", "RAY_health_check_period_ms": "1000"}
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
 MINE = '''
 """What a user brings: a network, and a criterion that finds the memory of its GPU too small, once."""

@@ -17,6 +17,7 @@ import models
 from study import run
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
 SETTINGS = [part for setting in [*TINY, "space.scope=[global, layer]"] for part in ("--set", setting)]
 

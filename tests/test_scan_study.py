@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
 SETTINGS = [*TINY, "baseline.model=tests.networks:tiny", "baseline.dataset=digits"]
 LAYERS, GROUPS, SHARES = 3, 2, 9

@@ -114,12 +114,27 @@ def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch):
     assert [row["error"] for row in rows] == ["its worker was lost 3 times: the node of the object is gone"]
 
 
+def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it():
+    """Between a trial's last result and its end, Tune may come to hear that its node is gone."""
+    rows, died = [], SimpleNamespace(trial_id="a", error_file=None)
+    asker = asker_of(TICKET)
+    listener = search._Listener(asker, lambda ticket, row, *rest: rows.append(row), threading.Event(), False)
+    asker.suggest("a")
+    listener.on_trial_result(0, [], died, {"outcome": [{"error": None}, [], None]})
+    listener.on_trial_error(0, [], died)
+    asker.tickets["a"] = TICKET
+    assert search._Ear(asker, lambda ticket, record: False)("a", {"epoch": {}})
+    listener.on_trial_error(0, [], died)
+    assert rows == [{"error": None}]
+    assert not asker.again
+
+
 def test_an_ear_hears_epochs_and_stops_what_does_not_go_on():
     asker = asker_of(TICKET)
     ear = search._Ear(asker, lambda ticket, record: record["accuracy"] > 0.5)
     asker.suggest("a")
-    assert ear("a", {"epoch": {"accuracy": 0.4}})
     assert not ear("a", {"epoch": {"accuracy": 0.6}})
+    assert ear("a", {"epoch": {"accuracy": 0.4}})
     assert not ear("a", {"done": True, "outcome": []})
     assert not ear("unknown", {"epoch": {"accuracy": 0.4}})
 

@@ -1,0 +1,83 @@
+"""Test accuracy against the sparsity asked for, a line for each recipe: what a grid over few recipes shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import style
+from analysis.frame import RECIPE, Results
+from analysis.looks import draw_baseline, not_drawn
+from analysis.runs import runs
+from analysis.statistics import mean_interval
+from analysis.style import COLOURS, MARKERS, styled
+
+LINES = 8  # more are a tangle
+
+
+def ratios_data(results: Results) -> pd.DataFrame:
+    """Columns: recipe (its name), requested_sparsity, test_accuracy (mean over runs), low, high (95 % t), n.
+
+    No rows unless there are two to LINES recipes, each at the same two or more sparsities.
+    """
+    rows = runs(results.trials).dropna(subset=["requested_sparsity", "test_accuracy"])
+    rows = rows.assign(recipe=_names(rows))
+    found = []
+    for (recipe, asked), group in rows.groupby(["recipe", "requested_sparsity"], sort=False):
+        mean, low, high = mean_interval(group["test_accuracy"].astype("float64"))
+        found.append((recipe, asked, mean, low, high, len(group)))
+    table = pd.DataFrame(found, columns=["recipe", "requested_sparsity", "test_accuracy", "low", "high", "n"])
+    table = table.sort_values("requested_sparsity", kind="stable")
+    asked = table.groupby("recipe")["requested_sparsity"].apply(tuple)
+    same = asked.nunique() == 1 and len(asked.iloc[0]) > 1
+    return table if same and 1 < len(asked) <= LINES else table.iloc[:0]
+
+
+def _names(rows: pd.DataFrame) -> pd.Series:
+    """What tells a row's recipe from the others: the values of as few axes as do it."""
+    telling = [key for key in RECIPE if rows[key].nunique(dropna=False) > 1]
+    groups = rows.groupby(telling, dropna=False).ngroups if telling else 1
+    for key in reversed(telling):
+        fewer = [other for other in telling if other != key]
+        if fewer and rows.groupby(fewer, dropna=False).ngroups == groups:
+            telling = fewer
+    parts = [rows[key].map(lambda value, key=key: _part(key, value)) for key in telling]
+    named = [", ".join(filter(None, row)) for row in zip(*parts, strict=True)] if parts else "all"
+    return pd.Series(named, index=rows.index, dtype="object")
+
+
+def _part(key: str, value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, str):
+        return style.plain(value)
+    if isinstance(value, bool) or pd.api.types.is_bool(value):
+        return ("" if value else "no ") + style.plain(key)
+    return f"{style.plain(key)} {value:.4g}"
+
+
+@styled
+def ratios(results: Results) -> Figure:
+    """Test accuracy against requested sparsity, a line for each recipe of a grid."""
+    rows = ratios_data(results)
+    if rows.empty:
+        return style.words(f"There is no grid of two to {LINES} recipes over the same sparsities.", results.trials)
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    ax = figure.subplots()
+    entries = []
+    for i, (recipe, line) in enumerate(rows.groupby("recipe", sort=False)):
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        look |= {"markersize": 5, "linestyle": "-" if i < len(COLOURS) else "--"}
+        mean = 100 * line["test_accuracy"]
+        reach = [(mean - 100 * line["low"]).fillna(0), (100 * line["high"] - mean).fillna(0)]
+        ax.errorbar(100 * line["requested_sparsity"], mean, yerr=reach, elinewidth=1, capsize=2, **look)
+        entries.append(style.key(str(recipe), **look))
+    dense = draw_baseline(ax, results, "test_accuracy")
+    ax.set(xlabel="requested sparsity (%)", ylabel="test accuracy (%)")
+    style.legend(figure, {"recipe": entries, "network": dense})
+    most = int(rows["n"].max())
+    said = f"Bars: Student's 95 % interval over {most} seeds." if most > 1 else "Each point is one run."
+    style.head(figure, "Test accuracy at each requested sparsity", f"{said} {not_drawn(results)}".strip())
+    return figure
