@@ -30,9 +30,10 @@ def ratios_data(results: Results) -> pd.DataFrame:
         found.append((recipe, asked, mean, low, high, len(group)))
     table = pd.DataFrame(found, columns=["recipe", "requested_sparsity", "test_accuracy", "low", "high", "n"])
     table = table.sort_values("requested_sparsity", kind="stable")
-    asked = table.groupby("recipe")["requested_sparsity"].apply(tuple)
-    same = asked.nunique() == 1 and len(asked.iloc[0]) > 1
-    return table if same and 1 < len(asked) <= LINES else table.iloc[:0]
+    sparsities = {tuple(line["requested_sparsity"]) for _, line in table.groupby("recipe")}
+    lines = table["recipe"].nunique()
+    drawn = 1 < lines <= LINES and len(sparsities) == 1 and 1 < len(table) / lines
+    return table if drawn else table.iloc[:0]
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:
@@ -43,8 +44,8 @@ def _names(rows: pd.DataFrame) -> pd.Series:
         fewer = [other for other in telling if other != key]
         if fewer and rows.groupby(fewer, dropna=False).ngroups == groups:
             telling = fewer
-    parts = [rows[key].map(lambda value, key=key: _part(key, value)) for key in telling]
-    named = [", ".join(filter(None, row)) for row in zip(*parts, strict=True)] if parts else "all"
+    parts = [[_part(key, value) for value in rows[key]] for key in telling]
+    named = [", ".join(filter(None, row)) for row in zip(*parts, strict=True)] if parts else ["all"] * len(rows)
     return pd.Series(named, index=rows.index, dtype="object")
 
 
@@ -53,7 +54,7 @@ def _part(key: str, value: Any) -> str:
         return ""
     if isinstance(value, str):
         return style.plain(value)
-    if isinstance(value, bool) or pd.api.types.is_bool(value):
+    if pd.api.types.is_bool(value):
         return ("" if value else "no ") + style.plain(key)
     return f"{style.plain(key)} {value:.4g}"
 
