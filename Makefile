@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: study test check clean
+.PHONY: study test test-ray test-rest check clean
 
 # A finished or interrupted quickstart is taken up where it stands, so `make study` can be typed again.
 study: $(VENV)/.installed
@@ -12,7 +12,15 @@ study: $(VENV)/.installed
 	else $(BIN)/python -m study.run --space quickstart; fi
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(MAKE) --jobs 2 test-ray test-rest
+
+test-ray test-rest: $(VENV)/.installed-dev
+
+test-ray:
+	$(BIN)/python -m pytest -m "ray and not slow"
+
+test-rest:
+	$(BIN)/python -m pytest -m "not ray and not slow"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

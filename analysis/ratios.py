@@ -32,7 +32,7 @@ def ratios_data(results: Results) -> pd.DataFrame:
     table = table.sort_values("requested_sparsity", kind="stable")
     sparsities = {tuple(line["requested_sparsity"]) for _, line in table.groupby("recipe")}
     lines = table["recipe"].nunique()
-    drawn = 1 < lines <= LINES and len(sparsities) == 1 and 1 < len(table) / lines
+    drawn = 1 < lines <= LINES and len(sparsities) == 1 and len(table) / lines > 1
     return table if drawn else table.iloc[:0]
 
 

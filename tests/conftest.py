@@ -14,14 +14,6 @@ TINY = [
 ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Files stay whole when tests run in several processes, and those that start Ray, which begin, stay together."""
-    items.sort(key=lambda item: "ray" not in item.keywords)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if "ray" in item.keywords else item.path.name))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """The folder of everything kept between studies, in a place of the tests' own."""
