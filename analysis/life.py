@@ -14,20 +14,30 @@ from analysis.looks import baseline, close_up, closeup_floor, complete, draw_bas
 from analysis.style import styled
 
 SAME = 1e-9  # of sparsity: less is no cut
+FEW = 12  # networks that can be told apart in one figure
 
 
 def life_data(results: Results) -> pd.DataFrame:
-    """The history of the front's networks: history's columns, schedule, scope and granularity; by trial and epoch."""
-    best = pareto.front(complete(results), results.objectives)[["trial_id", "schedule", "scope", "granularity"]]
-    return results.history.merge(best, on="trial_id").sort_values(["trial_id", "epoch"])
+    """The history of all networks where they are FEW, else of the front's.
+
+    History's columns, schedule, scope and granularity; by trial and epoch.
+    """
+    rows = complete(results)
+    shown = rows if len(rows) <= FEW else pareto.front(rows, results.objectives)
+    columns = ["trial_id", "schedule", "scope", "granularity"]
+    return results.history.merge(shown[columns], on="trial_id").sort_values(["trial_id", "epoch"])
+
+
+def _which(results: Results, number: int) -> str:
+    return style.counted(number) + " on the front" * (len(complete(results)) > FEW)
 
 
 @styled
 def life(results: Results) -> Figure:
-    """Validation accuracy, train loss and sparsity after each fine-tuning epoch, for the networks on the front."""
+    """Validation accuracy, train loss and sparsity after each fine-tuning epoch, for the networks of `life_data`."""
     rows = life_data(results)
     if rows.empty:
-        return style.words("No network on the front has a history of fine-tuning.", results.trials)
+        return style.words("No network that could be drawn has a history of fine-tuning.", results.trials)
     colours, markers = looks_of(results)
     figure, axes = style.panels(3, 1, (7.2, 6.6), sharey=False)
     upper, middle, lower = axes
@@ -49,12 +59,12 @@ def life(results: Results) -> Figure:
         upper.set_title(f"{(last < floor).sum()} of {len(last)} end below the axis")
     style.legend(figure, {**keys(results, rows), "network": dense})
     caption = "Measured after each epoch, so a fall at a cut is seen once that epoch has mended part of it."
-    style.head(figure, f"The fine-tuning of {style.counted(len(last))} on the front", caption)
+    style.head(figure, f"The fine-tuning of {_which(results, len(last))}", caption)
     return figure
 
 
 def pruned_data(results: Results) -> pd.DataFrame:
-    """When the front's networks lost their parameters: life_data's rows with time and gone.
+    """When networks lost their parameters: life_data's rows with time and gone.
 
     time: seconds of fine-tuning since its beginning; gone: parameters of prunable weights that are away or zero by
     then. Empty where the baseline's parameters are not known.
@@ -70,10 +80,10 @@ def pruned_data(results: Results) -> pd.DataFrame:
 
 @styled
 def pruned(results: Results) -> Figure:
-    """Parameters pruned against the time of fine-tuning, for the networks on the front."""
+    """Parameters pruned against the time of fine-tuning, for the networks of `life_data`."""
     rows = pruned_data(results)
     if rows.empty:
-        return style.words("No network on the front has a history of its parameters.", results.trials)
+        return style.words("No network that could be drawn has a history of its parameters.", results.trials)
     one, unit = (1e6, "millions") if rows["gone"].max() >= 1e6 else (1e3, "thousands")
     colours, markers = looks_of(results)
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
@@ -87,12 +97,12 @@ def pruned(results: Results) -> Figure:
     style.legend(figure, keys(results, rows))
     number = rows["trial_id"].nunique()
     said = "Masked parameters and those of removed channels. Marks are the ends of epochs; steps are the cuts."
-    style.head(figure, f"When {style.counted(number)} on the front lost their parameters", said)
+    style.head(figure, f"When {_which(results, number)} lost parameters", said)
     return figure
 
 
 def iterations_data(results: Results) -> pd.DataFrame:
-    """What each cut left after its fine-tuning, for the front's networks of several cuts, a row for each cut.
+    """What each cut left after its fine-tuning, for life_data's networks of several cuts, a row for each cut.
 
     Columns: trial_id, schedule, iteration (from 1), epoch (the last before the next cut), sparsity, train_loss,
     accuracy (validation).

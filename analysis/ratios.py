@@ -38,12 +38,11 @@ def ratios_data(results: Results) -> pd.DataFrame:
 
 def _names(rows: pd.DataFrame) -> pd.Series:
     """What tells a row's recipe from the others: the values of as few axes as do it."""
-    telling = [key for key in RECIPE if rows[key].nunique(dropna=False) > 1]
-    groups = rows.groupby(telling, dropna=False).ngroups if telling else 1
-    for key in reversed(telling):
-        fewer = [other for other in telling if other != key]
-        if fewer and rows.groupby(fewer, dropna=False).ngroups == groups:
-            telling = fewer
+    telling: list[str] = []
+    groups = 1
+    for key in RECIPE:
+        if (finer := rows.groupby([*telling, key], dropna=False).ngroups) > groups:
+            telling, groups = [*telling, key], finer
     parts = [[_part(key, value) for value in rows[key]] for key in telling]
     named = [", ".join(filter(None, row)) for row in zip(*parts, strict=True)] if parts else ["all"] * len(rows)
     return pd.Series(named, index=rows.index, dtype="object")

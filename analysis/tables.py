@@ -24,7 +24,7 @@ from analysis.frame import (
     ordered,
     scans,
 )
-from analysis.life import iterations_data
+from analysis.life import FEW, iterations_data
 from analysis.pareto import front
 from analysis.rendering import Table, label, text
 
@@ -133,11 +133,11 @@ def sizes(results: Results) -> Table:
 
 
 def iterations(results: Results) -> Table:
-    """Accuracy after each iteration of the front's networks that were cut several times: `life.iterations_data`."""
+    """Accuracy after each iteration of networks that were cut several times: `life.iterations_data`."""
     return Table(
         iterations_data(results),
-        "Validation accuracy and train loss after each cut and its fine-tuning, of the networks on the front that were "
-        "cut more than once; the last epoch before the next cut.",
+        "Validation accuracy and train loss after each cut and its fine-tuning, the last epoch before the next cut; of "
+        f"the networks that were cut more than once, of those on the front where there are more than {FEW}.",
     )
 
 

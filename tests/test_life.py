@@ -28,6 +28,13 @@ def test_a_life_has_accuracy_loss_and_sparsity(results: Results) -> None:
     assert np.asarray(figure.axes[1].lines[0].get_ydata()).tolist() == pytest.approx([0.44, 0.38, 0.32, 0.26, 0.2])
 
 
+def test_few_networks_are_all_drawn(tmp_path: Path) -> None:
+    figure = life(read(make(tmp_path / "few", 12, 0)))
+    assert len(figure.axes[1].lines) == 12
+    assert style.title(figure) == "The fine-tuning of 12 networks"
+    assert "on the front" in style.title(life(read(make(tmp_path / "more", 13, 0))))
+
+
 def test_all_parameters_are_gone_at_the_end(results: Results) -> None:
     rows = pruned_data(results)
     last = rows.groupby("trial_id").last()
