@@ -1,4 +1,4 @@
-"""The figure of layers: what the front's networks keep of every one. A function for what is drawn, one to draw it."""
+"""The figure of layers: what networks keep of every one. A function for what is drawn, one to draw it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from analysis import pareto, rendering, style
+from analysis import rendering, style
 from analysis.frame import Results, layers_of
+from analysis.looks import MOST, counted, selected
 from analysis.style import PALE, styled
 
-MOST = 12  # networks drawn
 FEW, LINES = 9, 60  # layers from which on the figure grows with them, and up to which each has a line of text
 COLUMN, LINE = 0.36, 0.16  # inches of a cell
 TITLES = {"weights_left": "weights", "channels_left": "channels"}
@@ -24,13 +24,14 @@ TICKS = (0, 1, 5, 10, 25, 50, 100)
 
 
 def layers_data(results: Results) -> pd.DataFrame:
-    """What the front's networks keep of every layer: a row for each network, by rising sparsity, and layer, in order.
+    """What the selected networks keep of every layer: a row for each network, by rising sparsity, and layer, in order.
 
     Columns: trial_id, granularity, sparsity, layer; weights_left, the share of the dense network's weights there that
     is left and not zero, and channels_left, that of its output channels: both in [0, 1]. Networks without a layers.csv
     have no rows.
     """
-    best = pareto.front(results.trials, results.objectives).sort_values(["sparsity", "trial_id"])
+    best = results.trials[results.trials["trial_id"].isin(selected(results)["trial_id"])]
+    best = best.sort_values(["sparsity", "trial_id"])
     rows = best[["trial_id", "granularity", "sparsity"]].merge(layers_of(results, best), on="trial_id")
     counts = rows[["nonzero_weights", "dense_weights", "out_channels", "dense_out_channels"]].astype("float64")
     return rows[["trial_id", "granularity", "sparsity", "layer"]].assign(
@@ -51,7 +52,7 @@ def layers(results: Results) -> Figure:
     """The share of weights, and for networks with channels cut that of channels, that is left of every layer."""
     everything = layers_data(results)
     if everything.empty:
-        return style.words("No network on the front has its layers on file (layers.csv).", results.trials)
+        return style.words("No network that could be drawn has its layers on file (layers.csv).", results.trials)
     rows = spaced(everything)
     cut = rows[rows.groupby("trial_id")["channels_left"].transform("min") < 1]
     parts = {"weights_left": rows, "channels_left": cut} if len(cut) else {"weights_left": rows}
@@ -67,7 +68,7 @@ def layers(results: Results) -> Figure:
     bar.set_label("left (%)")
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    title = f"Left of every layer: {style.counted(rows['trial_id'].nunique())} on the front"
+    title = f"Left of every layer: {counted(results, rows['trial_id'].nunique())}"
     style.head(figure, title, _caption(results, everything, rows))
     return figure
 
@@ -116,7 +117,7 @@ def _short(percent: float) -> str:
 
 def _caption(results: Results, everything: pd.DataFrame, rows: pd.DataFrame) -> str:
     drawn, known = rows["trial_id"].nunique(), everything["trial_id"].nunique()
-    unknown = len(pareto.front(results.trials, results.objectives)) - known
+    unknown = len(selected(results)) - known
     several = sorted(rows["granularity"].dropna().unique(), reverse=True)
     letters = ", ".join(f"{granularity[0]}:\u00a0{granularity}" for granularity in several)
     told = f" {letters}." if letters else ""

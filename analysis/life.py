@@ -8,33 +8,33 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import pareto, style
+from analysis import style
 from analysis.frame import Results
-from analysis.looks import baseline, close_up, closeup_floor, complete, draw_baseline, keys, looks_of, shape
+from analysis.looks import (
+    baseline,
+    close_up,
+    closeup_floor,
+    counted,
+    draw_baseline,
+    keys,
+    looks_of,
+    selected,
+    shape,
+)
 from analysis.style import styled
 
 SAME = 1e-9  # of sparsity: less is no cut
-FEW = 12  # networks that can be told apart in one figure
 
 
 def life_data(results: Results) -> pd.DataFrame:
-    """The history of all networks where they are FEW, else of the front's.
-
-    History's columns, schedule, scope and granularity; by trial and epoch.
-    """
-    rows = complete(results)
-    shown = rows if len(rows) <= FEW else pareto.front(rows, results.objectives)
+    """The history of the selected networks: history's columns, schedule, scope, granularity; by trial and epoch."""
     columns = ["trial_id", "schedule", "scope", "granularity"]
-    return results.history.merge(shown[columns], on="trial_id").sort_values(["trial_id", "epoch"])
-
-
-def _which(results: Results, number: int) -> str:
-    return style.counted(number) + " on the front" * (len(complete(results)) > FEW)
+    return results.history.merge(selected(results)[columns], on="trial_id").sort_values(["trial_id", "epoch"])
 
 
 @styled
 def life(results: Results) -> Figure:
-    """Validation accuracy, train loss and sparsity after each fine-tuning epoch, for the networks of `life_data`."""
+    """Validation accuracy, train loss and sparsity after each fine-tuning epoch, for the selected networks."""
     rows = life_data(results)
     if rows.empty:
         return style.words("No network that could be drawn has a history of fine-tuning.", results.trials)
@@ -59,7 +59,7 @@ def life(results: Results) -> Figure:
         upper.set_title(f"{(last < floor).sum()} of {len(last)} end below the axis")
     style.legend(figure, {**keys(results, rows), "network": dense})
     caption = "Measured after each epoch, so a fall at a cut is seen once that epoch has mended part of it."
-    style.head(figure, f"The fine-tuning of {_which(results, len(last))}", caption)
+    style.head(figure, f"The fine-tuning of {counted(results, len(last))}", caption)
     return figure
 
 
@@ -80,7 +80,7 @@ def pruned_data(results: Results) -> pd.DataFrame:
 
 @styled
 def pruned(results: Results) -> Figure:
-    """Parameters pruned against the time of fine-tuning, for the networks of `life_data`."""
+    """Parameters pruned against the time of fine-tuning, for the selected networks."""
     rows = pruned_data(results)
     if rows.empty:
         return style.words("No network that could be drawn has a history of its parameters.", results.trials)
@@ -97,12 +97,12 @@ def pruned(results: Results) -> Figure:
     style.legend(figure, keys(results, rows))
     number = rows["trial_id"].nunique()
     said = "Masked parameters and those of removed channels. Marks are the ends of epochs; steps are the cuts."
-    style.head(figure, f"When {_which(results, number)} lost parameters", said)
+    style.head(figure, f"When {counted(results, number)} lost parameters", said)
     return figure
 
 
 def iterations_data(results: Results) -> pd.DataFrame:
-    """What each cut left after its fine-tuning, for life_data's networks of several cuts, a row for each cut.
+    """What each cut left after its fine-tuning, for selected networks of several cuts, a row for each cut.
 
     Columns: trial_id, schedule, iteration (from 1), epoch (the last before the next cut), sparsity, train_loss,
     accuracy (validation).

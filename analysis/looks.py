@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis import style
+from analysis import pareto, style
 from analysis.frame import Results, candidates, ordered, tally
 from analysis.style import COLOURS, DASHED, INK, MARKERS
 
+MOST = 12  # networks that can be told apart in one figure
 NEAR, COLLAPSED = 0.1, 0.3  # of accuracy below the baseline's: how far a close-up reaches; what calls for one
 
 
@@ -35,6 +36,17 @@ def complete(results: Results) -> pd.DataFrame:
     """The complete networks, each with a criterion, schedule, scope and granularity to be drawn by."""
     rows = candidates(results.trials)
     return rows.assign(**{key: rows[key].fillna("none") for key in ("criterion", "schedule", "scope", "granularity")})
+
+
+def selected(results: Results) -> pd.DataFrame:
+    """The complete networks where there are at most MOST, else those on the front."""
+    rows = complete(results)
+    return rows if len(rows) <= MOST else pareto.front(rows, results.objectives)
+
+
+def counted(results: Results, number: int) -> str:
+    """So many networks of `selected`, in words."""
+    return style.counted(number) + " on the front" * (len(complete(results)) > MOST)
 
 
 def baseline(results: Results, measure: str) -> float | None:

@@ -24,7 +24,8 @@ from analysis.frame import (
     ordered,
     scans,
 )
-from analysis.life import FEW, iterations_data
+from analysis.life import iterations_data
+from analysis.looks import MOST
 from analysis.pareto import front
 from analysis.rendering import Table, label, text
 
@@ -137,7 +138,7 @@ def iterations(results: Results) -> Table:
     return Table(
         iterations_data(results),
         "Validation accuracy and train loss after each cut and its fine-tuning, the last epoch before the next cut; of "
-        f"the networks that were cut more than once, of those on the front where there are more than {FEW}.",
+        f"the networks that were cut more than once, of those on the front where there are more than {MOST}.",
     )
 
 

@@ -110,12 +110,14 @@ def test_without_a_granularity_there_is_none_to_spell_out(tmp_path: Path) -> Non
 
 
 def test_what_has_no_file_is_counted(tmp_path: Path) -> None:
-    results = read(make(tmp_path / "study", 12, 0, layers=9))
-    front = pareto.front(results.trials, results.objectives)
-    (results.folder / "models" / front["trial_id"].iloc[0] / "layers.csv").unlink()
-    figure = layers(results)
-    assert "Without a layers.csv: 1 network." in caption(figure)
-    assert figure.get_suptitle() == f"Left of every layer: {len(front) - 1} networks on the front"
+    for count, where in ((12, ""), (13, " on the front")):
+        results = read(make(tmp_path / f"{count}", count, 0, layers=9))
+        front = pareto.front(results.trials, results.objectives)
+        (results.folder / "models" / front["trial_id"].iloc[0] / "layers.csv").unlink()
+        figure = layers(results)
+        assert "Without a layers.csv: 1 network." in caption(figure)
+        left = (len(front) if where else count) - 1
+        assert figure.get_suptitle() == f"Left of every layer: {left} networks{where}"
 
 
 def test_a_layer_that_one_network_lacks_is_an_empty_cell(tmp_path: Path) -> None:
