@@ -25,7 +25,7 @@ MEANINGS = {
     "criterion": "how a weight or channel is valued",
     "granularity": "what is removed at once; of n:m any, such as `2:4`",
     "channel_share": "of `sparsity`, that channels bring; weights of what remains bring the rest (hybrid recipes)",
-    "reduce": "a channel's score: its weights' scores summed, or their mean; summed over the network, small layers lose most",
+    "reduce": "a channel's score: its weights' scores summed (if global, small layers then lose most), or their mean",
     "scope": "over what scores are ranked",
     "schedule": "all in one cut, in equal steps, or along a cubic",
     "sparsity": "share of the dense network's prunable weights that is to go",
