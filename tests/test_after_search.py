@@ -29,7 +29,7 @@ def rows(cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     command = [sys.executable, "-m", "study.run", "--space", "quickstart", "--out", str(out)]
     command += [part for setting in SETTINGS for part in ("--set", setting)]
-    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     assert done.returncode == 0, done.stdout
     with open(out / "quickstart" / "trials.csv") as file:
         found = list(csv.DictReader(file))

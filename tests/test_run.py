@@ -51,7 +51,7 @@ def killed(cache, tmp_path_factory):
     before = [line.split()[1] for line in lines if line.startswith("trial ")]
     time.sleep(1)  # Ray's processes follow their driver
     second = start("--resume", folder)
-    output, _ = second.communicate(timeout=300)
+    output, _ = second.communicate(timeout=600)
     return folder, before, "".join(lines), output, second.returncode
 
 

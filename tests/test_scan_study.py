@@ -19,7 +19,7 @@ LAYERS, GROUPS, SHARES = 3, 2, 9
 def study(space, out, *settings):
     command = [sys.executable, "-m", "study.run", "--space", space, "--out", str(out)]
     command += [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
-    return subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    return subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
 
 
 def rows(folder, name="trials.csv"):
