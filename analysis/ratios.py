@@ -24,16 +24,17 @@ def ratios_data(results: Results) -> pd.DataFrame:
     """
     rows = runs(results.trials).dropna(subset=["requested_sparsity", "test_accuracy"])
     rows = rows.assign(recipe=_names(rows))
+    lines = rows.groupby("recipe")["requested_sparsity"]
+    few = 1 < lines.ngroups <= LINES  # looked at first: a search has as many recipes as trials
+    sparsities = {tuple(sorted(set(line))) for _, line in lines} if few else set()
+    if len(sparsities) != 1 or len(sparsities.pop()) < 2:
+        rows = rows.iloc[:0]
     found = []
     for (recipe, asked), group in rows.groupby(["recipe", "requested_sparsity"], sort=False):
         mean, low, high = mean_interval(group["test_accuracy"].astype("float64"))
         found.append((recipe, asked, mean, low, high, len(group)))
     table = pd.DataFrame(found, columns=["recipe", "requested_sparsity", "test_accuracy", "low", "high", "n"])
-    table = table.sort_values("requested_sparsity", kind="stable")
-    sparsities = {tuple(line["requested_sparsity"]) for _, line in table.groupby("recipe")}
-    lines = table["recipe"].nunique()
-    drawn = 1 < lines <= LINES and len(sparsities) == 1 and len(table) / lines > 1
-    return table if drawn else table.iloc[:0]
+    return table.sort_values("requested_sparsity", kind="stable")
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:

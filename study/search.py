@@ -182,7 +182,7 @@ class _Asker(_Unpickled, Searcher):
             self.over(trial_id)
 
     def over(self, trial_id: str) -> Ticket | None:
-        """The ticket of a trial that has brought its row, and that its worker's death no longer concerns."""
+        """The ticket of a trial that has ended, well or not; None if it had before, whatever its worker does now."""
         return self.tickets.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
