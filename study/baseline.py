@@ -67,6 +67,8 @@ def card_of(section: BaselineSection, data: Data) -> dict[str, Any]:
 def key(section: BaselineSection, data: Data) -> str:
     """Hash of everything that determines the baseline's weights and its measured accuracies."""
     parts: dict[str, Any] = {"format": FORMAT, **section.model_dump(), "data": data.fingerprint}
+    if forced := training.forced_precision():
+        parts["precision"] = forced
     if section.checkpoint:
         parts["checkpoint"] = hashlib.sha256(Path(section.checkpoint).read_bytes()).hexdigest()
     if ":" in section.model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from study.data import Data, augment, normalise
 
 Batch = tuple[Tensor, Tensor]
+PRECISIONS = ("fp32", "bf16")
 
 
 class Images(NamedTuple):
@@ -50,10 +52,23 @@ def on_device(data: Data, device: torch.device) -> Images:
 
 
 def gains_by_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware; elsewhere autocast to it is many times slower."""
+    """Whether networks run in bfloat16: where `device` multiplies it in hardware; emulated it is many times slower.
+
+    The environment's STUDY_PRECISION, `bf16` or `fp32`, decides instead where it is set. Raises ValueError for others.
+    """
+    if forced := forced_precision():
+        return forced == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def forced_precision() -> str | None:
+    """What STUDY_PRECISION asks for, to repeat another machine's rows on this one; None if it is not set."""
+    forced = os.environ.get("STUDY_PRECISION") or None
+    if forced not in (None, *PRECISIONS):
+        raise ValueError(f"STUDY_PRECISION={forced}: choices: {', '.join(PRECISIONS)}")
+    return forced
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# Every machine runs the same tests: in fp32, and those that ask for `precision` in bf16 too, emulated if need be.
+os.environ["STUDY_PRECISION"] = "fp32"
 TINY = [
     "baseline.epochs=3",
     "baseline.train_samples=400",
@@ -22,8 +24,15 @@ def cache(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def shared(cache):
+@pytest.fixture(scope="session", params=["fp32", "bf16"])
+def precision(request):
+    """Runs a test twice: in fp32, as on an older processor, and in bf16, as on one that multiplies it in hardware."""
+    os.environ["STUDY_PRECISION"] = request.param
+    yield request.param
+    os.environ["STUDY_PRECISION"] = "fp32"
+
+
+def small_baseline():
     """A small baseline on the digits, with its data."""
     from study import baseline as baselines
     from study.config import read_study
@@ -33,3 +42,15 @@ def shared(cache):
     data = baselines.read_data(section, None)
     baseline = baselines.obtain(section, data, lambda: baselines.make(section, data, torch.device("cpu")))
     return Shared(baseline, data, section)
+
+
+@pytest.fixture(scope="session")
+def shared(cache):
+    """A small baseline on the digits, with its data, trained in fp32."""
+    return small_baseline()
+
+
+@pytest.fixture(scope="session")
+def shared_in_both(cache, precision):
+    """A small baseline on the digits, with its data, trained in fp32 and in bf16: a test runs with each."""
+    return small_baseline()

@@ -14,8 +14,9 @@ from study.trial import run_trial
 
 
 @pytest.fixture(scope="module")
-def saved(shared, tmp_path_factory):
+def saved(shared_in_both, tmp_path_factory):
     """A masked and a cut network on disk, with their rows."""
+    shared = shared_in_both
     folder = tmp_path_factory.mktemp("networks")
     rows = {}
     for granularity in ("weight", "channel"):

@@ -212,3 +212,12 @@ def test_a_dry_run_shows_the_study_and_its_cost_and_writes_nothing(tmp_path, cap
 def test_a_dry_run_counts_epochs_where_the_schedule_depends_on_the_granularity(capsys):
     assert run.main(["--space", "quickstart", "--dry-run", "--set", "space.granularity=[weight, 2:4, hybrid]"]) == 0
     assert "24 trials of 3.0 fine-tuning epochs on average" in capsys.readouterr().out
+
+
+def test_a_whole_study_runs_in_bf16(cache, tmp_path):
+    settings = [*SETTINGS, "--set", "study.controls=[]", "--trials", 2]
+    environment = os.environ | {"STUDY_PRECISION": "bf16", "STUDY_CACHE": str(tmp_path / "cache")}
+    arguments = command("--space", "quickstart", "--out", tmp_path, *settings)
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert [row["state"] for row in rows(tmp_path / "quickstart")] == ["complete"] * 2

@@ -20,6 +20,11 @@ CPU = torch.device("cpu")
 TIMES = {"train_seconds", "wall_seconds"}
 
 
+@pytest.fixture
+def shared(shared_in_both):
+    return shared_in_both
+
+
 def run(shared, seed=0, **recipe):
     return run_trial(
         Recipe(**{"sparsity": 0.8, "finetune_epochs": 2, "calibration_samples": 64} | recipe), seed, shared, CPU
