@@ -7,6 +7,8 @@ In a notebook, `analysis.load(DIR)` gives the trials as a data frame, `analysis.
 holds, and every function of `analysis.figures.FIGURES`, given the latter, a matplotlib figure.
 """
 
-from analysis.frame import Results, load, read
+from analysis.comparisons import effects
+from analysis.results_folder import Results, load, read
+from analysis.statistics import pareto, runs
 
-__all__ = ["Results", "load", "read"]
+__all__ = ["Results", "effects", "load", "pareto", "read", "runs"]

@@ -17,11 +17,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import pareto, progress, rendering, runs, style
-from analysis.frame import Results, candidates, read, tally
+from analysis import rendering
+from analysis.drawing import style
+from analysis.drawing.style import COLOURS, MARKERS, styled
+from analysis.figures import progress
 from analysis.rendering import Table
-from analysis.statistics import difference_interval, verdict
-from analysis.style import COLOURS, MARKERS, styled
+from analysis.results_folder import Results, candidates, read, tally
+from analysis.statistics import pareto, runs
+from analysis.statistics.intervals import difference_interval, verdict
 
 EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01)
 

@@ -17,10 +17,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import figures, rendering, runs, style, tables
-from analysis.frame import Results, read
-from analysis.page import page, smaller
-from analysis.watch import PROGRAM, serve
+from analysis import rendering, tables
+from analysis.drawing import style
+from analysis.figures import registry
+from analysis.page.page import page, smaller
+from analysis.page.watch import PROGRAM, serve
+from analysis.results_folder import Results, read
+from analysis.statistics import runs
 
 
 def report(folder: Path, *, jobs: int = 1, live: str = "") -> list[str]:
@@ -35,7 +38,7 @@ def report(folder: Path, *, jobs: int = 1, live: str = "") -> list[str]:
     made = tables.applicable(results)
     for name, table in made.items():
         rendering.write_table(table.frame, folder / "tables" / name, table.caption)
-    drawn = _draw(results, figures.applicable(results), jobs)
+    drawn = _draw(results, registry.applicable(results), jobs)
     for name, (_, png, pdf, _) in drawn.items():
         rendering.write_whole(folder / "figures" / f"{name}.png", png)
         rendering.write_whole(folder / "figures" / f"{name}.pdf", pdf)
@@ -56,7 +59,7 @@ def _draw(results: Results, names: list[str], jobs: int) -> dict[str, Drawn]:
 
 
 def _one(results: Results, name: str) -> Drawn:
-    figure: Figure = figures.FIGURES[name](results)
+    figure: Figure = registry.FIGURES[name](results)
     png = style.render(figure, "png")
     return style.title(figure), png, style.render(figure, "pdf"), smaller(png)
 

@@ -8,10 +8,13 @@ from math import inf
 
 import pandas as pd
 
-from analysis import ranks, runs
-from analysis.criteria import criteria, scopes
-from analysis.effects import effects
-from analysis.frame import (
+from analysis.comparisons import ranks
+from analysis.comparisons.criteria import criteria, scopes
+from analysis.comparisons.effects import effects
+from analysis.drawing.looks import MOST
+from analysis.figures.life import iterations_data
+from analysis.rendering import Table, label, text
+from analysis.results_folder import (
     LAYERS,
     RECIPE,
     Results,
@@ -24,10 +27,8 @@ from analysis.frame import (
     ordered,
     scans,
 )
-from analysis.life import iterations_data
-from analysis.looks import MOST
-from analysis.pareto import front
-from analysis.rendering import Table, label, text
+from analysis.statistics import runs
+from analysis.statistics.pareto import front
 
 BINS = (0.0, 0.5, 0.8, 0.95, inf)  # of achieved sparsity, each from its lower edge up to the next
 MEASURES = [

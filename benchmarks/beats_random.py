@@ -13,18 +13,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from pruning.criteria import CRITERIA
-from pruning.cutting import Pruned, begin, further, score
-from study import baseline as baselines
-from study import training
+from pruning.criteria.registry import CRITERIA
+from pruning.pipeline import Pruned, begin, prune_to, score
+from pruning.settings import Granularity, PruneSettings
+from study.baseline import making
 from study.config import BaselineSection
-from study.data import calibration, stratified
+from study.data.splits import calibration, stratified
+from study.training import device_data, evaluation, precision
 
 SHARES = {"weight": (0.3, 0.5), "channel": (0.1, 0.2, 0.3)}
 SCOPES = ("global", "layer")
@@ -45,35 +47,34 @@ def main() -> None:
     section = BaselineSection(
         model=args.model, checkpoint=args.checkpoint, dataset="imagefolder", image_size=args.image_size
     )
-    data = baselines.read_data(section, args.data_dir)
+    data = making.read_data(section, args.data_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
-    images = training.on_device(data, device)
+    images = device_data.on_device(data, device)
     chosen = data.test[stratified(data.labels[data.test], min(args.test_images, len(data.test)), 0)]
-    test = training.rows_of(chosen, device)
+    test = device_data.rows_of(chosen, device)
 
     def dense() -> nn.Module:
-        return training.placed(baselines.check(section, data), device)
+        return precision.placed(making.check(section, data), device)
 
-    print(f"dense: {100 * training.evaluate(dense(), images, test):.2f} % of {len(test)} test images\n")
+    print(f"dense: {100 * evaluation.evaluate(dense(), images, test):.2f} % of {len(test)} test images\n")
     found: dict[tuple[str, Key], list[float]] = {}
     for name, granularity, seed in itertools.product(CRITERIA, SHARES, range(args.seeds)):
         form = CRITERIA[name]
         if granularity == "weight" and form.weight is None:
             continue
-        probe = training.rows_of(calibration(data, args.calibration, seed), device)
+        probe = device_data.rows_of(calibration(data, args.calibration, seed), device)
         batches = [images.batch(rows) for rows in probe.split(128)]
 
-        def start(granularity: str = granularity, batches: list = batches) -> Pruned:
-            return begin(dense(), batches[0][0][:1], granularity)
+        def start(settings: PruneSettings, batches: list = batches) -> Pruned:
+            return begin(dense(), batches[0][0][:1], settings)
 
-        scores = score(start(), form, batches, torch.Generator(device).manual_seed(seed))
+        settings = PruneSettings(form, Granularity(granularity), sparsity_of="channels")
+        scores = score(start(settings), batches, torch.Generator(device).manual_seed(seed))
         for scope, share in itertools.product(SCOPES, SHARES[granularity]):
-            pruned = further(
-                start(), share, criterion=form, scope=scope, batches=batches, scores=scores, sparsity_of="channels"
-            )
-            training.recalibrate(pruned.model, images, probe, torch.Generator(device).manual_seed(seed))
-            accuracy = training.evaluate(pruned.model, images, test)
+            pruned = prune_to(start(replace(settings, scope=scope)), share, batches, scores=scores)
+            evaluation.recalibrate(pruned.model, images, probe, torch.Generator(device).manual_seed(seed))
+            accuracy = evaluation.evaluate(pruned.model, images, test)
             found.setdefault((name, (granularity, scope, share)), []).append(accuracy)
     for granularity in SHARES:
         print(table(found, granularity), end="\n\n")

@@ -13,19 +13,19 @@ import statistics
 
 import torch
 
-from study import baseline as baselines
-from study import training
+from study.baseline import making, network
 from study.config import BaselineSection
+from study.training import precision
 
 
 def test_accuracy(section: BaselineSection, data_dir: str | None, seed: int, bf16: bool) -> float:
     """Test accuracy of a baseline trained from `seed`."""
-    training.gains_by_bf16 = lambda device: bf16
-    baselines.SEED = seed
-    data = baselines.read_data(section, data_dir)
+    precision.gains_by_bf16 = lambda device: bf16
+    making.SEED = seed
+    data = making.read_data(section, data_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    *_, baseline = baselines.make(section, data, device)
-    assert isinstance(baseline, baselines.Baseline)
+    *_, baseline = making.make(section, data, device)
+    assert isinstance(baseline, network.Baseline)
     return float(baseline.card["test_accuracy"])
 
 

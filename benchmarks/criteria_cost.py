@@ -27,9 +27,10 @@ from torch import nn
 from torch_pruning.pruner import importance
 
 import models
-from pruning.criteria import CRITERIA
-from pruning.cutting import begin, score
-from pruning.scoring import Batches
+from pruning.criteria.registry import CRITERIA
+from pruning.criteria.scoring import Batches
+from pruning.pipeline import begin, score
+from pruning.settings import Granularity, PruneSettings
 
 BATCH = 128  # as the study's
 HESSIAN_IMAGES = 8
@@ -84,8 +85,8 @@ def table(model: nn.Module, batches: Batches, criteria: list[str], rounds: int) 
         for granularity in ("weight", "channel"):
             if granularity == "weight" and form.weight is None:
                 continue
-            start = begin(model, batches[0][0][:1], granularity)
-            works: list[Callable] = [functools.partial(score, start, form, batches)]
+            start = begin(model, batches[0][0][:1], PruneSettings(form, Granularity(granularity)))
+            works: list[Callable] = [functools.partial(score, start, batches)]
             scale = 1.0
             if granularity == "channel" and name in THEIRS:
                 work, scale = theirs(model, batches, name)

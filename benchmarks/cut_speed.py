@@ -14,8 +14,8 @@ import torch
 
 import models
 import pruning
-from pruning import cost
-from pruning.latency import measure_latency
+from pruning.measure import cost
+from pruning.measure.latency import measure_latency
 
 IN_SHAPE = (3, 32, 32)
 

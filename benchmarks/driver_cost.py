@@ -3,7 +3,7 @@
     python -m benchmarks.driver_cost --sampler tpe --sampler nsga2 --trials 10000
     python -m benchmarks.driver_cost --ray --trials 1000
 
-Without --ray the driver's own path: the ledger is asked, a made-up row is reported to the keeper (ledger, front,
+Without --ray the driver's own path: the queue is asked, a made-up row is reported to the recorder (queue, front,
 tables, a line on the screen). With --ray the same through `run_trials`, with trials that prune a tiny network and do
 not train; what they take in the worker (wall_seconds) is taken off. Per step: the time of a trial, a mean over the
 last tenth of the trials so far; of it the time in the sampler; the time on the processor alone, which a busy machine
@@ -18,15 +18,18 @@ import io
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from study import results
 from study.config import StudyFile, parse
-from study.keeper import Keeper
-from study.ledger import Ledger, Record, Ticket
-from study.view import View
+from study.results import columns
+from study.results.handlers import WAIT, TrialHandlers, TrialReport
+from study.results.live_view import LiveView
+from study.results.recorder import TrialRecorder
+from study.search.trial_queue import TrialQueue
+from study.search.trial_store import Ticket
+from study.training.epochs import Row
 
 SPACE = {
     "criterion": ["magnitude_l1", "magnitude_l2", "random"],
@@ -42,15 +45,15 @@ def study_file(sampler: str, trials: int, **space: Any) -> StudyFile:
     return parse({"study": study, "space": SPACE | space}, "driver_cost")
 
 
-def made_up(ticket: Ticket, generator: np.random.Generator) -> tuple[Record, list[Record]]:
+def made_up(ticket: Ticket, generator: np.random.Generator) -> tuple[Row, list[Row]]:
     """A row with all columns filled, and its history: accuracy falls with sparsity, and with a bad learning rate."""
     recipe = ticket.recipe
     off = abs(np.log10(recipe["finetune_lr"]) + 2) / 10 + 0.05 * (recipe["criterion"] == "random")
     accuracy = float(np.clip(0.95 - 0.3 * recipe["sparsity"] ** 4 - off + generator.normal(0, 0.01), 0, 1))
-    columns = {name: round(float(x), 12) for name, x in zip(results.COLUMNS, generator.random(99), strict=False)}
-    row = columns | recipe | {"requested_sparsity": recipe["sparsity"], "sparsity": recipe["sparsity"]}
+    made_up = {name: round(float(x), 12) for name, x in zip(columns.COLUMNS, generator.random(99), strict=False)}
+    row = made_up | recipe | {"requested_sparsity": recipe["sparsity"], "sparsity": recipe["sparsity"]}
     row |= {"state": "complete", "error": None, "accuracy": accuracy, "accuracy_drop": 0.95 - accuracy}
-    line = dict.fromkeys(results.HISTORY[1:], 0.123456789012)
+    line = dict.fromkeys(columns.HISTORY[1:], 0.123456789012)
     return row, [line | {"epoch": epoch + 1} for epoch in range(4)]
 
 
@@ -59,19 +62,19 @@ def alone(sampler: str, trials: int) -> None:
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ledger = Ledger(folder, study_file(sampler, trials))
-        with View("cost", trials, 1, "") as view:
-            keeper = Keeper(folder, ledger, view, {}, {})
+        queue = TrialQueue(folder, study_file(sampler, trials))
+        with LiveView("cost", trials, 1, "") as view:
+            recorder = TrialRecorder(folder, queue.store, view, {}, {})
             whole, asking, busy = [], [], []
             for number in range(1, trials + 1):
                 started, began = time.perf_counter(), time.process_time()
-                ticket = ledger.ask()
+                ticket = queue.ask()
                 asked = time.perf_counter()
                 assert ticket
                 row, history = made_up(ticket, generator)
                 made = time.perf_counter()
                 with contextlib.redirect_stdout(io.StringIO()):
-                    keeper.report(ticket, row, history, None)
+                    recorder.record(TrialReport(ticket, row, history))
                 asking.append(asked - started)
                 whole.append(time.perf_counter() - made + asked - started)
                 busy.append(time.process_time() - began)
@@ -79,8 +82,8 @@ def alone(sampler: str, trials: int) -> None:
                     tenth = slice(-max(10, number // 10), None)
                     tell(sampler, number, *(float(np.mean(times[tenth])) for times in (whole, asking, busy)))
         started = time.perf_counter()
-        ledger.close()
-        Ledger(folder, study_file(sampler, trials)).close()
+        queue.store.close()
+        TrialQueue(folder, study_file(sampler, trials)).store.close()
         size = (folder / "optuna.journal").stat().st_size / 1e6
         print(f"  resumed in {time.perf_counter() - started:.1f} s from a journal of {size:.0f} MB", flush=True)
 
@@ -106,41 +109,42 @@ def through_ray(sampler: str, trials: int) -> None:
     """The same through Ray, with trials that cut a tiny network and do not train."""
     import torch
 
-    from study import baseline as baselines
-    from study import cluster, search
-    from study.trial import Shared, resolve
+    from study.baseline import keeping, making
+    from study.driver.resolution import resolve
+    from study.execution import allotment, cluster, tune
+    from study.trials.context import TrialContext
 
     tiny = {"model": "resnet8", "dataset": "digits", "epochs": 0, "train_samples": 100, "augment": False}
     content = study_file(sampler, trials, finetune_epochs=0, calibration_samples=16, recalibrate=False).resolved()
     file = parse(content | {"baseline": tiny}, "driver_cost")
-    data = baselines.read_data(file.baseline, None)
+    data = making.read_data(file.baseline, None)
     file = resolve(file, data)
-    baseline = baselines.obtain(file.baseline, data, lambda: baselines.make(file.baseline, data, torch.device("cpu")))
+    baseline = keeping.obtain(file.baseline, data, lambda: making.make(file.baseline, data, torch.device("cpu")))
     with tempfile.TemporaryDirectory() as name, cluster.cluster(None, file):
         folder = Path(name)
-        ledger = Ledger(folder, file)
-        allotted = cluster.allotment(file.resources)
+        queue = TrialQueue(folder, file)
+        allotted = allotment.allotment(file.resources)
         ended: list[float] = []
         inside: list[float] = []
         asking: list[float] = []
         busy: list[float] = []
 
-        def ask() -> Ticket | str | None:
+        def ask() -> Ticket | Literal["wait"] | None:
             started = time.perf_counter()
-            ticket = ledger.ask()
+            ticket = queue.ask()
             asking.append(time.perf_counter() - started)
-            return ticket or ("wait" if ledger.running else None)
+            return ticket or (WAIT if queue.store.running else None)
 
-        with View("cost", trials, allotted.at_once, "") as view, contextlib.redirect_stdout(io.StringIO()):
-            keeper = Keeper(folder, ledger, view, baseline.card, {})
+        with LiveView("cost", trials, allotted.at_once, "") as view, contextlib.redirect_stdout(io.StringIO()):
+            recorder = TrialRecorder(folder, queue.store, view, baseline.card, {})
 
-            def report(ticket: Ticket, row: Record, *rest: Any) -> None:
-                keeper.report(ticket, row, *rest)
+            def report(done: TrialReport) -> None:
+                recorder.record(done)
                 ended.append(time.perf_counter())
-                inside.append(row["wall_seconds"])
+                inside.append(done.row["wall_seconds"])
                 busy.append(time.process_time())
 
-            search.run_trials(Shared(baseline, data, file.baseline), 1, allotted, ask, report)
+            tune.run_trials(TrialContext(baseline, data, file.baseline), 1, allotted, TrialHandlers(ask, report))
         print(f"through Ray, {allotted.at_once} at once:")
         for number in sorted({100, 1000, 10_000, trials}):
             if number <= trials:

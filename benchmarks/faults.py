@@ -3,10 +3,10 @@
     python -m benchmarks.faults --kills 60
     python -m benchmarks.faults --kills 5 --ray
 
-A driver process asks the ledger for trials, two at a time, and tells made-up rows, until the study is finished. It is
+A driver process asks the queue for trials, two at a time, and tells made-up rows, until the study is finished. It is
 killed (kill -9) after a random time, or in the middle of a write to the journal (some of the bytes are written, then
 the process kills itself), and started again. What it had been told to have finished stands in a file of the drivers'
-own, outside the ledger. In the end these are counted: rows that were finished and are not there (lost), recipes that
+own, outside the queue. In the end these are counted: rows that were finished and are not there (lost), recipes that
 ran again after they had finished (repeated), trials too many or too few, rows that differ from what was told, and
 whether the front is that of the same rows in an uninterrupted study. With --ray the drivers are `study.run` commands
 on the digits, killed after a random time. Exit code 1 unless all counts are zero.
@@ -29,10 +29,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from analysis.pareto import is_nondominated
+from analysis.statistics.pareto import is_nondominated
 from study.config import StudyFile, parse
-from study.journal import Journal
-from study.ledger import Ledger
+from study.search.journal import Journal
+from study.search.trial_queue import TrialQueue
 
 _PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 ROOT = Path(__file__).parent.parent
@@ -54,17 +54,17 @@ def driver(folder: Path, trials: int, tear: int) -> None:
     """Run what is to be run; with `tear` > 0, die in the middle of that write to the journal."""
     if tear:
         _die_in_write(tear)
-    ledger = Ledger(folder, study_file(trials))
+    queue = TrialQueue(folder, study_file(trials))
     with (folder.parent / "finished").open("a", buffering=1) as finished:
         running = []
         while True:
-            while len(running) < 2 and (ticket := ledger.ask()):
+            while len(running) < 2 and (ticket := queue.ask()):
                 running.append(ticket)
             if not running:
                 return
             ticket = running.pop(0)
             row = row_of(ticket.seed, ticket.recipe)
-            ledger.tell(ticket, row, [{"epoch": 1, "accuracy": row["accuracy"]}])
+            queue.store.tell(ticket, row, [{"epoch": 1, "accuracy": row["accuracy"]}])
             finished.write(json.dumps([ticket.trial_id, ticket.seed, ticket.recipe, row["accuracy"]]) + "\n")
 
 
@@ -126,21 +126,21 @@ def _size(folder: Path) -> int:
 
 
 def audit(folder: Path, finished: Path, trials: int) -> dict[str, int]:
-    """Compare the ledger with what drivers said they had finished. All counts are zero if all is well."""
-    ledger = Ledger(folder, study_file(trials))
-    rows = ledger.rows()
+    """Compare the queue with what drivers said they had finished. All counts are zero if all is well."""
+    queue = TrialQueue(folder, study_file(trials))
+    rows = queue.store.rows()
     said = [json.loads(line) for line in finished.read_text().splitlines()]
     by_id = {row["trial_id"]: row for row in rows}
     runs = Counter((trial_id, seed) for trial_id, seed, _, _ in said)
     lost_twice = [row for row in rows if row["state"] == "failed"]
     complete = [row for row in rows if row["state"] == "complete"]
-    recipes = [ledger.recipe(row["trial_id"]) for row in complete]
+    recipes = [queue.store.recipe(row["trial_id"]) for row in complete]
     ran = Counter(json.dumps([r, row["seed"]]) for r, row in zip(recipes, complete, strict=True))
     wrong = [
         r for r, row in zip(recipes, complete, strict=True) if row_of(row["seed"], r)["accuracy"] != row["accuracy"]
     ]
     values = [[row["accuracy"], row["sparsity"]] for row in complete]
-    ledger.close()
+    queue.store.close()
     return {
         "lost": sum(trial_id not in by_id for trial_id, *_ in said),
         "repeated": sum(count - 1 for count in [*runs.values(), *ran.values()]),

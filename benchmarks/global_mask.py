@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torchvision.models import resnet50
 
-from pruning.criteria import magnitude_l1
-from pruning.masks import prunable
-from pruning.scopes import weight_masks
+from pruning.allocation.weight_scopes import weight_masks
+from pruning.criteria.magnitude import magnitude_l1
+from pruning.weights.masks import prunable
 
 SPARSITY = 0.9
 RUNS = 3

@@ -19,7 +19,7 @@ import torch_pruning
 import torchvision
 from torch import Tensor, nn
 
-from pruning.channels import dependency_graph
+from pruning.channels.graph import dependency_graph
 
 ROUNDS = 7
 

@@ -19,11 +19,11 @@ import torch_pruning
 from torch import nn
 
 from models import build
-from pruning.allocation import allocate
-from pruning.channels import dependency_graph, group_scores
-from pruning.cost import macs
-from pruning.criteria import magnitude_l2
-from pruning.surgery import apply_plan
+from pruning.allocation.budget import allocate
+from pruning.channels.graph import dependency_graph, group_scores
+from pruning.channels.surgery import apply_plan
+from pruning.criteria.magnitude import magnitude_l2
+from pruning.measure.cost import macs
 
 SPEEDUP = 2.11
 ROUNDS = 3

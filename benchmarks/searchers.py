@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from study.replay import SEARCHERS, Course, Recorded, replay
-from study.stopping import Stopper
+from study.search.early_stopping import Stopper
+from study.simulation.recorded import Recorded
+from study.simulation.searchers import SEARCHERS
+from study.simulation.simulator import Course, replay
 
 SHARES = (0.25, 0.5, 1.0)
 

@@ -15,8 +15,8 @@ from torch import nn
 
 import pruning
 from models import MODELS, build
-from pruning.latency import measure_latency
-from pruning.semi_structured import available, refusals, semi_structured
+from pruning.measure.latency import measure_latency
+from pruning.weights.semi_structured import available, refusals, semi_structured
 
 WIDTHS = (512, 1024, 4096, 8192)
 BATCHES = (1, 64, 1024, 8192)

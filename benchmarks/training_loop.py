@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import models
-from study import training
+from study.training import device_data, loop, optimisers, precision
 
 
 class PilImages(Dataset):
@@ -67,12 +67,12 @@ def plain(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, batch_
 def ours(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[[int], None]:
     """The study's loop."""
     device = next(model.parameters()).device
-    training.placed(model, device)
+    precision.placed(model, device)
     tensors = (torch.tensor(images), torch.tensor(labels), torch.tensor([0.49, 0.48, 0.45]), torch.tensor([0.25] * 3))
-    held = training.Images(*(tensor.to(device) for tensor in tensors))
-    optimizer = training.sgd(model.parameters(), 0.01, 5e-4)
-    batches = training.endless_batches(held, torch.arange(len(labels), device=device), batch_size, True, 0)
-    return lambda steps: training.train(model, batches, optimizer, [0.01] * steps) and None
+    held = device_data.Images(*(tensor.to(device) for tensor in tensors))
+    optimizer = optimisers.sgd(model.parameters(), 0.01, 5e-4)
+    batches = device_data.endless_batches(held, torch.arange(len(labels), device=device), batch_size, True, 0)
+    return lambda steps: loop.train(model, batches, optimizer, [0.01] * steps) and None
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def main() -> None:
             if number:
                 speeds[name].append(args.steps * args.batch_size / (time.perf_counter() - started))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    bf16 = "bf16" if training.gains_by_bf16(device) else "fp32 (no bf16 in hardware)"
+    bf16 = "bf16" if precision.gains_by_bf16(device) else "fp32 (no bf16 in hardware)"
     print(f"{args.model}, batch {args.batch_size}, {args.threads} thread(s), {device.type}; ours in {bf16}")
     print(f"plain loop {medians['plain']:8.1f} images/s\nthis study {medians['ours']:8.1f} images/s")
     print(f"ratio      {medians['ours'] / medians['plain']:8.2f}")

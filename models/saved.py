@@ -68,7 +68,7 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     contents = {name: _checked(folder / name, digest) for name, digest in card["sha256"].items()}
     model = build(card["model"], card["num_classes"], tuple(card["in_shape"]))
     if "plan.json" in contents:
-        from pruning.surgery import apply_plan  # only a network that was cut needs it
+        from pruning.channels.surgery import apply_plan  # only a network that was cut needs it
 
         plan = _parsed(folder / "plan.json", contents["plan.json"])
         try:

@@ -21,11 +21,12 @@ from rich.table import Table
 from torch import nn
 
 import models
-from pruning import cost, masks
-from pruning.latency import measure_latency
-from study import data as datasets
-from study import training
-from study.data import Data
+from pruning.measure import cost
+from pruning.measure.latency import measure_latency
+from pruning.weights import masks
+from study.data import sources, splits
+from study.data.splits import Data
+from study.training import device_data, evaluation, precision
 
 
 def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
@@ -35,12 +36,12 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
     """
     model, card = models.load(folder)
     images = images_for(folder, card, data, device)
-    model = training.placed(model, device)
-    rows = training.rows_of(data.test, device)
+    model = precision.placed(model, device)
+    rows = device_data.rows_of(data.test, device)
     latency = measure_latency({"it": model}, images.batch(rows[:1])[0])["it"]
     return {
         "network": folder.name,
-        "test accuracy": training.evaluate(model, images, rows),
+        "test accuracy": evaluation.evaluate(model, images, rows),
         "latency (ms)": latency.median,
         "parameters": cost.parameters(model),
         "nonzero": cost.nonzero_parameters(model),
@@ -51,7 +52,7 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
     }
 
 
-def images_for(folder: Path, card: Mapping[str, Any], data: Data, device: torch.device) -> training.Images:
+def images_for(folder: Path, card: Mapping[str, Any], data: Data, device: torch.device) -> device_data.Images:
     """The images of `data` as the network of `folder` takes them: normalised as its card says. ValueError as above."""
     if tuple(card["class_names"]) != data.class_names or tuple(card["in_shape"]) != data.in_shape:
         raise ValueError(
@@ -59,7 +60,7 @@ def images_for(folder: Path, card: Mapping[str, Any], data: Data, device: torch.
             f"the data set has {list(data.in_shape)} of {', '.join(data.class_names[:3])}, ..."
         )
     mean, std = (torch.tensor(card[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
-    return training.on_device(data, device)._replace(mean=mean, std=std)
+    return device_data.on_device(data, device)._replace(mean=mean, std=std)
 
 
 def _kind(model: nn.Module, folder: Path) -> str:
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m study.evaluate", description="Measure saved networks.")
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a saved network, or a results folder")
-    parser.add_argument("--dataset", choices=datasets.DATASETS, help="default: the one the network was trained on")
+    parser.add_argument("--dataset", choices=sources.DATASETS, help="default: the one the network was trained on")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -100,9 +101,9 @@ def _data(folder: Path, args: argparse.Namespace) -> Data:
     _, card = models.load(folder)
     dataset = args.dataset or card.get("dataset")
     if dataset is None:
-        raise ValueError(f"{folder}: its card names no data set; give --dataset, one of {', '.join(datasets.DATASETS)}")
+        raise ValueError(f"{folder}: its card names no data set; give --dataset, one of {', '.join(sources.DATASETS)}")
     size = card["in_shape"][1] if dataset == "imagefolder" else None
-    return datasets.load(dataset, data_dir=args.data_dir, image_size=size)
+    return splits.load(dataset, data_dir=args.data_dir, image_size=size)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

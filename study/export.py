@@ -27,13 +27,14 @@ import torch
 from torch import Tensor, nn
 
 import models
-from analysis import figures, frame
-from pruning.latency import measure_latency
-from study import baseline as baselines
-from study import training
+from analysis import results_folder as frame
+from analysis.figures import fronts
+from models.formats import FORMATS, About, Format, Run
+from pruning.measure.latency import measure_latency
+from study.baseline import making
 from study.config import parse
 from study.evaluate import images_for, show
-from study.formats import FORMATS, About, Format, Run
+from study.training import device_data
 
 CPU = torch.device("cpu")
 BATCH = 500  # images at once while a file is checked
@@ -46,7 +47,7 @@ class Job(NamedTuple):
     network: nn.Module
     dense: nn.Module | None
     about: About
-    images: training.Images
+    images: device_data.Images
     test: Tensor
     form: Format
     path: Path
@@ -65,7 +66,7 @@ class Agreement(NamedTuple):
 
 
 @torch.inference_mode()
-def compare(network: nn.Module, run: Run, images: training.Images, rows: Tensor) -> Agreement:
+def compare(network: nn.Module, run: Run, images: device_data.Images, rows: Tensor) -> Agreement:
     """What `run` gives on the images of `rows`, batch by batch, beside what `network` gives (CPU, fp32)."""
     differ, difference = 0, torch.zeros(())
     for chosen in rows.split(BATCH):
@@ -76,7 +77,7 @@ def compare(network: nn.Module, run: Run, images: training.Images, rows: Tensor)
     return Agreement(len(rows), differ, difference.item())
 
 
-def export(network: nn.Module, form: Format, path: Path, images: training.Images, rows: Tensor, about: About) -> str:
+def export(network: nn.Module, form: Format, path: Path, images: device_data.Images, rows: Tensor, about: About) -> str:
     """Write `network` (on the CPU, in eval mode) to `path`, whole or not at all; what the check found, for a person.
 
     Raises RuntimeError where the file gives another top-1 class on any image of `rows`, or what is no number, and
@@ -94,7 +95,7 @@ def export(network: nn.Module, form: Format, path: Path, images: training.Images
     return f"{form.engine} against PyTorch: {found}"
 
 
-def latencies(networks: Mapping[str, nn.Module], form: Format, images: training.Images) -> list[dict[str, Any]]:
+def latencies(networks: Mapping[str, nn.Module], form: Format, images: device_data.Images) -> list[dict[str, Any]]:
     """A row for each network: milliseconds at batch 1 in PyTorch and in the format's engine, all taken in turn.
 
     Of two networks a third row says how often the second one's time goes into the first one's. fp32, on the CPU.
@@ -120,7 +121,7 @@ class _Running(nn.Module):
         self.forward = run
 
 
-def _example(images: training.Images, batch: int) -> Tensor:
+def _example(images: device_data.Images, batch: int) -> Tensor:
     return images.batch(torch.arange(batch))[0].contiguous()
 
 
@@ -151,7 +152,7 @@ def _best(results: frame.Results, saved: list[str]) -> str | None:
 
 
 def _knee(results: frame.Results) -> str | None:
-    index = figures.knee(results)
+    index = fronts.knee(results)
     return None if index is None else str(results.trials["trial_id"].loc[index])
 
 
@@ -194,13 +195,13 @@ def _read(args: argparse.Namespace) -> Job:
     folder = args.folder / "models" / trial
     network, card = models.load(folder)
     section = parse(results.study, str(args.folder / "study.yaml")).baseline
-    data = baselines.read_data(section, args.data_dir or results.record.get("data_dir"))
+    data = making.read_data(section, args.data_dir or results.record.get("data_dir"))
     images = images_for(folder, card, data, CPU)
     about = {key: json.dumps(card[key]) for key in ("mean", "std", "class_names")} | {"trial_id": trial}
     baseline = args.folder / "baseline"
     dense = models.load(baseline)[0] if baseline.exists() else None
     path = _place(args.out or folder, f"{results.study['study']['name']}_{trial}", form.suffix)
-    return Job(trial, network, dense, about, images, training.rows_of(data.test, CPU), form, path)
+    return Job(trial, network, dense, about, images, device_data.rows_of(data.test, CPU), form, path)
 
 
 def _place(out: Path, name: str, suffix: str) -> Path:

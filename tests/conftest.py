@@ -34,14 +34,14 @@ def precision(request):
 
 def small_baseline():
     """A small baseline on the digits, with its data."""
-    from study import baseline as baselines
+    from study.baseline import keeping, making
     from study.config import read_study
-    from study.trial import Shared
+    from study.trials.context import TrialContext
 
     section = read_study("quickstart", TINY).baseline
-    data = baselines.read_data(section, None)
-    baseline = baselines.obtain(section, data, lambda: baselines.make(section, data, torch.device("cpu")))
-    return Shared(baseline, data, section)
+    data = making.read_data(section, None)
+    baseline = keeping.obtain(section, data, lambda: making.make(section, data, torch.device("cpu")))
+    return TrialContext(baseline, data, section)
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from models import MODELS, build
-from pruning.allocation import allocate
-from pruning.channels import Graph, dependency_graph, group_scores
-from pruning.criteria import magnitude_l1
-from pruning.plans import Plan
+from pruning.allocation.budget import allocate
+from pruning.channels.graph import Graph, dependency_graph, group_scores
+from pruning.channels.plans import Plan
+from pruning.criteria.magnitude import magnitude_l1
 
 
 def tiny(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:

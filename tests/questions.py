@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_folder import BASELINE, _measures, _recipe, _record, _study
 
-from study.maps import HISTOGRAM, QUANTILES, SCORES
-from study.results import COLUMNS, HISTORY, write_rows, write_study
+from pruning.measure.distributions import HISTOGRAM, QUANTILES, SCORES
+from study.results.columns import COLUMNS, HISTORY
+from study.results.files import write_rows, write_study
+from tests.results_folder import BASELINE, _measures, _recipe, _record, _study
 
 WORTH = {"random": 0.75, "magnitude_l1": 0.88, "saliency": 0.9}  # the sparsity at which half of the accuracy is gone
 

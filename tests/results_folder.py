@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from study.results import COLUMNS, HISTORY, write_layers, write_rows, write_study
+from study.results.columns import COLUMNS, HISTORY
+from study.results.files import write_layers, write_rows, write_study
 
 BASELINE = {"accuracy": 0.931, "test_accuracy": 0.924, "params": 272474, "macs": 40813184, "size_bytes": 1107117}
 ERRORS = ("ValueError: layer1 cannot keep 0 of 432 | floor 1", "RuntimeError: loss is <script>alert(1)</script> & nan")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 ROOMS = {"study", "pruning", "models", "search_spaces", "analysis"}
 ALLOWED = {
     "study": ROOMS,

@@ -8,7 +8,7 @@ import jsonschema
 import ray
 import yaml
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
+DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
 def test_the_launchers_file_is_what_ray_up_reads():

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from models import MODELS
+from study.config.reference import criteria_table, space_table
 from study.data import DATASETS
-from study.manual import criteria_table, space_table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 

@@ -1,0 +1,1 @@
+"""Levels of an axis against each other: criteria, scopes, effects, ranks, importance."""

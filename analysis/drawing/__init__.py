@@ -1,0 +1,1 @@
+"""How figures look, in one place."""

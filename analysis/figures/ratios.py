@@ -1,0 +1,84 @@
+"""Test accuracy against the sparsity asked for, a line for each recipe: what a grid over few recipes shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.drawing import style
+from analysis.drawing.looks import draw_baseline, not_drawn
+from analysis.drawing.style import COLOURS, MARKERS, styled
+from analysis.results_folder import RECIPE, Results
+from analysis.statistics.intervals import mean_interval
+from analysis.statistics.runs import runs
+
+LINES = 8  # more are a tangle
+
+
+def ratios_data(results: Results) -> pd.DataFrame:
+    """Columns: recipe (its name), requested_sparsity, test_accuracy (mean over runs), low, high (95 % t), n.
+
+    No rows unless there are two to LINES recipes, each at the same two or more sparsities.
+    """
+    rows = runs(results.trials).dropna(subset=["requested_sparsity", "test_accuracy"])
+    rows = rows.assign(recipe=_names(rows))
+    lines = rows.groupby("recipe")["requested_sparsity"]
+    few = 1 < lines.ngroups <= LINES  # looked at first: a search has as many recipes as trials
+    sparsities = {tuple(sorted(set(line))) for _, line in lines} if few else set()
+    if len(sparsities) != 1 or len(sparsities.pop()) < 2:
+        rows = rows.iloc[:0]
+    found = []
+    for (recipe, asked), group in rows.groupby(["recipe", "requested_sparsity"], sort=False):
+        mean, low, high = mean_interval(group["test_accuracy"].astype("float64"))
+        found.append((recipe, asked, mean, low, high, len(group)))
+    table = pd.DataFrame(found, columns=["recipe", "requested_sparsity", "test_accuracy", "low", "high", "n"])
+    return table.sort_values("requested_sparsity", kind="stable")
+
+
+def _names(rows: pd.DataFrame) -> pd.Series:
+    """What tells a row's recipe from the others: the values of as few axes as do it."""
+    telling: list[str] = []
+    groups = 1
+    for key in RECIPE:
+        if (finer := rows.groupby([*telling, key], dropna=False).ngroups) > groups:
+            telling, groups = [*telling, key], finer
+    parts = [[_part(key, value) for value in rows[key]] for key in telling]
+    named = [", ".join(filter(None, row)) for row in zip(*parts, strict=True)] if parts else ["all"] * len(rows)
+    return pd.Series(named, index=rows.index, dtype="object")
+
+
+def _part(key: str, value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, str):
+        return style.plain(value)
+    if pd.api.types.is_bool(value):
+        return ("" if value else "no ") + style.plain(key)
+    return f"{style.plain(key)} {value:.4g}"
+
+
+@styled
+def ratios(results: Results) -> Figure:
+    """Test accuracy against requested sparsity, a line for each recipe of a grid."""
+    rows = ratios_data(results)
+    if rows.empty:
+        return style.words(f"There is no grid of two to {LINES} recipes over the same sparsities.", results.trials)
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    ax = figure.subplots()
+    entries = []
+    for i, (recipe, line) in enumerate(rows.groupby("recipe", sort=False)):
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        look |= {"markersize": 5, "linestyle": "-" if i < len(COLOURS) else "--"}
+        mean = 100 * line["test_accuracy"]
+        reach = [(mean - 100 * line["low"]).fillna(0), (100 * line["high"] - mean).fillna(0)]
+        ax.errorbar(100 * line["requested_sparsity"], mean, yerr=reach, elinewidth=1, capsize=2, **look)
+        entries.append(style.key(str(recipe), **look))
+    dense = draw_baseline(ax, results, "test_accuracy")
+    ax.set(xlabel="requested sparsity (%)", ylabel="test accuracy (%)")
+    style.legend(figure, {"recipe": entries, "network": dense})
+    most = int(rows["n"].max())
+    said = f"Bars: Student's 95 % interval over {most} seeds." if most > 1 else "Each point is one run."
+    style.head(figure, "Test accuracy at each requested sparsity", f"{said} {not_drawn(results)}".strip())
+    return figure

@@ -1,0 +1,99 @@
+"""The figure of latency: measured against theoretical speedup. A function for what is drawn, one to draw it."""
+
+from __future__ import annotations
+
+from math import inf, nan
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from analysis.drawing import style
+from analysis.drawing.style import COLOURS, DASHED, EDGED, INK, MARKERS, STAR, styled
+from analysis.results_folder import Results, dense_control, ordered
+from analysis.statistics import pareto
+
+DOTTED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (1, 2)), "zorder": 1}
+
+
+def latency_data(results: Results) -> pd.DataFrame:
+    """The measured speedups of the front's networks and of the dense control: a row for each and batch size.
+
+    Columns: trial_id, granularity ("dense" for the control), batch, theoretical_speedup (dense MACs by MACs of
+    non-zero weights), speedup (latency, dense by pruned). By batch and trial; what was not measured has no row.
+    """
+    control = dense_control(results.trials).assign(granularity="dense")
+    rows = pd.concat([pareto.front(results.trials, results.objectives), control])
+    rows = rows.assign(granularity=rows["granularity"].fillna("none"))
+    columns = ["trial_id", "granularity", "batch", "theoretical_speedup", "speedup"]
+    one = rows.assign(batch=1)[columns]
+    large = rows.assign(batch=rows["large_batch"], speedup=rows["batch_speedup"])[columns]
+    both = pd.concat([one, large]).replace(inf, nan).dropna()  # a ratio to no MACs has no place on the axis
+    return both.astype({"batch": "int64"}).sort_values(["batch", "trial_id"], ignore_index=True)
+
+
+@styled
+def latency(results: Results) -> Figure:
+    """Measured against theoretical speedup, a panel for batch 1 and one for the large batch, on the same log axes."""
+    rows = latency_data(results)
+    pruned = rows[rows["granularity"] != "dense"]
+    if pruned.empty:
+        return style.words("No network on the front has a measured latency.", results.trials)
+    names = ordered(pruned["granularity"])
+    colours, markers = style.assign(names, COLOURS), style.assign(names, MARKERS)
+    looks = {name: {"color": colours[name], "marker": markers[name], **EDGED} for name in names} | {"dense": STAR}
+    batches = sorted(rows["batch"].unique())
+    figure, axes = style.panels(1, len(batches), (2.2 + 2.7 * len(batches), 3.7), sharey=True)
+    for ax, batch in zip(axes, batches, strict=True):
+        for name, group in rows[rows["batch"] == batch].groupby("granularity"):
+            ax.plot(group["theoretical_speedup"], group["speedup"], **looks[name])
+        _draw_lines(ax, rows)
+        ax.set(title=f"batch {batch}", xlabel="theoretical speedup (×)")
+    axes[0].set_ylabel("measured speedup (×)")
+    lines = [style.key("measured = theoretical", **DASHED), style.key("as fast as dense", **DOTTED)]
+    dense = [style.key("dense control", **STAR)] * bool((rows["granularity"] == "dense").any())
+    kinds = [style.key(style.plain(name), **looks[name]) for name in names]
+    style.legend(figure, {"granularity": kinds, "network": dense, "line": lines})
+    number = pruned["trial_id"].nunique()
+    style.head(figure, f"Measured speedup: {style.counted(number)} on the front", _caption(results, number))
+    return figure
+
+
+def zeros(results: Results) -> str:
+    """What is to be said where networks on the front have single weights masked; empty where none has."""
+    best = pareto.front(results.trials, results.objectives)
+    masked = int((best["granularity"].notna() & best["granularity"].ne("channel")).sum())
+    if not masked:
+        return ""
+    return (
+        f"On the front {masked} of {style.counted(len(best))} {'has' if masked == 1 else 'have'} single weights "
+        "masked: such zeros gain no time in dense kernels, which multiply by them too; only cut channels do."
+    )
+
+
+def _caption(results: Results, number: int) -> str:
+    lost = len(pareto.front(results.trials, results.objectives)) - number
+    said = [
+        "Theoretical speedup: the dense network's MACs divided by those of the non-zero weights left.",
+        zeros(results),
+        "What the dense control gains or loses is chance." if len(dense_control(results.trials)) else "",
+        f"Not measured: {style.counted(lost)}." if lost else "",
+    ]
+    return " ".join(filter(None, said))
+
+
+def _draw_lines(ax: Axes, rows: pd.DataFrame) -> None:
+    """The scales, to hold all of `rows` and a speedup of 2, and the lines of the promised speedup and of none."""
+    (left, right), (low, high) = (
+        (min(0.8, rows[name].min() / 1.2), max(2.4, 1.2 * rows[name].max()))
+        for name in ("theoretical_speedup", "speedup")
+    )
+    ax.plot([left, right], [left, right], **DASHED)
+    ax.axhline(1, **DOTTED)
+    ax.set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high))
+    for axis, span in ((ax.xaxis, right / left), (ax.yaxis, high / low)):
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if span < 8 else (1, 2, 5) if span < 200 else (1,)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())

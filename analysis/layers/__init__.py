@@ -1,0 +1,1 @@
+"""What happens in single layers: what is kept of them, how sensitive they are, how their weights are distributed."""

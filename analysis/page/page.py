@@ -1,0 +1,183 @@
+"""report.html: one file that asks nothing of the network, in the light or the dark as the reader has it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import shlex
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+import yaml
+from PIL import Image
+
+from analysis import rendering
+from analysis.figures.speedup import zeros
+from analysis.page import interactive
+from analysis.page.answer import answer
+from analysis.rendering import Table
+from analysis.results_folder import Results, tally
+
+HEADINGS = {
+    "summary": "The front",
+    "criteria": "By criterion",
+    "scopes": "By scope",
+    "ranks": "Criteria by rank",
+    "effects": "Which level of an axis wins",
+    "importance": "What decides",
+    "schedules": "Schedules against the baseline",
+    "sizes": "Share pruned, size and accuracy",
+    "iterations": "After each iteration",
+    "latency": "Speed and size",
+}
+POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def page(results: Results, made: dict[str, Table], drawn: dict[str, tuple[str, bytes]], *, live: str = "") -> str:
+    """The page, of the tables made and the figures drawn (each a title and a png).
+
+    live: a program of its own, for a page that is served while the study runs.
+    """
+    name = html.escape(str(results.study["study"].get("name", results.folder.name)))
+    sentence, limits = (html.escape(part) for part in answer(results))
+    content = interactive.data(results)
+    told = {"latency": _speed(results)}
+    sections = "\n".join(
+        f'<h2>{HEADINGS[key]}</h2>\n{told.get(key, "")}\n<div class="wide">{rendering.as_html(*table)}</div>'
+        for key, table in made.items()
+    )
+    shown = "\n".join(_image(*figure) for figure in drawn.values())
+    policy = POLICY + "; connect-src 'self'" * bool(live)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<link rel="icon" href="data:,">
+<title>{name}: a pruning study</title>
+<style>{_resource("page.css")}</style>
+</head>
+<body>
+<main>
+<h1>{name}</h1>
+<p class="quiet">{html.escape(_subject(results))}</p>
+<p class="answer">{sentence}</p>
+<p>{limits}</p>
+{_explore(content)}
+{sections}
+<h2>Figures</h2>
+{shown}
+<h2>Failed and stopped trials</h2>
+{_failed(results.trials)}
+<h2>How to run it again</h2>
+{_again(results)}
+</main>
+{interactive.scripts(content)}
+{f"<script>{live}</script>" if live else ""}
+</body>
+</html>
+"""
+
+
+def _resource(name: str) -> str:
+    return resources.files("analysis.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _explore(content: dict[str, Any]) -> str:
+    """The place of the plot, the chosen trial and the list of trials; nothing without a network."""
+    if not content["ids"]:
+        return ""
+    heads = "".join(f'<th scope="col">{html.escape(rendering.label(name))}</th>' for name in content["listed"])
+    return f"""<h2>Explore</h2>
+<p class="quiet screen">Hovering shows a recipe, a click opens the trial below. <span id="counted"></span></p>
+<div id="controls"><label>across <select id="abscissa"></select></label></div>
+<div id="plot" role="img" aria-label="Test accuracy of every network; the figures below show the same"></div>
+<section id="trial" hidden></section>
+<div id="trials" class="wide"><table><thead><tr>{heads}</tr></thead><tbody></tbody></table></div>"""
+
+
+def _subject(results: Results) -> str:
+    dense = results.study.get("baseline") or {}
+    return (
+        f"{dense.get('model', 'a network')} on {dense.get('dataset', 'unknown data')}. Trials: {tally(results.trials)}."
+    )
+
+
+def _image(name: str, png: bytes) -> str:
+    source = base64.b64encode(png).decode("ascii")
+    return f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{source}"></figure>'
+
+
+def smaller(png: bytes) -> bytes:
+    """The image in 256 colours, where that is smaller: nothing that is seen is lost, at a third of the size."""
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "png")
+    return min(file.getvalue(), png, key=len)
+
+
+def _speed(results: Results) -> str:
+    told = zeros(results)
+    return f"<p>{html.escape(told)}</p>" if told else ""
+
+
+def failures(trials: pd.DataFrame) -> pd.DataFrame:
+    """A row for every reason trials failed or stopped for: reason, state, number, trials (some ids). Most first."""
+    ended = trials[trials["state"] != "complete"]
+    early = ended["state"].map({"stopped": "others were better after as many epochs"})
+    ended = ended.assign(reason=ended["error"].fillna(early).fillna("not said"))
+    grouped = ended.groupby(["reason", "state"])["trial_id"]
+    frame = grouped.agg(number="size", trials=_some).reset_index()
+    return frame.sort_values(["number", "reason"], ascending=[False, True], ignore_index=True)
+
+
+def _some(names: pd.Series, most: int = 8) -> str:
+    return ", ".join(names.iloc[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _failed(trials: pd.DataFrame) -> str:
+    reasons = failures(trials)
+    if reasons.empty:
+        return "<p>Nothing: every trial ran to its end.</p>"
+    return f'<div class="wide">{rendering.as_html(reasons)}</div>'
+
+
+def _again(results: Results) -> str:
+    record = results.record
+    versions = ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())
+    facts = {
+        "Started": record.get("started"),
+        "Command": record.get("command"),
+        "Commit": record.get("git_commit"),
+        "Versions": versions,
+        "Hardware": _hardware(record.get("hardware") or {}),
+        "Seed of the study": results.study["study"].get("seed"),
+        "Seeds of trials": _seeds(results.trials),
+    }
+    lines = "\n".join(
+        f"<dt>{key}</dt><dd>{html.escape(str(value))}</dd>" for key, value in facts.items() if value not in (None, "")
+    )
+    data = f" --data-dir {shlex.quote(str(record['data_dir']))}" if record.get("data_dir") else ""
+    study = yaml.safe_dump(results.study, sort_keys=False, allow_unicode=True)
+    return f"""<p>Save the study file below as <code>again.yaml</code> and run</p>
+<pre>python -m study.run --out again --space again.yaml{html.escape(data)}</pre>
+<p>A recipe with a given seed gives the same row on the same machine. Which recipes are tried depends on the order in
+which results come in, so only a study with <code>concurrency: 1</code> that was not interrupted repeats as a whole.</p>
+<dl>{lines}</dl>
+<details><summary>The study file, every key written out</summary>
+<pre>{html.escape(study)}</pre></details>"""
+
+
+def _seeds(trials: pd.DataFrame) -> str:
+    """How many seeds the trials had, and where each stands."""
+    known = trials["seed"].dropna()
+    return f"{known.nunique()} different ones, each in its row of trials.csv" if len(known) else ""
+
+
+def _hardware(hardware: dict[str, Any]) -> str:
+    gpus = ", ".join(hardware.get("gpus") or []) or "no GPU"
+    return f"{hardware.get('cpu') or hardware.get('machine', 'unknown')}, {hardware.get('cores', '?')} cores, {gpus}"

@@ -1,0 +1,262 @@
+"""Which channel is which: every tensor of a forward pass, its channels named, by torch.fx.
+
+The model's twin (its structure on the meta device: shapes, no numbers) is traced and run once. One axis of each tensor
+carries *channel variables*, one integer per channel: axis 1, or another after a permute. A convolution or linear layer
+makes new ones, what treats channels one by one passes them on, an addition unites them in pairs, a concatenation
+strings them together, a flatten repeats them. Variables that were united are one class, which is cut as a whole or not
+at all.
+
+What no rule of `pruning.channel_rules` covers is *opaque*: its channels must turn out never to be cut (as those of the
+network's inputs and outputs and of protected modules), or else the model is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pruning.channels.rules import (
+    ANY_AXIS,
+    CONVS,
+    CUTTABLE,
+    LAYER_NORMS,
+    NORMS,
+    POINTWISE_LAYERS,
+    TRANSPOSED,
+    Ids,
+    longest,
+    operation,
+    rule_of,
+    scales,
+)
+
+SAME_SHAPE = {*POINTWISE_LAYERS, *NORMS, *LAYER_NORMS, nn.GroupNorm}
+BATCH = 2  # images in the twin's run: an axis of 1 might be taken for another
+
+
+class Classes:
+    """Channel variables 0 .. n - 1 in classes that only grow: union-find on whole arrays."""
+
+    def __init__(self) -> None:
+        self.parent = np.arange(0)
+
+    def new(self, count: int) -> Ids:
+        """`count` new variables, each a class of its own."""
+        ids = np.arange(len(self.parent), len(self.parent) + count)
+        self.parent = np.concatenate([self.parent, ids])
+        return ids
+
+    def roots(self, ids: Ids) -> Ids:
+        """The least variable of each one's class."""
+        found = self.parent[ids]
+        while (found != (up := self.parent[found])).any():
+            found = up
+        self.parent[ids] = found  # so that the next walk is short
+        return found
+
+    def unite(self, a: Ids, b: Ids) -> None:
+        """Unite the classes of a[i] and b[i] for every i."""
+        a, b = self.roots(a), self.roots(b)
+        while (a != b).any():
+            np.minimum.at(self.parent, np.maximum(a, b), np.minimum(a, b))
+            a, b = self.roots(a), self.roots(b)
+
+
+class LayerTracer(fx.Tracer):
+    """Takes the layers that plans are about for one operation each, torchvision's too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in CUTTABLE or super().is_leaf_module(m, module_qualified_name)
+
+
+class Tracker(fx.Interpreter):
+    """Runs a twin's graph and notes the channel variables of every tensor and on every layer's axes.
+
+    axis: node -> which of its value's axes they are on; axes: (layer, "out" or "in") -> variables; positions: layer ->
+    places of one image at which its weights are used, over all its calls; opaque_macs: MACs of opaque operations for
+    one image; fixed: variables that are never cut; demands: variables that must be among them, with the node that asks
+    and its reason.
+    """
+
+    def __init__(self, twin: nn.Module, graph: fx.Graph, protect: Iterable[str]) -> None:
+        super().__init__(twin, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False
+        self.layers = dict(twin.named_modules())
+        self.protect = tuple(protect)
+        owners = Counter(id(p) for layer in self.layers.values() for p in layer._parameters.values() if p is not None)
+        self.tied = {parameter for parameter, count in owners.items() if count > 1}
+        self.classes = Classes()
+        self.scales = {name: p for name, p in scales(twin).items() if id(p) not in self.tied}
+        self.ids: dict[fx.Node, Any] = {}
+        self.axis: defaultdict[fx.Node, int] = defaultdict(lambda: 1)
+        self.axes: dict[tuple[str, str], Ids] = {}
+        self.positions: Counter[str] = Counter()
+        self.opaque_macs = 0
+        self.fixed: list[Ids] = []
+        self.demands: list[tuple[fx.Node, str, Ids]] = []
+
+    def run_node(self, node: fx.Node) -> Any:
+        """The node's value, on the meta device, with its channel variables noted."""
+        try:
+            value = self._value(node)
+        except Exception as error:
+            raise ValueError(f"{self.where(node)} fails on an input of the example's shape: {error}") from error
+        self.env[node] = value
+        self.ids[node] = self._channels(node, value)
+        return value
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "call_module" and type(self.layers[str(node.target)]) in SAME_SHAPE:
+            return self.env[node.all_input_nodes[0]]  # meta kernels are slow
+        value = super().run_node(node)
+        return value.to("meta") if node.op == "get_attr" and isinstance(value, Tensor) else value
+
+    def _channels(self, node: fx.Node, value: Any) -> Any:
+        """An array for a tensor, a list of them for several, None for what carries no channels."""
+        if node.op == "placeholder":
+            return self.never_cut(value)
+        if str(node.target) in self.scales and node.op == "get_attr":
+            self.axis[node] = longest(value)
+            return self.note_layer(node, None, self.outputs(node, value.numel()), value)
+        inputs = [ids for source in node.all_input_nodes for ids in _arrays(self.ids[source])]
+        if node.op == "output" or not inputs or not _tensors(value):
+            return None
+        ids = self._by_rule(node, value)
+        if ids is None:
+            self.axis[node] = 1
+            if all(source.op == "get_attr" for source in node.all_input_nodes):
+                return None  # of constants only
+            ids = self._opaque(node, value, inputs)
+        if any(f"{scope(node)}.".startswith(f"{path}.") for path in self.protect):
+            self.fixed += [*inputs, *_arrays(ids)]
+        return ids
+
+    def _by_rule(self, node: fx.Node, value: Any) -> Any:
+        layer = self.layers[str(node.target)] if node.op == "call_module" else None
+        rule = rule_of(node, layer)
+        if rule is None or (layer is not None and any(id(p) in self.tied for p in layer.parameters())):
+            return None
+        if rule not in ANY_AXIS and any(self.axis[source] != 1 for source in node.all_input_nodes):
+            return None
+        return rule(self, node, value)
+
+    def _opaque(self, node: fx.Node, value: Any, inputs: list[Ids]) -> Any:
+        self.demand(node, "is not known to treat channels one by one", np.concatenate(inputs))
+        with FlopCounterMode(display=False) as counter:
+            super().run_node(node)
+        self.opaque_macs += counter.get_total_flops() // (2 * BATCH)
+        return self.never_cut(value)
+
+    def demand(self, node: fx.Node, reason: str, ids: Ids) -> None:
+        """Refuse the model later, unless these variables turn out never to be cut."""
+        self.demands.append((node, reason, ids))
+
+    def never_cut(self, value: Any) -> Any:
+        """New variables that are never cut, for a tensor or for those in a list; None for anything else."""
+        if isinstance(value, (tuple, list)):
+            return [self.never_cut(part) for part in value]
+        if not isinstance(value, Tensor) or value.ndim < 2:
+            return None
+        self.fixed.append(self.classes.new(value.shape[1]))
+        return self.fixed[-1]
+
+    def outputs(self, node: fx.Node, count: int) -> Ids:
+        """Variables of the channels a layer makes: those of its first call if it is called again."""
+        known = self.axes.get((str(node.target), "out"))
+        return self.classes.new(count) if known is None else known
+
+    def note_layer(self, node: fx.Node, inputs: Ids | None, outputs: Ids, used: Tensor) -> Ids:
+        """Note the variables on a layer's axes, united with those of its other calls, and its positions: `used`'s."""
+        name = str(node.target)
+        for side, ids in (("in", inputs), ("out", outputs)):
+            if ids is not None and self.axes.setdefault((name, side), ids) is not ids:
+                self.classes.unite(self.axes[name, side], ids)
+        self.positions[name] += used.numel() // (BATCH * used.shape[self.axis[node]])
+        return outputs
+
+    def where(self, node: fx.Node) -> str:
+        """A node in words: its module, and its operation or kind."""
+        if node.op == "call_module":
+            return f"module {node.target!r} ({type(self.layers[str(node.target)]).__name__})"
+        return f"operation {operation(node)!r} in " + (f"module {scope(node)!r}" if scope(node) else "the model itself")
+
+    def fix_outputs(self) -> None:
+        """Never cut what reaches the network's outputs without passing another layer's weights."""
+        stack = [node for node in self.graph.nodes if node.op == "output"]
+        seen = set(stack)
+        while stack:
+            for source in stack.pop().all_input_nodes:
+                if source not in seen and _tensors(self.env[source]):
+                    seen.add(source)
+                    self.fixed += _arrays(self.ids[source])
+                    if source.op != "call_module" or not makes_channels(self.layers[str(source.target)]):
+                        stack.append(source)
+
+
+def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: Iterable[str] = ()) -> Tracker:
+    """Trace `model` and follow its channels; the model itself, and its hooks, are neither run nor changed.
+
+    example_input: one tensor (N, C, ...) or one per argument; only shapes and dtypes count, N is free. Raises
+    ValueError if the model can't be copied, traced, or run on such an input.
+    """
+    twin = _meta_twin(model).eval()
+    tracer = LayerTracer()
+    try:
+        graph = tracer.trace(twin)
+    except Exception as error:
+        inside = next(reversed(getattr(tracer, "module_stack", {})), "")  # fx leaves it standing where it failed
+        named = f"module {inside!r}" if inside else type(model).__name__
+        raise ValueError(f"{named} can't be traced by torch.fx: {error}") from error
+    tracker = Tracker(twin, graph, protect)
+    examples = [example_input] if isinstance(example_input, Tensor) else example_input
+    with torch.no_grad():
+        tracker.run(*(torch.empty(BATCH, *x.shape[1:], dtype=x.dtype, device="meta") for x in examples))
+    tracker.fix_outputs()
+    return tracker
+
+
+def makes_channels(layer: nn.Module | None) -> bool:
+    """Whether a layer's output channels are its own, and not those of its input."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, (*CONVS, *TRANSPOSED)) and layer.groups == 1)
+
+
+def scope(node: fx.Node) -> str:
+    """Path of the module that a node is or lies in; empty for the model itself."""
+    return str(node.target) if node.op == "call_module" else next(reversed(node.meta.get("nn_module_stack", {})), "")
+
+
+def _meta_twin(model: nn.Module) -> nn.Module:
+    for path, layer in model.named_modules():
+        if type(layer) in CUTTABLE and "weight" not in layer._parameters:
+            raise ValueError(f"module {path!r} computes its weight by a hook: make the weight a parameter again first")
+    memo: dict[int, Any] = {id(p): nn.Parameter(_on_meta(p), p.requires_grad) for p in model.parameters()}
+    memo |= {id(b): _on_meta(b) for b in model.buffers()}
+    for layer in model.modules():  # a user's hook may note what it sees, and must not see this
+        memo |= {id(hooks): OrderedDict() for name, hooks in vars(layer).items() if name.endswith("_hooks")}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} can't be copied: {error}") from error
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta", requires_grad=False)
+
+
+def _tensors(value: Any) -> bool:
+    """Whether a value is, or holds, a tensor."""
+    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(_tensors(part) for part in value))
+
+
+def _arrays(ids: Any) -> list[Ids]:
+    """The arrays in a node's ids."""
+    if isinstance(ids, list):
+        return [array for part in ids for array in _arrays(part)]
+    return [] if ids is None else [ids]

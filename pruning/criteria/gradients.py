@@ -1,0 +1,229 @@
+"""Criteria of the loss's gradient: what the cross-entropy on calibration data would change if a weight went.
+
+The gradient of a single image is another thing than that of a batch: squares of the first (`fisher`) and of the second
+(`taylor`) do not agree even on average. Per-image gradients are never made by one backward pass per image: of single
+weights they are products of a layer's inputs and its outputs' gradients, of whole filters the gradient of a gate, a
+factor of one behind the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pruning.channels.folding import norms_behind
+from pruning.channels.graph import Graph, group_scores
+from pruning.channels.plans import Plan
+from pruning.channels.tracing import makes_channels
+from pruning.criteria.scoring import (
+    Batches,
+    by_group,
+    columns,
+    evaluating,
+    exact,
+    needed,
+    rows,
+    unit_sums,
+    units_left,
+    users,
+    watching,
+)
+from pruning.weights.masks import Scores, prunable
+
+CHUNK = 2**24  # numbers held at once where gradients of single images are formed
+
+Call = tuple[nn.Module, Tensor, Tensor]  # a layer, what it was called on, and the loss's gradient of what it returned
+
+
+def gradient_norm(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
+    """|dL/dw| of the mean cross-entropy L over all calibration images."""
+    return {name: gradient.abs() for name, gradient in mean_gradient(model, batches).items()}
+
+
+def gradient_norm_channels(
+    graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
+) -> Scores:
+    """L2 norm of dL/dw over all the filters of a unit."""
+    squares = {name: gradient.square() for name, gradient in mean_gradient(model, batches).items()}
+    summed = group_scores(graph, squares, plan=plan)
+    return {name: torch.where(score < 0, score, score.clamp(0).sqrt()) for name, score in summed.items()}
+
+
+def saliency(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
+    """|w * dL/dw|: SNIP's connection sensitivity, at the trained weights (Lee et al. 2019, arXiv:1810.02340)."""
+    weights = prunable(model)
+    return {name: (weights[name].detach() * g).abs() for name, g in mean_gradient(model, batches).items()}
+
+
+def taylor(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
+    """(w * dL/dw) ** 2 of each batch's mean loss, averaged over batches (Molchanov et al. 2019, arXiv:1906.10771)."""
+    scores = {name: torch.zeros_like(weight, dtype=exact(weight)) for name, weight in _detached(model).items()}
+    weights = prunable(model)
+    for images, labels in needed(batches):
+        for name, gradient in batch_gradient(model, images, labels).items():
+            scores[name] += (weights[name].detach() * gradient).square() / len(batches)
+    return scores
+
+
+def taylor_channels(
+    graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
+) -> Scores:
+    """The squared sum of w * dL/dw over a unit's filters, batch norm folded in; per batch, averaged over batches.
+
+    Molchanov et al. 2019, arXiv:1906.10771, equation 8, with its gate behind the batch norm: the folded filter's sum
+    and its bias's are gamma * dL/dgamma + beta * dL/dbeta. (The raw filter's on top would count the channel twice.)
+    """
+    layers = _gated(graph, model, plan)
+    sums = []
+    for images, labels in needed(batches):
+        gates = gate_gradients(model, layers, images, labels)
+        sums.append({path: gate.sum(0, keepdim=True) / len(labels) for path, gate in gates.items()})
+    return by_group(graph, plan, unit_sums(graph, plan, _stacked(sums)).square().mean(0))
+
+
+def fisher(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
+    """w ** 2 times half the mean of squared gradients of single images' losses: the empirical Fisher's diagonal.
+
+    Optimal Brain Damage (LeCun et al. 1990) with the Fisher information in place of the Hessian (Theis et al. 2018,
+    arXiv:1801.05787). Raises ValueError for layers that are neither nn.Conv*d nor nn.Linear.
+    """
+    layers = users(model)
+    squares = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in _detached(model).items()}
+    images_seen = sum(len(labels) for _, labels in needed(batches))
+    for images, labels in batches:
+        for name, calls in output_gradients(model, layers, images, labels).items():
+            for part in _squares(calls):
+                squares[name] += part.reshape(squares[name].shape)
+    weights = _detached(model)
+    return {name: (w.square() * squares.pop(name) / (2 * images_seen)).to(exact(w)) for name, w in weights.items()}
+
+
+def fisher_channels(
+    graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
+) -> Scores:
+    """Half the mean over images of (the sum of w * dL/dw over the unit's filters, batch norm folded in) squared.
+
+    Theis et al. 2018, arXiv:1801.05787: with its bias, a folded filter's sum is that of the feature map, as it goes
+    into the ReLU, times its gradient.
+    """
+    layers = _gated(graph, model, plan)
+    sums = _stacked([gate_gradients(model, layers, images, labels) for images, labels in needed(batches)])
+    return by_group(graph, plan, unit_sums(graph, plan, sums).square().mean(0) / 2)
+
+
+def batch_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Scores:
+    """Gradient of a batch's mean cross-entropy for every prunable weight; the parameters' own `grad` is not touched."""
+    weights = {name: weight.requires_grad_() for name, weight in _detached(model).items()}
+    with evaluating(model), torch.enable_grad():
+        loss = F.cross_entropy(functional_call(model, weights, (images,)), labels)
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(weights, gradients, strict=True))
+
+
+def mean_gradient(model: nn.Module, batches: Batches) -> Scores:
+    """Gradient of the mean cross-entropy over all images of all batches, in float32 at least."""
+    total = {name: torch.zeros_like(weight, dtype=exact(weight)) for name, weight in _detached(model).items()}
+    count = sum(len(labels) for _, labels in needed(batches))
+    for images, labels in batches:
+        for name, gradient in batch_gradient(model, images, labels).items():
+            total[name] += gradient * (len(labels) / count)
+    return total
+
+
+def gate_gradients(
+    model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], images: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """For every layer (N, outputs): each image's sum of w * dL/dw over all weights and the bias of an output channel.
+
+    That is the gradient of a factor of one on the channel; for batch norm the sum over its gamma and beta. One backward
+    pass, which forms no gradient of weights.
+    """
+    gates: dict[str, Tensor] = {}
+
+    def gate(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        axis = y.ndim - 1 if isinstance(layer, nn.Linear) else 1
+        if path not in gates:
+            gates[path] = torch.ones(len(y), y.shape[axis], dtype=y.dtype, device=y.device, requires_grad=True)
+        return y * gates[path].unflatten(1, [1] * (axis - 1) + [-1] + [1] * (y.ndim - 1 - axis))
+
+    with evaluating(model), torch.enable_grad(), watching(layers, gate):
+        loss = F.cross_entropy(functional_call(model, _all_detached(model), (images,)), labels, reduction="sum")
+        gradients = torch.autograd.grad(loss, list(gates.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(gates, gradients, strict=True))
+
+
+def output_gradients(
+    model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], images: Tensor, labels: Tensor
+) -> dict[str, list[Call]]:
+    """Every call of the layers, with the gradient of the sum of the images' losses for what it returned.
+
+    As the losses add up, image n's part of it is the gradient of image n's loss. One backward pass.
+    """
+    calls: dict[str, list[Call]] = {name: [] for name in layers}
+    leaves: list[Tensor] = []
+
+    def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if not y.requires_grad:  # the first of the layers on its way: nobody asks for gradients before it
+            leaves.append(y.detach().requires_grad_())
+            y = leaves[-1].clone()  # as autograd lets nothing overwrite a leaf
+        # A hook on the tensor gets the gradient of its value now, even if a ReLU overwrites it next.
+        y.register_hook(lambda gradient: calls[name].append((layer, x.detach(), gradient)))
+        return y
+
+    with evaluating(model), torch.enable_grad(), watching(layers, note):
+        loss = F.cross_entropy(functional_call(model, _all_detached(model), (images,)), labels, reduction="sum")
+        if loss.requires_grad:
+            torch.autograd.grad(loss, leaves, allow_unused=True)
+    return calls
+
+
+def image_gradients(calls: Sequence[Call], filters: slice = slice(None)) -> Iterator[Tensor]:
+    """(N, groups, filters of a group, weights of a filter): the weight's gradient of each image, over all calls.
+
+    As many images at a time as CHUNK allows. filters: which of each group's.
+    """
+    for layer, x, d in calls[:1]:
+        one, made = columns(layer, x[:1]), rows(layer, d[:1])[:, :, filters]
+        size = max(1, CHUNK // max(one.numel(), made.shape[2] * one[..., 0].numel()))
+        for start in range(0, len(x), size):
+            some = slice(start, start + size)
+            parts = [
+                rows(layer, d[some])[:, :, filters] @ columns(layer, x[some]).transpose(2, 3) for layer, x, d in calls
+            ]
+            yield sum(parts[1:], parts[0])
+
+
+def _squares(calls: Sequence[Call]) -> Iterator[Tensor]:
+    """Squared gradients of single images' losses, (groups, filters, weights), summed over some images at a time."""
+    if len(calls) == 1 and columns(calls[0][0], calls[0][1][:1]).shape[-1] == 1:
+        for layer, x, d in calls:  # an outer product: the squares of one are one of squares
+            squares = rows(layer, d)[..., 0].square(), columns(layer, x)[..., 0].square()
+            yield torch.einsum("ngo,ngd->god", *squares)
+        return
+    for gradients in image_gradients(calls):
+        yield gradients.square_().sum(0)
+
+
+def _gated(graph: Graph, model: nn.Module, plan: Plan | None) -> dict[str, list[nn.Module]]:
+    """Where each layer that makes channels that can be cut has its gates: itself, or the batch norm behind it."""
+    norms = norms_behind(model)
+    made = [path for (path, side), units in units_left(graph, plan).items() if side == "out" and (units >= 0).any()]
+    made = [norms.get(path, path) for path in made if makes_channels(model.get_submodule(path))]
+    return {path: [model.get_submodule(path)] for path in made}
+
+
+def _stacked(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {path: torch.cat([one[path] for one in sums]) for path in sums[0]}
+
+
+def _detached(model: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in prunable(model).items()}
+
+
+def _all_detached(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters as constants, so that autograd keeps nothing for gradients nobody asks for."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}

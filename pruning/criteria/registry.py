@@ -1,0 +1,164 @@
+"""Criteria by name; the higher a score, the longer a weight or channel stays.
+
+A weight criterion is one function (model, batches, generator) -> Scores for `prunable(model)`. `batches`
+are pairs (images (N, C, H, W), labels (N,)) of calibration data, for criteria that look at data;
+`generator` is the one source of randomness. A criterion leaves the model exactly as it found it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from pruning.criteria import activations, gradients, reconstruction, second_order
+from pruning.criteria import consumers as reading
+from pruning.criteria.magnitude import (
+    bn_scale,
+    bn_scale_channels,
+    fpgm_channels,
+    magnitude_l1,
+    magnitude_l2,
+    random,
+    random_channels,
+)
+from pruning.criteria.scoring import Batches
+from pruning.weights.masks import Masks, Scores
+
+COSTS = ("weights", "forward", "backward", "per-image")  # what a criterion takes: see Criterion
+
+
+class Criterion(NamedTuple):
+    """A criterion's two forms; None: it has no such form of its own.
+
+    weight: (model, batches, generator) -> a score per weight. channel: (graph, model, plan, batches, generator) -> a
+    score per unit of every group, where `model` is what `plan` leaves of the graph's network; without this form a
+    channel's score is made of its weights' scores (`pruning.channels.group_scores`).
+
+    reconstruct: (model, masks, batches, generator) -> new values, for a criterion that also moves the weights that
+    stay; None: they stay as they are. `pruning.cutting` calls it once it is known what goes, on the model as it was
+    scored (nothing zeroed or cut yet, and nothing is now), with a mask for every weight concerned: the masks of single
+    weights, or what a plan leaves of filters and of the weights that read them. It returns weights of the model's
+    shapes, zero where masked, which then take the place of the old. Of `criterion._replace(reconstruct=None)` only the
+    scores are left.
+
+    of_weight, of_channel, source: the formulas and where they are from, for people; the README's table is made of
+    them. cost: of COSTS, what it takes on the calibration data: nothing (the weights alone), forward passes, a
+    backward pass per batch, or gradients of single images.
+    """
+
+    weight: Callable[[nn.Module, Batches, torch.Generator], Scores] | None = None
+    channel: Callable | None = None
+    reconstruct: Callable[[nn.Module, Masks, Batches, torch.Generator], Scores] | None = None
+    of_weight: str = ""
+    of_channel: str = ""
+    source: str = ""
+    cost: str = ""
+
+
+CRITERIA: dict[str, Criterion] = {
+    "magnitude_l1": Criterion(
+        magnitude_l1,
+        of_weight="abs(w)",
+        of_channel="L1 norm of the unit's filters, or its mean (`reduce`)",
+        source="Han 2015, arXiv:1506.02626; Li 2017, arXiv:1608.08710",
+        cost="weights",
+    ),
+    "magnitude_l2": Criterion(
+        magnitude_l2,
+        of_weight="w^2",
+        of_channel="squared L2 norm of the unit's filters, or its mean (`reduce`)",
+        source="Han 2015, arXiv:1506.02626; Li 2017, arXiv:1608.08710",
+        cost="weights",
+    ),
+    "bn_scale": Criterion(
+        bn_scale,
+        bn_scale_channels,
+        of_weight="abs(gamma / sigma * w), batch norm folded in",
+        of_channel="abs(gamma), mean over the unit's batch norms",
+        source="Liu 2017, arXiv:1708.06519",
+        cost="weights",
+    ),
+    "gradient_norm": Criterion(
+        gradients.gradient_norm,
+        gradients.gradient_norm_channels,
+        of_weight="abs(dL/dw), L the mean loss over all images",
+        of_channel="L2 norm of dL/dw over the unit's filters",
+        source="common practice",
+        cost="backward",
+    ),
+    "saliency": Criterion(
+        gradients.saliency,
+        of_weight="abs(w * dL/dw)",
+        of_channel="sum over the unit's filters, or its mean (`reduce`)",
+        source="SNIP: Lee 2019, arXiv:1810.02340",
+        cost="backward",
+    ),
+    "taylor": Criterion(
+        gradients.taylor,
+        gradients.taylor_channels,
+        of_weight="(w * dL/dw)^2 per batch, mean over batches",
+        of_channel="(sum of w * dL/dw over the filter, batch norm folded in)^2 per batch, mean over batches",
+        source="Molchanov 2017, arXiv:1611.06440; 2019, arXiv:1906.10771",
+        cost="backward",
+    ),
+    "fisher": Criterion(
+        gradients.fisher,
+        gradients.fisher_channels,
+        of_weight="w^2 / 2 * mean over images of (dL/dw)^2",
+        of_channel="mean over images of (sum of w * dL/dw over the filter, batch norm folded in)^2 / 2",
+        source="LeCun 1990 (OBD); Theis 2018, arXiv:1801.05787",
+        cost="per-image",
+    ),
+    "obs": Criterion(
+        second_order.obs,
+        reconstruct=second_order.obs_reconstruct,
+        of_weight="w^2 / (2 [F^-1]_ii), F the empirical Fisher in blocks of at most 128 along a filter; the rest moves",
+        of_channel="sum over the unit's filters, or its mean (`reduce`)",
+        source="Hassibi 1993; WoodFisher: Singh 2020, arXiv:2004.14340",
+        cost="per-image",
+    ),
+    "activation": Criterion(
+        activations.activation,
+        activations.activation_channels,
+        of_weight="abs(w) * L2 norm of what w multiplies",
+        of_channel="mean abs(activation) after ReLU or the like",
+        source="Wanda: Sun 2024, arXiv:2306.11695",
+        cost="forward",
+    ),
+    "apoz": Criterion(
+        activations.apoz,
+        activations.apoz_channels,
+        of_weight="abs(w) * share of non-zeros of what w multiplies",
+        of_channel="1 - share of zeros after ReLU, mean over the unit's ReLUs",
+        source="Hu 2016, arXiv:1607.03250",
+        cost="forward",
+    ),
+    "regression": Criterion(
+        reconstruction.regression,
+        reading.regression_channels,
+        reconstruction.regression_reconstruct,
+        of_weight="w^2 / [(X X^T)^-1]_jj, X the layer's input, over its output's energy; the rest moves",
+        of_channel="error of the readers' outputs, by least squares, once it and all the LASSO drops before are gone",
+        source="He 2017, arXiv:1707.06168; SparseGPT: Frantar 2023, arXiv:2301.00774",
+        cost="forward",
+    ),
+    "thinet": Criterion(
+        channel=reading.thinet_channels,
+        reconstruct=reconstruction.thinet_reconstruct,
+        of_channel="energy of what the readers' outputs lack once it and all that goes before, greedily, are gone",
+        source="ThiNet: Luo 2017, arXiv:1707.06342",
+        cost="forward",
+    ),
+    "fpgm": Criterion(
+        channel=fpgm_channels,
+        of_channel="mean distance to the layer's filters (low: near their geometric median)",
+        source="He 2019, arXiv:1811.00250",
+        cost="weights",
+    ),
+    "random": Criterion(
+        random, random_channels, of_weight="uniform", of_channel="uniform", source="control", cost="weights"
+    ),
+}

@@ -1,0 +1,144 @@
+"""Optimal Brain Surgeon in blocks: what the loss would gain, were the weights that stay to make up for one that goes.
+
+The Hessian is the empirical Fisher F = mean over images of g g^T, g the gradient of one image's loss, in blocks along
+each filter (never across filters, so that permuting filters permutes scores) of at most BLOCK weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pruning.criteria.gradients import Call, image_gradients, output_gradients
+from pruning.criteria.reconstruction import DAMPING, damped, inverse_diagonal, masked, partly_masked
+from pruning.criteria.scoring import Batches, as_matrices, evaluating, exact, needed, users, watching
+from pruning.weights.masks import Masks, Scores, prunable
+
+BLOCK = 128  # weights
+HELD = 2**29  # numbers of layers' inputs and gradients held at once: 2 GiB of float32
+STACKED = 2**26  # numbers of single images' gradients held at once: 256 MiB
+
+
+def obs(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
+    """w ** 2 / (2 [F^-1]_ii): the loss that w's going costs once its block has made up for it as best it can.
+
+    Hassibi & Stork 1993, with the Fisher of Singh & Alistarh 2020, arXiv:2004.14340. Raises ValueError for layers that
+    are neither nn.Conv*d nor nn.Linear.
+    """
+    weights = prunable(model)
+    scores = {name: torch.zeros(w.shape, dtype=exact(w), device=w.device) for name, w in weights.items()}
+    for name, layer, block, gradients in _blocks(model, list(scores), batches):
+        inverse, mean = fisher_inverse_diagonal(gradients)
+        alive = (mean > 0)[:, None]  # a block that no image reaches is worth nothing
+        _put(layer, scores[name], block, _cut(layer, weights[name], block).square() / (2 * inverse) * alive)
+    return scores
+
+
+def obs_reconstruct(model: nn.Module, masks: Masks, batches: Batches, generator: torch.Generator) -> Scores:
+    """The weights as they should be where `masks` keep them, and zero elsewhere; see `Criterion.reconstruct`.
+
+    In every block the least of the loss's second-order estimate over the weights that stay, for all that go at once.
+    """
+    weights, moved = prunable(model), {n: w.contiguous() for n, w in masked(model, masks).items()}
+    for name, layer, block, gradients in _blocks(model, partly_masked(masks), batches):
+        weight, kept = _cut(layer, weights[name], block), _cut(layer, masks[name], block)
+        fisher = damped(_fisher(gradients))
+        pull = kept * (fisher @ (weight * (1 - kept)).unsqueeze(2)).squeeze(2)
+        # Rows and columns of what goes become those of the identity, so that blocks of all counts are solved at once.
+        system = fisher * kept[:, :, None] * kept[:, None, :] + torch.diag_embed(1 - kept)
+        shift = torch.cholesky_solve(pull.unsqueeze(2), torch.linalg.cholesky_ex(system).L).squeeze(2)
+        _put(layer, moved[name], block, kept * (weight + shift))
+    return moved
+
+
+def fisher_inverse_diagonal(gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Diagonal of each block's `damped` Fisher's inverse, (blocks, weights), and F's mean diagonal, (blocks,).
+
+    gradients: (blocks, images, weights). Both are float64. With fewer images than weights by Woodbury's identity,
+    which inverts a matrix of images.
+    """
+    images, size = gradients.shape[1:]
+    if images >= size:
+        fisher = _fisher(gradients)
+        return inverse_diagonal(damped(fisher)), fisher.diagonal(dim1=1, dim2=2).mean(1)
+    gradients = gradients.double()
+    kernel = gradients @ gradients.transpose(1, 2)
+    mean = kernel.diagonal(dim1=1, dim2=2).sum(1) / (images * size)  # its trace is that of F, but for the mean
+    damping = torch.where(mean > 0, DAMPING * mean, 1.0)[:, None]
+    kernel.diagonal(dim1=1, dim2=2).add_(images * damping)
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(kernel).L, gradients, upper=False)
+    return (1 - half.square().sum(1)) / damping, mean
+
+
+def _fisher(gradients: Tensor) -> Tensor:
+    """Summed in the gradients' own dtype, as what is inverted is well-conditioned: damped by a hundredth."""
+    return (gradients.transpose(1, 2) @ gradients).double() / gradients.shape[1]
+
+
+Block = tuple[slice, slice]  # which filters of each convolution group, and which of their weights
+
+
+def _blocks(model: nn.Module, names: Sequence[str], batches: Batches) -> Iterator[tuple[str, nn.Module, Block, Tensor]]:
+    """Weight, layer, and one block of several filters, with its gradients (filters, images, weights)."""
+    for name, layer, calls in _layer_by_layer(model, names, batches):
+        groups, filters, size = as_matrices(layer, layer.get_parameter("weight")).shape
+        images = sum(len(of_batch[0][1]) for of_batch in calls)
+        step = max(1, STACKED // (images * groups * size))
+        edges = [round(i * size / math.ceil(size / BLOCK)) for i in range(math.ceil(size / BLOCK) + 1)]
+        for start in range(0, filters, step):
+            some = slice(start, start + step)
+            gradients = torch.cat([part for of_batch in calls for part in image_gradients(of_batch, some)])
+            gradients = gradients.to(exact(gradients))
+            for left, right in itertools.pairwise(edges):
+                yield (
+                    name,
+                    layer,
+                    (some, slice(left, right)),
+                    gradients[..., left:right].permute(1, 2, 0, 3).flatten(0, 1),
+                )
+
+
+def _layer_by_layer(
+    model: nn.Module, names: Sequence[str], batches: Batches
+) -> Iterator[tuple[str, nn.Module, list[list[Call]]]]:
+    """Weight, a layer that has it, and its calls on each batch; as many layers per backward pass as HELD allows."""
+    layers = users(model)
+    sizes = _sizes(model, {name: layers[name] for name in names}, needed(batches)[0][0][:1])
+    images = sum(len(labels) for _, labels in batches)
+    waiting = [name for name in names if sizes[name]]  # a layer that is never called has no gradients
+    while waiting:
+        taken = [n for i, n in enumerate(waiting) if not i or images * sum(sizes[m] for m in waiting[: i + 1]) <= HELD]
+        several = {name: layers[name] for name in taken}
+        found = [output_gradients(model, several, x, labels) for x, labels in batches if len(labels)]
+        for name in taken:
+            calls = [of_batch.pop(name) for of_batch in found]
+            if all(calls):
+                yield name, layers[name][0], calls
+        waiting = waiting[len(taken) :]
+
+
+def _sizes(model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], image: Tensor) -> dict[str, int]:
+    """Numbers that go into and come out of the layers of each weight, for one image."""
+    sizes = dict.fromkeys(layers, 0)
+
+    def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+        sizes[name] += x.numel() + y.numel()
+
+    with evaluating(model), torch.no_grad(), watching(layers, note):
+        model(image)
+    return sizes
+
+
+def _cut(layer: nn.Module, tensor: Tensor, block: Block) -> Tensor:
+    """A block of a tensor of the weight's shape, (filters of all groups, weights), float64."""
+    return as_matrices(layer, tensor.detach())[:, *block].flatten(0, 1).double()
+
+
+def _put(layer: nn.Module, tensor: Tensor, block: Block, values: Tensor) -> None:
+    """Writes what `_cut` takes, into a contiguous tensor."""
+    place = as_matrices(layer, tensor)[:, *block]
+    place.copy_(values.reshape(place.shape))

@@ -1,0 +1,1 @@
+"""Single weights: masks, and n:m blocks."""

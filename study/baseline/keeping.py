@@ -1,0 +1,95 @@
+"""Baselines kept in the cache, each under a key of what determines it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models
+from study.baseline.network import Baseline, arrays
+from study.config import BaselineSection
+from study.data import cache as datasets
+from study.data.splits import Data
+from study.training import precision
+from study.training.epochs import Row as Record
+from study.training.epochs import epoch_line
+
+FORMAT = 3  # to be raised when the meaning of a kept baseline changes
+
+
+def key(section: BaselineSection, data: Data) -> str:
+    """Hash of everything that determines the baseline's weights and its measured accuracies."""
+    parts: dict[str, Any] = {"format": FORMAT, **section.model_dump(), "data": data.fingerprint}
+    if forced := precision.forced_precision():
+        parts["precision"] = forced
+    if section.checkpoint:
+        parts["checkpoint"] = hashlib.sha256(Path(section.checkpoint).read_bytes()).hexdigest()
+    if ":" in section.model:
+        found = importlib.util.find_spec(section.model.split(":")[0])
+        if found and found.origin:
+            parts["source"] = hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Record | Baseline]]) -> Baseline:
+    """The kept baseline; if there is none, the one that `make` yields last, its epochs shown as they pass."""
+    folder = _folder(section, data)
+    with _reserved(folder):
+        baseline = _load(folder)
+        if baseline is None:
+            print(f"baseline: {section.model} on {section.dataset}, {len(data.train):,} images", flush=True)
+            for record in make():
+                if isinstance(record, Baseline):
+                    baseline = record
+                else:
+                    print(f"  {epoch_line(record, section.epochs)}", flush=True)
+            assert baseline is not None
+            _save(folder, baseline)
+    card = baseline.card
+    print(
+        f"baseline: accuracy {card['accuracy']:.4f} (validation), {card['test_accuracy']:.4f} (test), "
+        f"{card['params']:,} parameters, {card['macs']:,} MACs, {card['latency_ms']:.2f} ms; kept in {folder}"
+    )
+    if (gain := _late_gain(card["history"])) > 0.005:
+        print(f"warning: the baseline still gained {100 * gain:.1f} points in its last tenth; raise baseline.epochs")
+    return baseline
+
+
+def _late_gain(history: list[Record]) -> float:
+    """Validation accuracy gained over the last tenth of the epochs."""
+    tenth = max(1, len(history) // 10)
+    return history[-1]["accuracy"] - history[-1 - tenth]["accuracy"] if len(history) > tenth else 0.0
+
+
+def _folder(section: BaselineSection, data: Data) -> Path:
+    return datasets.cache_dir() / "baselines" / key(section, data)
+
+
+def _load(folder: Path) -> Baseline | None:
+    """The baseline kept in `folder`; None if there is none, or what is there is damaged."""
+    try:
+        model, card = models.load(folder)
+    except (ValueError, OSError):
+        return None
+    return Baseline(arrays(model), card)
+
+
+def _save(folder: Path, baseline: Baseline) -> None:
+    models.save(folder, {name: torch.tensor(a) for name, a in baseline.state.items()}, baseline.card)
+
+
+@contextmanager
+def _reserved(folder: Path) -> Iterator[None]:
+    """Holds the right to train the baseline of `folder`; a second study waits here until the first is done."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,8 @@
+"""The study file: its sections, the recipe, and the space of recipes, as validated, frozen models."""
+
+from study.config.fields import Refused
+from study.config.recipe import EACH, Recipe
+from study.config.sections import BaselineSection, Resources
+from study.config.study_file import StudyFile, parse, read_study
+
+__all__ = ["EACH", "BaselineSection", "Recipe", "Refused", "Resources", "StudyFile", "parse", "read_study"]

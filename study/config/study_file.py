@@ -1,0 +1,211 @@
+"""The study file, whole: its sections and the space of recipes. Everything wrong is said here, not in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+
+import search_spaces
+from study.config import axes as spaces
+from study.config.fields import Refused, Section
+from study.config.recipe import EACH, Recipe, implied_by, sketch
+from study.config.sections import BaselineSection, Resources, StudySection
+
+__all__ = ["EACH", "BaselineSection", "Recipe", "Refused", "Resources", "StudyFile", "parse", "read_study"]
+
+# Axes of which some pairs mean nothing.
+_DECIDING = ("criterion", "granularity", "scope", "schedule", "sparsity", "sparsity_of", "layer", "group")
+DEFAULT_SPACE: dict[str, Any] = {
+    "criterion": ["magnitude_l1", "random"],
+    "granularity": ["weight", "channel"],
+    "scope": ["global", "layer"],
+    "schedule": ["one_shot", "iterative", "gradual"],
+    "sparsity": {"low": 0.1, "high": 0.95},
+    "steps": {"choices": [3, 5], "when": {"schedule": ["iterative", "gradual"]}},
+    "finetune_lr": {"low": 1e-4, "high": 1e-1, "log": True},
+}
+
+
+def _read_space(space: Any) -> Any:
+    """The axes of a study file, defaults added, every value checked and of its key's type."""
+    if not isinstance(space, Mapping):
+        raise ValueError(f"expected axes, found {space!r}")
+    if unknown := [key for key in space if key not in Recipe.model_fields]:
+        raise ValueError(f"{unknown[0]}: unknown key; choices: {', '.join(Recipe.model_fields)}")
+    if "finetune_epochs" in space and space.get("epochs_per_step") is not None:
+        raise ValueError("epochs_per_step: stands instead of finetune_epochs; give one of them")
+    return _without_implied({key: _read_axis(key, value) for key, value in {**DEFAULT_SPACE, **space}.items()})
+
+
+def _without_implied(axes: dict[str, spaces.Axis]) -> dict[str, spaces.Axis]:
+    """The axes with those that follow from n:m (sparsity, scope, ...) drawn for other granularities only.
+
+    A single value is left for the recipe to refuse, and so is whatever the file itself parts by granularity.
+    """
+    implied = {g: implied_by(g) for g in axes["granularity"].choices or ()}
+    others = tuple(g for g, keys in implied.items() if not keys)
+    for key in {key for keys in implied.values() for key in keys if key in axes}:
+        axis = axes[key]
+        if "granularity" in axis.when or (axis.choices and len(axis.choices) == 1):
+            continue
+        values = {keys[key] for keys in implied.values() if keys}
+        if others:
+            axes[key] = axis.model_copy(update={"when": axis.when | {"granularity": others}})
+        elif len(values) == 1:
+            axes[key] = spaces.Axis(choices=tuple(values))
+        else:
+            del axes[key]
+    return axes
+
+
+def _read_axis(key: str, value: Any) -> spaces.Axis:
+    try:
+        axis = spaces.Axis.model_validate(spaces.as_axis(value, listed=key == "protect"))
+    except ValidationError as error:
+        raise ValueError(f"{key}: {_message(error.errors()[0], spaces.Axis.model_fields)}") from None
+    if axis.choices is None and _adapter(key).json_schema().get("type") not in ("number", "integer"):
+        raise ValueError(f"{key}: takes choices, not a range")
+    parents = {name: name for name in axis.when if name in Recipe.model_fields}
+    return axis.model_copy(
+        update={
+            "choices": axis.choices and tuple(_checked(key, v, key) for v in axis.choices),
+            "low": None if axis.low is None else _checked(key, axis.low, key),
+            "high": None if axis.high is None else _checked(key, axis.high, key),
+            "when": axis.when
+            | {name: tuple(_checked(name, v, f"{key}.when.{name}") for v in axis.when[name]) for name in parents},
+        }
+    )
+
+
+class StudyFile(Section):
+    """A whole study file, resolved: every key has its value."""
+
+    study: StudySection
+    resources: Resources = Resources()
+    baseline: BaselineSection = BaselineSection()
+    space: Annotated[dict[str, spaces.Axis], BeforeValidator(_read_space)] = Field({}, validate_default=True)
+
+    @model_validator(mode="after")
+    def _is_meaningful(self) -> StudyFile:
+        axes = self.axes
+        for number, recipe in enumerate(self.study.start_with):
+            self._check_start(number, recipe)
+        final, start = axes.get("sparsity"), axes.get("initial_sparsity")
+        if final and start and _bounds(start)[1] > _bounds(final)[0]:
+            raise ValueError(
+                f"space.initial_sparsity: up to {_bounds(start)[1]:g}, above the lowest sparsity {_bounds(final)[0]:g}"
+            )
+        self._check_pairs()
+        if self.study.search == "grid":
+            next(spaces.grid(axes))
+        return self
+
+    def _check_pairs(self) -> None:
+        """Every combination of the axes that can exclude each other, as a recipe."""
+        axes = spaces.with_parents(self.axes, _DECIDING)
+        finite = {k: a if a.values() else a.model_copy(update={"choices": (a.low,)}) for k, a in axes.items()}
+        if axis := axes.get("sparsity"):
+            finite["sparsity"] = axis.model_copy(update={"choices": _bounds(axis)})  # the ends tell of all between
+        for point in spaces.grid(finite):
+            try:
+                sketch(point)
+            except ValidationError as error:
+                raise ValueError(
+                    f"space: {_message(error.errors()[0])}; `when` parts what does not go together"
+                ) from None
+
+    def values(self, key: str) -> tuple[Any, ...]:
+        """What a key of recipes may be: its choices, the ends of its range, or its default."""
+        axis = self.space.get(key)
+        if axis is None:
+            return (Recipe.model_fields[key].default,)
+        return axis.choices or (axis.low, axis.high)
+
+    def with_parts(self, layers: Sequence[str], groups: Sequence[str]) -> StudyFile:
+        """With each of these layers and dependency groups where the axis says so. Raises ValueError for others."""
+        space = dict(self.space)
+        for key, names in (("layer", layers), ("group", groups)):
+            if key not in space:
+                continue
+            choices = tuple(names) if space[key].choices == (EACH,) else space[key].choices or ()
+            if unknown := [name for name in choices if name is not None and name not in names]:
+                raise ValueError(f"space.{key}: there is no {key} {unknown[0]!r}; choices: {', '.join(names)}")
+            space[key] = space[key].model_copy(update={"choices": choices})
+        return self.model_copy(update={"space": space})
+
+    def _check_start(self, number: int, recipe: Mapping[str, Any]) -> None:
+        for key, value in recipe.items():
+            where = f"study.start_with[{number}].{key}"
+            if key not in self.space:
+                raise ValueError(f"{where}: no axis of this space; choices: {', '.join(self.space)}")
+            if not self.space[key].holds(_checked(key, value, where)):
+                raise ValueError(f"{where}: {value!r} lies outside the space")
+
+    @property
+    def axes(self) -> dict[str, spaces.Axis]:
+        """The axes, each after those its condition names."""
+        return spaces.ordered(self.space)
+
+    @property
+    def trials(self) -> int:
+        """Recipes to finish."""
+        if self.study.trials is not None:
+            return self.study.trials
+        return (spaces.size(self.axes) or 0) if self.study.search == "grid" else 60
+
+    def resolved(self) -> dict[str, Any]:
+        """The file as a mapping with every key written out, ready for YAML."""
+        content = self.model_dump(mode="json", exclude={"space"})
+        content["study"]["trials"] = self.trials
+        return content | {"space": {key: spaces.compact(axis) for key, axis in self.axes.items()}}
+
+
+@cache
+def _adapter(key: str) -> TypeAdapter[Any]:
+    field = Recipe.model_fields[key]
+    return TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])  # type: ignore[arg-type]
+
+
+def _checked(key: str, value: Any, where: str) -> Any:
+    try:
+        return _adapter(key).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {_message(error.errors()[0])}") from None
+
+
+def _bounds(axis: spaces.Axis) -> tuple[float, float]:
+    values = [float(v) for v in (axis.choices or (axis.low, axis.high)) if v is not None]
+    return min(values), max(values)
+
+
+def _message(error: Any, keys: Iterable[str] = ()) -> str:
+    match error["type"]:
+        case "value_error":
+            return str(error["msg"]).removeprefix("Value error, ")
+        case "extra_forbidden":
+            return f"unknown key {error['loc'][-1]!r}; choices: {', '.join(keys)}"
+        case "missing":
+            return "required"
+        case _:
+            return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"
+
+
+def parse(content: Mapping[str, Any], origin: str) -> StudyFile:
+    """The study file in `content`. Raises ValueError: one message with `origin`, the key and the choices."""
+    try:
+        return StudyFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        section = StudyFile.model_fields.get(str(first["loc"][0])) if len(first["loc"]) > 1 else None
+        known = section.annotation.model_fields if section else StudyFile.model_fields  # type: ignore[union-attr]
+        raise ValueError(f"{origin}: {where}{': ' if where else ''}{_message(first, known)}") from None
+
+
+def read_study(space: str, settings: Iterable[str] = ()) -> StudyFile:
+    """The study file that `space` names, with each `a.b=value` of `settings` put in place. Raises ValueError."""
+    path = search_spaces.find(space)
+    return parse(search_spaces.override(search_spaces.read(path), settings), str(path))

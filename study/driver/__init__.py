@@ -1,0 +1,1 @@
+"""What the driver of a study does, from the study file to the report."""

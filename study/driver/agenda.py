@@ -1,0 +1,57 @@
+"""What is to run next: the search, until it is finished; then the front with more seeds, and controls."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Literal
+
+from study.config import Recipe
+from study.driver.session import StudyRun
+from study.results.handlers import WAIT
+from study.results.recorder import TrialRecorder
+from study.search.trial_store import Ticket
+
+FINE_TUNING = (
+    "finetune_epochs",
+    "finetune_lr",
+    "lr_schedule",
+    "optimizer",
+    "weight_decay",
+    "recalibrate",
+    "calibration_samples",
+)
+
+
+class Agenda:
+    """Asks for one trial after another; None when no further one is to be begun, also once the deadline has passed."""
+
+    def __init__(self, run: StudyRun, recorder: TrialRecorder) -> None:
+        self._run, self._recorder, self._searching = run, recorder, True
+
+    def ask(self) -> Ticket | Literal["wait"] | None:
+        """The next trial; WAIT where it depends on those that run now."""
+        queue, store = self._run.queue, self._run.store
+        if time.monotonic() >= self._run.options.deadline:
+            return None
+        if self._searching and (ticket := queue.ask()):
+            return ticket
+        self._searching = self._searching and store.running > 0
+        if self._searching:
+            return WAIT
+        again = queue.ask_confirm(self._recorder.front) if self._run.file.study.confirm_seeds else None
+        return again or self._control() or (WAIT if store.running else None)
+
+    def _control(self) -> Ticket | None:
+        """The next control: the dense network, fine-tuned as the most accurate one; cut ones, trained from scratch."""
+        queue, asked = self._run.queue, self._run.file.study.controls
+        complete = [row for row in self._run.store.rows() if row["state"] == "complete"]
+        if "dense" in asked and complete:
+            best = max(complete, key=lambda row: row["accuracy"])
+            recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in FINE_TUNING}}
+            if ticket := queue.ask_control("dense", Recipe(**recipe).model_dump()):
+                return ticket
+        if "scratch" in asked and (ticket := queue.ask_scratch(self._recorder.front)):
+            plan = self._run.folder / "models" / str(ticket.confirms) / "plan.json"
+            return ticket._replace(plan=json.loads(plan.read_text()))
+        return None

@@ -1,0 +1,123 @@
+"""The dry run: what a study file resolves to, how many recipes it has, and what it would cost."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+import models
+from pruning.measure import cost
+from study.config import StudyFile
+from study.config import axes as spaces
+from study.config.recipe import sketch
+from study.data import splits
+from study.driver.resolution import of_network
+from study.results.messages import duration
+from study.training import precision
+from study.trials import scan
+
+
+class Pace(NamedTuple):
+    """Seconds per image on the device of this machine, one trial at a time."""
+
+    train: float
+    evaluate: float
+
+
+def estimate(file: StudyFile, data_dir: Path | None) -> str:
+    """The resolved study as YAML, and below it the estimates. Raises ValueError for a missing data folder."""
+    section = file.baseline
+    in_shape, classes, train_images, test_images = splits.shape_of(
+        section.dataset, data_dir=data_dir, image_size=section.image_size
+    )
+    model = models.build(section.model, classes, in_shape)
+    file = of_network(file, model, in_shape)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pace = _pace(precision.placed(model, device), in_shape, section.batch_size)
+    train = min(section.train_samples or train_images, round(train_images * (1 - section.validation)))
+    validation = round(train_images * section.validation)
+    baseline = section.epochs * (train * pace.train + validation * pace.evaluate)
+    epochs = _mean_epochs(file)
+    trial = epochs * (train * pace.train + validation * pace.evaluate) + (validation + test_images) * pace.evaluate
+    runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
+    if device.type == "cuda":
+        at_once = torch.cuda.device_count()
+    points = spaces.size(file.axes)
+    networks = {"none": 0, "front": min(runs, 20), "all": runs}[file.study.save]
+    first = scan.scan_study(file)
+    scanned = of_network(first, model, in_shape).trials if first else 0
+    scanning = (validation + 512) * pace.evaluate * scanned / at_once
+    lines = [
+        yaml.safe_dump(file.resolved(), sort_keys=False, width=110),
+        f"recipes: {file.trials} ({f'of {points:,} in the space' if points else 'the space has ranges'}), "
+        f"{file.study.seeds} seed(s) each: {runs} trials of {epochs:.1f} fine-tuning epochs on average",
+        f"probe on this machine ({device.type}, one core): {1 / pace.train:,.0f} images/s in training, "
+        f"{1 / pace.evaluate:,.0f} in evaluation; the network has {cost.parameters(model):,} parameters",
+        f"time: about {duration(baseline / (1 if device.type == 'cuda' else at_once))} for the baseline (none if it is "
+        f"kept from before), {duration(trial)} a trial, {duration(runs * trial / at_once)} for all, {at_once} at once",
+        *(
+            [f"before them a sensitivity scan: {scanned} cuts of one layer, about {duration(scanning)}"]
+            if first
+            else []
+        ),
+        f"disk: about {networks * cost.size_bytes(model) / 1e6:,.0f} MB for {networks} networks; "
+        f"decoded images in the cache: {(train_images + test_images) * _bytes(in_shape) / 1e6:,.0f} MB",
+    ]
+    return "\n".join(lines)
+
+
+def _pace(model: nn.Module, in_shape: tuple[int, int, int], batch_size: int) -> Pace:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a trial runs
+    device = next(model.parameters()).device
+    inputs = torch.randn(min(batch_size, 32 if device.type == "cpu" else batch_size), *in_shape, device=device)
+    inputs = inputs.contiguous(memory_format=precision.memory_format(device))
+    labels = torch.zeros(len(inputs), dtype=torch.long, device=device)
+
+    def train() -> None:
+        with precision.precision(device):
+            F.cross_entropy(model.train()(inputs), labels).backward()
+
+    @torch.inference_mode()
+    def evaluate() -> None:
+        with precision.precision(device):
+            model.eval()(inputs)
+
+    try:
+        return Pace(*(_seconds(work, device) / len(inputs) for work in (train, evaluate)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds(work: object, device: torch.device, least: float = 1.0) -> float:
+    """Seconds of one call, the shortest of those that fit into `least` seconds (two at the least, one to warm up)."""
+    assert callable(work)
+    work()
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < least:
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _mean_epochs(file: StudyFile) -> float:
+    """Fine-tuning epochs of a recipe, on average over the choices of the axes that decide it."""
+    axes = spaces.with_parents(file.axes, ("schedule", "steps", "finetune_epochs", "epochs_per_step"))
+    axes = {k: a if a.values() else a.model_copy(update={"choices": (a.low, a.high)}) for k, a in axes.items()}
+    totals = [sketch(point).epochs for point in spaces.grid(axes)]
+    return sum(totals) / len(totals)
+
+
+def _bytes(in_shape: tuple[int, int, int]) -> int:
+    channels, height, width = in_shape
+    return channels * height * width

@@ -1,0 +1,43 @@
+"""The study file held against the network and the data, before anything runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pruning.pipeline import begin
+from pruning.settings import Granularity, PruneSettings
+from pruning.weights import masks
+from study.baseline import making
+from study.config import StudyFile
+from study.data.splits import Data
+from study.trials.scoring import criterion
+
+
+def resolve(file: StudyFile, data: Data) -> StudyFile:
+    """The study file with the network's own layers and groups where it says `each`.
+
+    Finds, before anything runs, what would fail in every trial: the model, the criteria, the groups, the samples.
+    Raises ValueError naming the key.
+    """
+    model = making.check(file.baseline, data)
+    for name in file.values("criterion"):
+        criterion(name)
+    samples = max(file.values("calibration_samples"))
+    if samples > len(data.train):
+        raise ValueError(f"space.calibration_samples: {samples}, but there are {len(data.train)} train images")
+    return of_network(file, model, data.in_shape)
+
+
+def of_network(file: StudyFile, model: nn.Module, in_shape: tuple[int, int, int]) -> StudyFile:
+    """The study file with the layers and groups of `model` where it says `each`. Raises ValueError naming the key."""
+    groups: list[str] = []
+    for granularity in file.values("granularity"):
+        for protect in file.values("protect"):
+            settings = PruneSettings(granularity=Granularity(granularity), protect=protect)
+            try:
+                graph = begin(model, torch.zeros(2, *in_shape), settings).graph
+            except ValueError as error:
+                raise ValueError(f"space.granularity {granularity}: {error}") from None
+            groups = [group.name for group in graph.groups] if graph else groups
+    return file.with_parts([name.removesuffix(".weight") for name in masks.prunable(model)], groups)

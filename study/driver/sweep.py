@@ -1,0 +1,174 @@
+"""A study from its baseline to its report."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+import models
+from analysis.report import report as write_report
+from pruning.measure.distributions import HISTOGRAM, SCORES, histograms
+from study.baseline import keeping
+from study.baseline.network import Baseline, arrays, save
+from study.driver.agenda import Agenda
+from study.driver.resolution import resolve
+from study.driver.session import StudyRun, resume_command
+from study.results import files
+from study.results.handlers import TrialHandlers, TrialReport
+from study.results.live_view import LiveView
+from study.results.messages import describe
+from study.results.monitor import TrialMonitor
+from study.results.recorder import TrialRecorder
+from study.training.epochs import Row
+from study.training.speed import speeds
+from study.trials import scan
+from study.trials.context import TrialContext
+
+P = ParamSpec("P")
+T = TypeVar("T")
+# Of the baseline's card, what study.yaml does not repeat.
+NOT_RECORDED = {"mean", "std", "class_names", "layers", "layer_scores", "sha256"}
+
+
+def run_study(run: StudyRun) -> int:
+    """Run a study to its end, or its deadline; the exit code: 0, or 1 where no trial was completed."""
+    from study.execution import cluster, remote  # Ray takes seconds to import: wrong input is refused without it
+
+    file, record = run.file, run.record
+    files.write_study(run.folder, file.resolved(), record)
+    with cluster.cluster(run.options.address, file) as dashboard:
+        token = f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""
+        print(f"results: {run.folder}{token}")
+        run = replace(run, dashboard=dashboard)
+        baseline = keeping.obtain(file.baseline, run.data, lambda: remote.make_baseline(file.baseline, run.data))
+        record["baseline"] = {k: v for k, v in baseline.card.items() if k not in NOT_RECORDED}
+        _write_study(run, baseline)
+        about = {"metrics": record["baseline"], "dataset": file.baseline.dataset, "versions": record["versions"]}
+        save(run.folder / "baseline", baseline, about)
+        timed = "latency_ms" in file.study.objectives
+        context = TrialContext(
+            baseline, run.data, file.baseline, seed=file.study.seed, draws=file.study.seeds, timed=timed
+        )
+        if scan_file := scan.scan_study(file):
+            rows = _run_scan(run.of_scan(resolve(scan_file, run.data)), context)
+            context = context._replace(curves=scan.curves(rows))
+        _run_trials(run, context)
+        _measure_front(run, baseline, remote.on_device_alone)
+        files.project(run.folder, run.store.records)
+        files.write_importance(run.folder, run.store.importance())
+    return _finish(run)
+
+
+def _write_study(run: StudyRun, baseline: Baseline) -> None:
+    files.write_study(run.folder, run.file.resolved(), run.record)
+    files.write_rows(run.folder / "layer_scores.csv", SCORES, baseline.card["layer_scores"])
+
+
+def _run_scan(run: StudyRun, context: TrialContext) -> list[Row]:
+    """The rows of a sensitivity scan; what was scanned before is not run again."""
+    try:
+        _write_study(run, context.baseline)
+        _run_trials(run, context._replace(timed=False))
+        return run.store.rows()
+    finally:
+        run.store.close()
+
+
+def _run_trials(run: StudyRun, context: TrialContext) -> None:
+    """Run what is still to be run of a study, and record what it leaves."""
+    from study.execution import allotment, gpu_memory, remote, tune
+
+    store, card, resources = run.store, context.baseline.card, run.file.resources
+    allotted = allotment.allotment(resources, alone=context.timed)
+    if 0 < allotted.each["gpu"] < 1 and (memory := remote.on_device_alone(gpu_memory.trial_memory, context)):
+        gpu_memory.check_memory(allotted.each["gpu"], *memory)
+    with LiveView(run.file.study.name, store.runs, allotted.at_once, run.dashboard, len(store.rows())) as view:
+        recorder = TrialRecorder(run.folder, store, view, card, run.record["versions"])
+
+        def report(ended: TrialReport) -> None:
+            recorder.record(ended)
+            monitor.over(ended.ticket)
+            run.scans.add(ended.ticket.recipe, ended.row)
+
+        curves = run.folder / "tensorboard" if run.options.tensorboard else None
+        monitor = TrialMonitor(store, view, card, report, curves)
+        disk = _DiskErrors()
+        keep = disk.keeping
+        handlers = TrialHandlers(keep(Agenda(run, recorder).ask), keep(report), keep(monitor.epoch))
+        try:
+            tune.run_trials(context, resources.cpus, allotted, handlers)
+        except Exception:
+            if disk.errors:
+                raise disk.errors[0] from None
+            raise
+        finally:
+            files.project(run.folder, store.records)
+
+
+class _DiskErrors:
+    """Keeps a callback's OSError to raise it again later; Ray turns exceptions into strings."""
+
+    def __init__(self) -> None:
+        self.errors: list[OSError] = []
+
+    def keeping(self, callback: Callable[P, T]) -> Callable[P, T]:
+        """`callback`, whose OSErrors are kept."""
+
+        def kept(*arguments: P.args, **named: P.kwargs) -> T:
+            try:
+                return callback(*arguments, **named)
+            except OSError as error:
+                self.errors.append(error)
+                raise
+
+        return kept
+
+
+def _measure_front(run: StudyRun, baseline: Baseline, alone: Callable[..., Any]) -> None:
+    """Latencies of the saved networks, after the sweep: nothing else of ours runs on the device then."""
+    _write_histograms(run, baseline)
+    saved = sorted(
+        p.name for p in (run.folder / "models").glob("*") if "latency_ms" not in run.store.records[p.name][0]
+    )
+    if not saved:
+        return
+    print(f"measuring the latency of {len(saved)} networks", flush=True)
+    networks = {trial_id: models.load(run.folder / "models" / trial_id)[0] for trial_id in saved}
+    in_shape = tuple(baseline.card["in_shape"])
+    dense = baseline.network(torch.device("cpu"))
+    for trial_id, columns in alone(speeds, networks, dense, in_shape).items():
+        run.store.measured(trial_id, columns)
+
+
+def _write_histograms(run: StudyRun, baseline: Baseline) -> None:
+    """How the weights of every saved network are distributed, beside the dense network's."""
+    layers = [row["layer"] for row in baseline.card["layers"]]
+    for place in sorted(run.folder.glob("models/*")):
+        if not (place / "histograms.csv").exists():
+            network = arrays(models.load(place)[0])
+            files.write_rows(place / "histograms.csv", HISTOGRAM, histograms(layers, baseline.state, network))
+
+
+def _finish(run: StudyRun) -> int:
+    folder, rows = run.folder, run.store.rows()
+    write_report(folder)
+    states = Counter(row["state"] for row in rows)
+    early = f"{states['stopped']} stopped early, " * bool(states["stopped"])
+    print(
+        f"{states['complete']} trials complete, {early}{states['failed']} failed; "
+        f"tables, figures and networks are in {folder}"
+    )
+    if left := run.store.runs - len(rows):
+        print(
+            f"the time was up before {left} of {run.store.runs} trials; go on with: {resume_command(folder)} --hours H"
+        )
+    if not states["complete"]:
+        errors = [describe(row) for row in rows][:3]
+        print("error: no trial was completed. " + "; ".join(errors), file=sys.stderr)
+        return 1
+    return 0

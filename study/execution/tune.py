@@ -1,0 +1,92 @@
+"""Ray Tune: trials on reused actors, results to the driver, lost trials elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from study.execution.allotment import Allotment
+from study.execution.score_cache import ClusterScoreStore
+from study.execution.trainable import Trainable
+from study.execution.tune_adapters import EarlyStoppingAdapter, ResultListener, SearcherAdapter
+from study.results.handlers import TrialHandlers
+from study.trials.context import TrialContext
+
+
+def run_trials(context: TrialContext, threads: int, allotted: Allotment, handlers: TrialHandlers) -> None:
+    """Run what `handlers.ask` gives until it gives None.
+
+    context: what the trials share.
+    threads: of each trial.
+    allotted: what each trial gets, and how many run at once.
+    handlers: the driver's side.
+
+    Trials that found the memory of a GPU too small beside others run once more when the others have ended, each alone
+    on its device.
+    """
+    context = context._replace(score_store=ClusterScoreStore())
+    each, at_once, devices = allotted
+    searcher = SearcherAdapter(handlers.ask)
+    with _interruptible() as interrupted:
+
+        def fit(searcher: SearcherAdapter, each: dict[str, float], at_once: int, shares: bool) -> None:
+            parameters = {"context": context, "resources": each, "threads": threads}
+            trainable = tune.with_resources(tune.with_parameters(Trainable, **parameters), each)
+            listener = ResultListener(searcher, handlers.report, interrupted, shares)
+            _fit(trainable, at_once, searcher, listener, EarlyStoppingAdapter(searcher, handlers.epoch))
+
+        fit(searcher, each, at_once, each["gpu"] > 0)
+        while searcher.short:
+            alone = SearcherAdapter(partial(next, iter(searcher.short), None))
+            searcher.short = []
+            fit(alone, each | {"gpu": max(1.0, each["gpu"])}, devices, False)
+            fit(searcher, each, at_once, each["gpu"] > 0)
+
+
+def _fit(
+    trainable: Any, at_once: int, searcher: SearcherAdapter, listener: ResultListener, stopper: EarlyStoppingAdapter
+) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix="pruning-study-"))
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=at_once, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(scratch),
+            name="trials",
+            verbose=0,
+            stop=stopper,
+            callbacks=[listener],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets: raised inside one of Ray's callbacks alone, the exception would be lost."""
+    interrupted = threading.Event()
+
+    def interrupt(*signal_and_frame: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

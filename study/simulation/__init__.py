@@ -1,0 +1,1 @@
+"""Searches tried out on recorded trials, in simulated time."""

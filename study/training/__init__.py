@@ -1,0 +1,1 @@
+"""Train, evaluate and recalibrate a network on images that lie whole on its device."""

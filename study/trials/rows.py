@@ -1,0 +1,91 @@
+"""The rows of trials.csv: what a recipe asked for, and what was measured of its network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from pruning.allocation.budget import achieved
+from pruning.measure import cost
+from pruning.pipeline import Pruned
+from pruning.weights import masks
+from study.config import Recipe
+from study.training import evaluation
+from study.training.device_data import DeviceData
+from study.training.epochs import Row
+from study.training.speed import speeds
+from study.trials.context import TrialContext
+
+
+def recipe_columns(recipe: Recipe) -> Row:
+    """The recipe's keys as columns: `sparsity` becomes the requested one, beside which the achieved one is measured."""
+    columns = recipe.model_dump()
+    return {
+        "requested_sparsity": columns.pop("sparsity"),
+        **columns,
+        "finetune_epochs": recipe.epochs,
+        "protect": " ".join(recipe.protect),
+    }
+
+
+def failed_row(recipe: Mapping[str, Any], error: str) -> Row:
+    """The row of a recipe that never came to make one of its own, whole or not."""
+    columns = {key: value for key, value in recipe.items() if key != "sparsity"}
+    if isinstance(columns.get("protect"), (list, tuple)):
+        columns["protect"] = " ".join(columns["protect"])
+    return {**columns, "requested_sparsity": recipe.get("sparsity"), "state": "failed", "error": error}
+
+
+def stopped_row(recipe: Recipe, seed: int, history: list[Row], dense: Row) -> Row:
+    """The row of a trial that was stopped early: what its last epoch showed. dense: the baseline's card."""
+    last = history[-1]
+    seconds = sum(record["seconds"] for record in history)
+    return {
+        **recipe_columns(recipe),
+        "seed": seed,
+        "state": "stopped",
+        "error": None,
+        "sparsity": last["sparsity"],
+        "accuracy": last["accuracy"],
+        "baseline_accuracy": dense["accuracy"],
+        "baseline_test_accuracy": dense["test_accuracy"],
+        "accuracy_drop": dense["accuracy"] - last["accuracy"],
+        "train_seconds": seconds,
+        "wall_seconds": seconds,
+    }
+
+
+def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, history: list[Row]) -> Row:
+    """What is measured of a finished network: sparsities, accuracies, costs, and latency if the study asks for it."""
+    in_shape, dense, model = context.data.in_shape, context.baseline.card, pruned.model
+    accuracy = history[-1]["accuracy"] if history else evaluation.evaluate(model, data.images, data.validation)
+    # A scan's networks are no candidates: only validation accuracy is asked of them, which takes a third of the time.
+    scanned = pruned.settings.only is not None
+    test = None if scanned else evaluation.evaluate(model, data.images, data.test)
+    nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, in_shape)
+    return _latency_columns(pruned, context, data) | {
+        "sparsity": masks.sparsity(model, pruned.dense_weights),
+        "channel_sparsity": achieved(pruned.graph, pruned.plan)["channels"] if pruned.graph and pruned.plan else 0.0,
+        "compression_ratio": dense["params"] / nonzero,
+        "baseline_accuracy": dense["accuracy"],
+        "baseline_test_accuracy": dense["test_accuracy"],
+        "accuracy": accuracy,
+        "accuracy_drop": dense["accuracy"] - accuracy,
+        "test_accuracy": test,
+        "params": cost.parameters(model),
+        "nonzero_params": nonzero,
+        "macs": cost.macs(model, in_shape),
+        "nonzero_macs": nonzero_macs,
+        "theoretical_speedup": dense["macs"] / nonzero_macs,
+        "size_bytes": cost.size_bytes(model),
+        "sparse_size_bytes": cost.sparse_size_bytes(model),
+    }
+
+
+def _latency_columns(pruned: Pruned, context: TrialContext, data: DeviceData) -> Row:
+    if not context.timed:
+        return {}
+    device = data.images.images.device
+    dense = context.baseline.network(device)
+    return speeds({"": copy.deepcopy(pruned.model)}, dense, context.data.in_shape, device)[""]

@@ -1,0 +1,65 @@
+"""How a recipe scores: its criterion and settings, and the scores of the untouched baseline, which trials share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import models
+from pruning.criteria.registry import CRITERIA, Criterion
+from pruning.pipeline import Pruned, score
+from pruning.settings import Granularity, PruneSettings
+from pruning.weights.masks import Scores
+from study.config import Recipe
+from study.data.splits import calibration
+from study.training.device_data import Batch, Images, rows_of
+from study.trials.context import ScoreArrays, TrialContext
+from study.trials.scan import Curves, curve_key
+
+
+def criterion(name: str) -> Criterion:
+    """A criterion of `pruning`, or a user's own `package.module:function` for single weights."""
+    return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name, "criterion"))
+
+
+def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:
+    """All that the recipe says of pruning itself. curves: those of the study's sensitivity scan."""
+    return PruneSettings(
+        criterion=criterion(recipe.criterion),
+        granularity=Granularity(recipe.granularity),
+        scope=recipe.scope,
+        reduce=recipe.reduce,
+        sparsity_of=recipe.sparsity_of,
+        min_channels=recipe.min_channels,
+        round_to=recipe.round_to,
+        channel_share=recipe.channel_share,
+        protect=recipe.protect,
+        only=recipe.part,
+        curves=curves.get(curve_key(recipe)) if recipe.scope == "sensitivity" else None,
+    )
+
+
+def calibration_batches(images: Images, rows: Tensor) -> list[Batch]:
+    """Batches of the calibration images at `rows`, in their order, not augmented."""
+    return [images.batch(chosen) for chosen in rows.split(128)]
+
+
+def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Images, dense: Pruned) -> Scores | None:
+    """Scores of the untouched baseline, a private copy on its device; None where there is nothing worth sharing.
+
+    Criteria that look at the weights alone cost nothing, a random one must not be shared, and a user's own is not
+    known to be either.
+    """
+    if dense.settings.criterion.cost in ("", "weights"):
+        return None
+    draw = context.seed + seed % context.draws
+    device = images.images.device
+
+    def compute() -> ScoreArrays:
+        chosen = rows_of(calibration(context.data, recipe.calibration_samples, draw), device)
+        scores = score(dense, calibration_batches(images, chosen), torch.Generator(device).manual_seed(draw))
+        return {name: values.cpu().numpy() for name, values in scores.items()}
+
+    key = (recipe.criterion, recipe.granularity, recipe.reduce, recipe.protect, recipe.calibration_samples, draw)
+    arrays = context.score_store(repr(key), compute)
+    return {name: torch.tensor(array, device=device) for name, array in arrays.items()}

@@ -1,0 +1,118 @@
+"""One trial: baseline -> [score -> allocate -> mask or cut -> recalibrate -> fine-tune] x cuts -> measure -> row."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Generator
+
+import torch
+from torch import nn
+
+from pruning.channels.plans import Plan
+from pruning.channels.surgery import carry_state
+from pruning.measure import cost
+from pruning.pipeline import Pruned, begin, prune_to
+from pruning.schedules import cut_points
+from study.baseline.network import arrays
+from study.config import Recipe
+from study.data.splits import calibration
+from study.training import evaluation, optimisers
+from study.training.device_data import DeviceData, place, rows_of
+from study.training.epochs import Row, epoch_line
+from study.trials.context import NetworkState, Outcome, TrialContext
+from study.trials.finetuning import FineTuning
+from study.trials.from_scratch import train_from_scratch
+from study.trials.rows import measured_columns, recipe_columns
+from study.trials.scoring import baseline_scores, calibration_batches, prune_settings
+
+
+def run_trial(
+    recipe: Recipe,
+    seed: int,
+    context: TrialContext,
+    device: torch.device,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Runs one trial to its end; see `trial_epochs`. `say` gets a line per fine-tuning epoch."""
+    epochs = trial_epochs(recipe, seed, context, device)
+    try:
+        while True:
+            say(epoch_line(next(epochs), recipe.epochs))
+    except StopIteration as end:
+        return end.value
+
+
+def trial_epochs(
+    recipe: Recipe,
+    seed: int,
+    context: TrialContext,
+    device: torch.device,
+    from_scratch: Plan | None = None,
+) -> Generator[Row, None, Outcome]:
+    """Runs one trial; yields a history row per fine-tuning epoch, and returns the outcome.
+
+    recipe: what to do to the baseline.
+    seed: of all random draws of this trial.
+    context: what the trials of the study share.
+    device: where to run.
+    from_scratch: the plan of a cut network to be trained from scratch instead (see `study.trials.from_scratch`).
+
+    What the recipe itself causes (a target that cannot be met, a loss that is no number, no memory left, a user's
+    function that raises) becomes a row with state `failed` and the reason in `error`.
+    """
+    started = time.perf_counter()
+    row: Row = {**recipe_columns(recipe), "seed": seed, "error": None}
+    history: list[Row] = []
+    network, trace = None, ""
+    try:
+        data = place(context.data, device)
+        if from_scratch:
+            pruned = yield from train_from_scratch(from_scratch, recipe, seed, context, data, history)
+        else:
+            pruned = yield from _prune_and_finetune(recipe, seed, context, data, history)
+        row |= measured_columns(pruned, context, data, history) | {"state": "complete"}
+        layers = cost.layer_costs(pruned.model, context.data.in_shape)
+        network = NetworkState(arrays(pruned.model), pruned.plan, layers)
+    except Exception as error:  # a recipe's own failure is a result, not an accident of the study
+        trace = traceback.format_exc()
+        row |= {"state": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
+    row["train_seconds"] = sum(record["seconds"] for record in history)
+    row["wall_seconds"] = time.perf_counter() - started
+    return Outcome(row, history, network, trace)
+
+
+def _prune_and_finetune(
+    recipe: Recipe, seed: int, context: TrialContext, data: DeviceData, history: list[Row]
+) -> Generator[Row, None, Pruned]:
+    device, augmented = data.images.images.device, context.section.augment
+    torch.manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    calibrating = rows_of(calibration(context.data, recipe.calibration_samples, seed), device)
+    example = data.images.batch(data.validation[:1])[0]
+    pruned = begin(context.baseline.network(device), example, prune_settings(recipe, context.curves))
+    scores = baseline_scores(recipe, seed, context, data.images, pruned)
+    optimizer = _optimizer(recipe, pruned.model)
+    tuning = FineTuning(recipe, data, context.section, seed, history)
+    cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
+    for number, sparsity in enumerate(cuts, start=1):
+        before, batches = pruned, calibration_batches(data.images, calibrating)
+        pruned = prune_to(before, sparsity, batches, generator, scores)
+        optimizer, scores = _carried(optimizer, recipe, before, pruned), None
+        if recipe.recalibrate:
+            evaluation.recalibrate(pruned.model, data.images, calibrating, generator if augmented else None)
+        yield from tuning.until(round(number * tuning.steps / len(cuts)), pruned, optimizer)
+    return pruned
+
+
+def _carried(optimizer: torch.optim.Optimizer, recipe: Recipe, before: Pruned, after: Pruned) -> torch.optim.Optimizer:
+    """The optimiser; for a network that a cut made smaller a new one, with the old one's state."""
+    if after.last is None:
+        return optimizer
+    rebuilt = _optimizer(recipe, after.model)
+    carry_state(optimizer, before.model, rebuilt, after.model, after.last)
+    return rebuilt
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    return optimisers.OPTIMIZERS[recipe.optimizer](model.parameters(), recipe.finetune_lr, recipe.weight_decay)

@@ -1,0 +1,381 @@
+"""Scopes: exact counts under heavy ties, floors and earlier cuts; torch's own pruning as the oracle."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import models
+from pruning.allocation.sensitivity import Curves
+from pruning.allocation.weight_scopes import (
+    SCOPES,
+    Facts,
+    apportion,
+    erk_counts,
+    global_counts,
+    layer_counts,
+    uniform_plus_counts,
+    weight_masks,
+)
+from pruning.weights import masks
+from pruning.weights.masks import Masks, Scores, keep_top
+
+SPARSITIES = [0.1, 0.5, 0.9, 0.99]
+INF = float("inf")
+LINEAR = {"0": {0.5: 0.05}, "1": {0.5: 0.1, 1: 0.2}, "2": {0.5: 0.3, 1: 0.6}}
+
+tied = st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=1, max_size=60)
+zeros = st.integers(1, 60).map(lambda n: [0.0] * n)
+networks = st.lists(tied | zeros, min_size=1, max_size=6).map(
+    lambda layers: {f"layer{i}.weight": torch.tensor(layer) for i, layer in enumerate(layers)}
+)
+
+
+def distinct(*shapes: tuple[int, ...]) -> Scores:
+    """Scores 1 .. n in random order, cut into tensors of the given shapes."""
+    sizes = [int(torch.tensor(shape).prod()) for shape in shapes]
+    values = (torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(3)) + 1.0).split(sizes)
+    return {f"{i}.weight": value.view(shape) for i, (value, shape) in enumerate(zip(values, shapes, strict=True))}
+
+
+def facts(scope: str, scores: Scores, seed: int = 0) -> dict[str, Any]:
+    """What a scope needs besides scores: made-up curves; ends that are protected, so that every layer may be cut."""
+    if scope == "sensitivity":
+        return {"curves": made_up(scores, seed)}
+    return {"ends": ("first.weight", "last.weight")} if scope == "uniform_plus" else {}
+
+
+def made_up(scores: Scores, seed: int = 0) -> Curves:
+    """Drops as a noisy scan has them: not convex, some negative, some the same at several ratios."""
+    generator = torch.Generator().manual_seed(seed)
+    drops = torch.randint(-2, 9, (len(scores), 3), generator=generator) / 10
+    return {
+        name: dict(zip((0.25, 0.5, 0.9), row.tolist(), strict=True)) for name, row in zip(scores, drops, strict=True)
+    }
+
+
+def joined(masks: Masks) -> Tensor:
+    return torch.cat([mask.flatten() for mask in masks.values()])
+
+
+def scores_of(*layers: list[float]) -> Scores:
+    return {str(i): torch.tensor(layer) for i, layer in enumerate(layers)}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+@settings(deadline=None, max_examples=50)
+@given(scores=networks)
+def test_masks_are_exact_to_the_weight_and_empty_no_layer(scope: str, sparsity: float, scores: Scores) -> None:
+    total = sum(score.numel() for score in scores.values())
+    keep = total - round(sparsity * total)
+    if keep < len(scores):
+        with pytest.raises(ValueError, match=f"cannot keep {keep} weights"):
+            weight_masks(scores, sparsity, scope, **facts(scope, scores))
+        return
+    masks = weight_masks(scores, sparsity, scope, **facts(scope, scores))
+    assert joined(masks).sum() == keep
+    for name, score in scores.items():
+        kept, cut = score[masks[name]], score[~masks[name]]
+        assert masks[name].shape == score.shape
+        assert len(kept) >= 1
+        assert not len(cut) or kept.min() >= cut.max()
+
+
+@settings(deadline=None)
+@given(networks, st.data())
+def test_global_without_a_floor_is_one_stable_ranking_of_everything(scores: Scores, data: st.DataObject) -> None:
+    everything = torch.cat(list(scores.values()))
+    keep = data.draw(st.integers(0, len(everything)))
+    counts = global_counts(scores, keep, floor=0)
+    assert torch.equal(joined({n: keep_top(s, counts[n]) for n, s in scores.items()}), keep_top(everything, keep))
+
+
+@settings(deadline=None)
+@given(networks, st.integers(1, 5), st.data())
+def test_a_global_layer_above_its_floor_holds_only_top_scores(scores: Scores, floor: int, data) -> None:
+    least = {name: min(floor, len(score)) for name, score in scores.items()}
+    keep = data.draw(st.integers(sum(least.values()), sum(map(len, scores.values()))))
+    counts = global_counts(scores, keep, floor)
+    assert sum(counts.values()) == keep
+    assert all(least[name] <= counts[name] <= len(scores[name]) for name in scores)
+    kept = {name: score.sort(descending=True).values[: counts[name]] for name, score in scores.items()}
+    cut = {name: score.sort(descending=True).values[counts[name] :] for name, score in scores.items()}
+    best_cut = max((float(c.max()) for c in cut.values() if len(c)), default=-INF)
+    assert all(kept[name].min() >= best_cut for name in scores if counts[name] > least[name])
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_global_masks_are_torchs_on_distinct_scores(sparsity: float) -> None:
+    shapes = [(8, 3, 3, 3), (16, 8, 3, 3), (10, 16)]
+    scores = distinct(*shapes)
+    layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Linear(16, 10)]
+    for layer, score in zip(layers, scores.values(), strict=True):
+        layer.weight.data = score.clone()
+    prune.global_unstructured([(layer, "weight") for layer in layers], prune.L1Unstructured, amount=sparsity)
+    masks = weight_masks(scores, sparsity, "global", floor=0)  # torch has no floor, and empties one at 99 %
+    for layer, mask in zip(layers, masks.values(), strict=True):
+        assert torch.equal(mask, layer.weight_mask.bool())
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("size", [10, 15, 25, 50])
+@pytest.mark.parametrize("sparsity", [*SPARSITIES, 0.25, 0.3, 0.7])
+def test_one_layer_is_torchs_l1_unstructured_halves_to_even(scope: str, size: int, sparsity: float) -> None:
+    scores = distinct((1, size))
+    layer = nn.Linear(size, 1)
+    layer.weight.data = scores["0.weight"].clone()
+    prune.l1_unstructured(layer, "weight", amount=sparsity)
+    masks = weight_masks(scores, sparsity, scope, floor=0, **facts(scope, scores))
+    assert torch.equal(masks["0.weight"], layer.weight_mask.bool())
+
+
+@pytest.mark.parametrize(
+    ("layers", "keep", "floor", "counts"),
+    [
+        (([9, 8, 7], [1, 2, 3]), 3, 0, [3, 0]),
+        (([9, 8, 7], [1, 2, 3]), 3, 1, [2, 1]),
+        (([9, 8, 7], [1, 2]), 4, 5, [3, 2, "refused"]),  # the floors alone ask for 5
+        (([1, 1], [1, 1], [1, 1]), 3, 0, [2, 1, 0]),  # ties: earlier layers
+        (([1, 1], [1, 1], [1, 1]), 3, 1, [1, 1, 1]),
+        # The floor lifts layer 2 to two weights, which pushes layer 0 below its own: ranked a third time.
+        (([4, 4, 3], [9, 8, 7, 6, 5, 5], [1, 1, 1]), 7, 2, [2, 3, 2]),
+        (([-INF, -INF, 5], [1, 1, 1]), 3, 2, [1, 2]),  # a floor of two, but one weight left
+        (([-INF], [1, 2]), 1, 1, [0, 1]),
+        (([], [1, 2]), 1, 1, [0, 1]),
+    ],
+)
+def test_global_counts_by_hand(layers: tuple, keep: int, floor: int, counts: list) -> None:
+    scores = scores_of(*([float(x) for x in layer] for layer in layers))
+    if counts[-1] == "refused":
+        with pytest.raises(ValueError, match="cannot keep 4 weights: 2 layers keep at least 5"):
+            global_counts(scores, keep, floor)
+    else:
+        assert list(global_counts(scores, keep, floor).values()) == counts
+
+
+@pytest.mark.parametrize(
+    ("sizes", "keep", "floor", "counts"),
+    [
+        ([10, 20, 30], 30, 1, [5, 10, 15]),
+        ([5, 5], 5, 1, [3, 2]),  # 2.5 + 2.5 rounds to 2 + 2: the tie for the missing one goes to the first
+        ([3, 3, 4], 5, 1, [1, 2, 2]),  # 1.5 + 1.5 + 2 rounds to 2 + 2 + 2: the first of two equals gives one
+        ([7, 7, 6], 10, 1, [3, 4, 3]),
+        ([1, 1, 98], 10, 1, [1, 1, 8]),  # shares 0.1, 0.1, 9.8, and a floor of one
+        ([2, 100], 20, 5, [2, 18]),  # a floor of five, in a layer of two
+    ],
+)
+def test_layer_counts_by_hand(sizes: list[int], keep: int, floor: int, counts: list[int]) -> None:
+    scores = {str(i): torch.rand(size) for i, size in enumerate(sizes)}
+    assert list(layer_counts(scores, keep, floor).values()) == counts
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=8), st.data())
+def test_layer_counts_are_within_one_weight_of_the_exact_share(sizes: list[int], data: st.DataObject) -> None:
+    keep = data.draw(st.integers(0, sum(sizes)))
+    counts = layer_counts({str(i): torch.zeros(size) for i, size in enumerate(sizes)}, keep, floor=0)
+    assert sum(counts.values()) == keep
+    for size, count in zip(sizes, counts.values(), strict=True):
+        assert abs(count - Fraction(keep * size, sum(sizes))) < 1
+
+
+layer_bounds = st.tuples(st.integers(0, 50), st.integers(0, 20), st.integers(0, 20))
+
+
+@settings(deadline=None)
+@given(st.lists(layer_bounds, max_size=8), st.data())
+def test_apportion_holds_its_bounds_and_its_proportions(rows: list[tuple[int, int, int]], data) -> None:
+    sizes = {str(i): size for i, (size, _, _) in enumerate(rows)}
+    low = {str(i): min(a, b) for i, (_, a, b) in enumerate(rows)}
+    high = {str(i): max(a, b) if size else min(a, b) for i, (size, a, b) in enumerate(rows)}
+    keep = data.draw(st.integers(sum(low.values()), sum(high.values())))
+    counts = apportion(sizes, keep, low, high)
+    assert sum(counts.values()) == keep
+    assert all(low[name] <= counts[name] <= high[name] for name in sizes)
+    # One scale fits all: nobody below their upper bound holds less per size, by more than rounding, than
+    # another who is above their lower bound.
+    below = [(counts[n] + 1) / sizes[n] for n in sizes if counts[n] < high[n]]
+    above = [(counts[n] - 1) / sizes[n] for n in sizes if counts[n] > low[n]]
+    assert not below or not above or min(below) >= max(above)
+
+
+schedules = st.lists(st.floats(0, 0.98), min_size=2, max_size=5).map(sorted)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@settings(deadline=None)
+@given(scores=networks, points=schedules, seed=st.integers(0, 99))
+def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(scope, scores, points, seed) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(score.numel() for score in scores.values())
+    assume(total - round(points[-1] * total) >= len(scores))
+    previous = None
+    for point in points:
+        scores = {name: torch.rand(score.shape, generator=generator) for name, score in scores.items()}
+        masks = weight_masks(scores, point, scope, previous=previous, **facts(scope, scores, seed))
+        assert joined(masks).sum() == total - round(point * total)
+        assert all(mask.any() for mask in masks.values())
+        if previous is not None:
+            assert not (joined(masks) & ~joined(previous)).any()
+        previous = masks
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_cut_after_another_scopes_cut_revives_nothing(scope: str) -> None:
+    scores = scores_of([1.0] * 10, [2.0] * 10, [3.0] * 10)
+    lopsided = {"0": torch.arange(10) < 1, "1": torch.arange(10) < 4, "2": torch.arange(10) < 10}
+    masks = weight_masks(scores, 0.6, scope, previous=lopsided, **facts(scope, scores) | {"curves": LINEAR})
+    expected = {
+        "global": [1, 1, 10],
+        "layer": [1, 4, 7],  # 4 each, but 1 and 4 are left in two
+        "erk": [1, 4, 7],  # layers of one shape
+        "lamp": [1, 4, 7],  # all scores of a layer are equal: its n-th has 1 / n
+        "uniform_plus": [1, 4, 7],
+        "sensitivity": [1, 1, 10],  # layer 1 loses accuracy at a third of the rate of layer 2
+    }[scope]
+    assert [int(mask.sum()) for mask in masks.values()] == expected
+    assert not (joined(masks) & ~joined(lopsided)).any()
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_protected_weights_count_towards_the_total(scope: str) -> None:
+    scores = distinct((8, 3, 9), (4, 5))
+    masks = weight_masks(scores, 0.5, scope, fixed=100, **facts(scope, scores))
+    assert joined(masks).sum() == 236 + 100 - 168 - 100
+
+
+def test_nothing_pruned_at_sparsity_zero() -> None:
+    assert joined(weight_masks(scores_of([0.0, 0.0], [1.0]), 0.0, "layer")).all()
+    assert weight_masks({}, 0.0, "global") == {}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_scores_may_mix_dtypes_and_are_left_alone(scope: str, dtype: torch.dtype) -> None:
+    scores = distinct((5, 3), (7, 9))
+    mixed = {"0.weight": scores["0.weight"].to(dtype), "1.weight": scores["1.weight"]}
+    copies = {name: score.clone() for name, score in mixed.items()}
+    masks = weight_masks(mixed, 0.5, scope, **facts(scope, scores))
+    same = weight_masks(scores, 0.5, scope, **facts(scope, scores))
+    assert all(torch.equal(masks[name], mask) for name, mask in same.items())
+    assert all(torch.equal(mixed[name], copy) for name, copy in copies.items())
+
+
+def test_a_threshold_between_float32_values_is_not_rounded() -> None:
+    scores = {"0": torch.tensor([1.0, 1.0]), "1": torch.tensor([1 + 1e-9, 0.0], dtype=torch.float64)}
+    assert global_counts(scores, 1, floor=0) == {"0": 0, "1": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scope": "local"}, "unknown scope 'local'; choose from global, layer, erk, lamp, uniform_plus, sensitivity"),
+        ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\)"),
+        ({"sparsity": float("nan")}, r"sparsity must be in \[0, 1\)"),
+        ({"sparsity": 0.9, "fixed": 90}, "sparsity 0.9 of 94 weights is out of reach: 90 are protected"),
+        ({"sparsity": 0.75}, r"cannot keep 1 weights: 2 layers keep at least 2 \(floor 1 each\)"),
+        ({"floor": -1}, "floor must not be negative"),
+        ({"scores": scores_of([1.0, float("nan")], [1.0, 2.0])}, "scores of '0' hold NaN"),
+        ({"previous": {"0": torch.ones(2, dtype=torch.bool)}}, "names and shapes"),
+        (
+            {"previous": {n: torch.zeros(2, dtype=torch.bool) for n in "01"}},
+            "cannot keep 2 weights.* 0 are left",
+        ),
+    ],
+)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_bad_input_is_named(scope: str, options: dict, message: str) -> None:
+    scores = scores_of([1.0, 2.0], [3.0, 4.0])
+    arguments = {"scores": scores, "sparsity": 0.5, "scope": scope, **facts(scope, scores), **options}
+    with pytest.raises(ValueError, match=message):
+        weight_masks(**arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_gpu_makes_the_same_masks(scope: str) -> None:
+    scores = {name: score // 7 for name, score in distinct((64, 32, 3, 3), (10, 64)).items()}
+    on_gpu = weight_masks({name: score.cuda() for name, score in scores.items()}, 0.9, scope, **facts(scope, scores))
+    assert torch.equal(joined(on_gpu).cpu(), joined(weight_masks(scores, 0.9, scope, **facts(scope, scores))))
+
+
+SMALL = {"stem": torch.rand(4, 3, 3, 3), "conv": torch.rand(8, 4, 3, 3), "head": torch.rand(10, 8)}  # 108, 288, 80
+
+
+@pytest.mark.parametrize(
+    ("keep", "floor", "counts"),
+    [
+        (49, 1, [13, 18, 18]),  # the sums of their dimensions
+        (98, 1, [26, 36, 36]),
+        (300, 1, [92, 128, 80]),  # 80, 110 and 110, but the last has 80: 220 as 13 to 18
+        (46, 16, [16, 16, 16, "refused"]),
+        (49, 16, [16, 17, 16]),  # 16.5 each for the two, and the first gets its floor
+    ],
+)
+def test_erk_counts_by_hand(keep: int, floor: int, counts: list) -> None:
+    if counts[-1] == "refused":
+        with pytest.raises(ValueError, match="at least 48"):
+            erk_counts(SMALL, keep, floor)
+    else:
+        assert list(erk_counts(SMALL, keep, floor).values()) == counts
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.98])
+def test_erk_is_the_density_of_the_paper(sparsity: float) -> None:
+    """Densities eps * (1 - ...) as Evci et al. state them, at most 1, with the eps that meets the target."""
+    weights = masks.prunable(models.build("resnet20", 10))
+    raw = {name: sum(w.shape) / w.numel() for name, w in weights.items()}
+    total = sum(w.numel() for w in weights.values())
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        eps = (low + high) / 2
+        kept = sum(min(1, eps * raw[name]) * w.numel() for name, w in weights.items())
+        low, high = (eps, high) if kept < (1 - sparsity) * total else (low, eps)
+    found = weight_masks({name: w.detach() for name, w in weights.items()}, sparsity, "erk")
+    for name, weight in weights.items():
+        assert int(found[name].sum()) == pytest.approx(min(1, eps * raw[name]) * weight.numel(), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("keep", "ends", "counts"),
+    [
+        (476, None, [108, 288, 80]),
+        (238, None, [108, 102, 28]),  # 130 of the others' 368
+        (143, None, [108, 19, 16]),  # 35: the head keeps a fifth of its 80
+        (125, None, [108, 1, 16]),
+        (124, None, "cannot keep 124 weights: 3 layers keep at least 125 .floor 1 each, 16 in head, 108 in stem."),
+        (60, ("first", "last"), [14, 36, 10]),  # both ends of the network are protected: an eighth (13.6, 36.3, 10.1)
+        (60, ("first", "head"), [12, 32, 16]),  # 44 of 396
+        (124, ("stem", "conv"), [108, 13, 3]),  # the last is a convolution, so no classifier
+    ],
+)
+def test_uniform_plus_counts_by_hand(keep: int, ends: tuple | None, counts: list | str) -> None:
+    if isinstance(counts, str):
+        with pytest.raises(ValueError, match=counts):
+            uniform_plus_counts(SMALL, keep, 1, Facts(ends))
+    else:
+        assert list(uniform_plus_counts(SMALL, keep, 1, Facts(ends)).values()) == counts
+
+
+def test_uniform_plus_respects_what_is_gone() -> None:
+    before = {name: torch.ones_like(score, dtype=torch.bool) for name, score in SMALL.items()}
+    before["stem"][0], before["head"][1:] = False, False  # 81 and 8 are left, of which neither can go
+    found = weight_masks(SMALL, 1 - 100 / 476, "uniform_plus", previous=before)
+    assert [int(mask.sum()) for mask in found.values()] == [81, 11, 8]
+    assert weight_masks({}, 0.0, "uniform_plus") == {}
+    with pytest.raises(ValueError, match="cannot keep 2 weights: 1 layers keep at least 4"):
+        weight_masks(scores_of([1.0] * 4), 0.5, "uniform_plus")
+
+
+@pytest.mark.parametrize("curves", [None, {}, {"0": {0.5: 0.1}}, {"0": {0.5: 0.1}, "1": {}}])
+def test_sensitivity_asks_for_the_scan(curves: Curves | None) -> None:
+    with pytest.raises(ValueError, match="scope sensitivity.*run the scan"):
+        weight_masks(scores_of([1.0, 2.0], [3.0, 4.0]), 0.5, "sensitivity", curves=curves)

@@ -1,0 +1,77 @@
+"""Plans that are wrong, or for another network, or don't follow one another, are refused; and turns by hand."""
+
+import copy
+
+import pytest
+
+from models import build
+from pruning.channels.plans import after, compose, remainder, sizes, weight_sides
+from pruning.channels.surgery import apply_plan, mask_units
+from tests.networks import example_plan
+
+
+def broken(change):
+    _, plan = example_plan(build("resnet8", 10))
+    plan = copy.deepcopy(plan)
+    change(plan)
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plan: plan.update(version=2), "not a plan of version 1"),
+        (lambda plan: plan.update(layers=[]), "not a plan of version 1"),
+        (lambda plan: plan["layers"].pop("layer1.0.conv1"), "another network: its 'layer1.0.conv1' is not there"),
+        (lambda plan: plan["layers"].update(extra=plan["layers"]["bn1"]), "that of this Sequential not there"),
+        (lambda plan: plan["layers"]["bn1"].pop("out"), "layer 'bn1'"),
+        (lambda plan: plan["layers"]["bn1"].update(out=[1]), "layer 'bn1'"),
+        (lambda plan: plan["layers"]["bn1"]["out"].update(of=17), r"'bn1' is \{'out': 17\}.*\{'out': 16\}"),
+        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[2, 1]), "layer 'bn1'.* rising"),
+        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[1, 1]), "layer 'bn1'"),
+        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[-1]), "layer 'bn1'"),
+        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[16]), "layer 'bn1'"),
+        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=[0.0]), "layer 'bn1'"),
+        (lambda plan: plan["layers"]["bn1"]["out"].update(removed=list(range(16))), "layer 'bn1'.*not all of them"),
+        (lambda plan: plan["layers"]["conv1"].update(groups=1.5), "layer 'conv1'.* groups"),
+    ],
+)
+def test_a_plan_that_is_wrong_is_refused(change, message):
+    model = build("resnet8", 10)
+    with pytest.raises(ValueError, match=message):
+        apply_plan(model, broken(change))
+    with pytest.raises(ValueError, match=message):
+        mask_units(model, broken(change))
+
+
+def test_plans_that_do_not_follow_one_another_are_refused():
+    _, first = example_plan(build("resnet8", 10), 0.3)
+    _, more = example_plan(build("resnet8", 10), 0.6)
+    with pytest.raises(ValueError, match="not for the network that the first one leaves"):
+        compose(first, more)
+    with pytest.raises(ValueError, match="keeps out channels of 'conv1' that the first one removes"):
+        remainder(first, more)
+    with pytest.raises(ValueError, match="different networks"):
+        remainder(more, example_plan(build("resnet20", 10))[1])
+
+
+def plan(out, removed_out, inner, removed_in, **groups):
+    """A plan of one layer."""
+    axes = {"out": {"of": out, "removed": removed_out}, "in": {"of": inner, "removed": removed_in}}
+    return {"version": 1, "layers": {"conv": axes | groups}}
+
+
+def test_turns_by_hand():
+    first, second = plan(6, [1, 4], 4, [0]), plan(4, [1, 2], 3, [2])
+    both = plan(6, [1, 2, 3, 4], 4, [0, 3])
+    assert compose(first, second) == both
+    assert remainder(both, first) == second
+    assert after(first) == plan(4, [], 3, [])
+    assert after(plan(6, [2, 3], 3, [1], groups=3)) == plan(4, [], 2, [], groups=2)
+    assert weight_sides(sizes(plan(6, [], 3, []))["conv"]) == ("out", "in")
+    assert weight_sides(plan(6, [], 3, [], groups=3)["layers"]["conv"]) == ("out",)
+    assert weight_sides({"out": 6, "in": 3, "groups": 3, "transposed": True}) == ("in",)
+    assert weight_sides({"out": 6, "in": 3, "transposed": True}) == ("in", "out")
+    assert weight_sides({"out": 6}) == ("out",)
+    assert sizes(plan(6, [], 3, [], groups=3)) == {"conv": {"out": 6, "in": 3, "groups": 3}}
+    assert sizes(plan(2, [], 1, [], groups=1)) == {"conv": {"out": 2, "in": 1}}

@@ -1,0 +1,41 @@
+"""Latency: networks are timed in turn, and take as long as the clock says."""
+
+import pytest
+import torch
+from torch import nn
+
+from pruning.measure import latency
+from pruning.measure.latency import measure_latency
+
+
+class Sleeper(nn.Module):
+    """Moves the clock on by `seconds`, and writes its name down."""
+
+    def __init__(self, name, seconds, calls, clock):
+        super().__init__()
+        self.name, self.seconds, self.calls, self.clock = name, seconds, calls, clock
+
+    def forward(self, inputs):
+        self.calls.append(self.name)
+        self.clock[0] += self.seconds
+        return inputs
+
+
+def test_medians_are_the_time_slept_in_milliseconds_and_turns_alternate(monkeypatch):
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
+    networks = {"short": Sleeper("s", 0.005, calls, clock), "long": Sleeper("l", 0.02, calls, clock)}
+    measured = measure_latency(networks, torch.zeros(1), seconds=0.05, warm_up=2, least=4)
+    assert measured["short"].median == pytest.approx(5)
+    assert measured["long"].median == pytest.approx(20)
+    assert calls[:4] == ["s", "s", "l", "l"]
+    rounds = ["".join(calls[i : i + 2]) for i in range(4, len(calls), 2)]
+    assert rounds[:4] == ["sl", "ls", "sl", "ls"]
+    for one in measured.values():
+        assert one.lower <= one.median <= one.upper
+
+
+def test_networks_are_measured_in_eval_mode():
+    network = nn.Dropout(0.5).train()
+    measure_latency({"it": network}, torch.zeros(1), seconds=0, least=1)
+    assert not network.training

@@ -1,0 +1,45 @@
+"""2:4 on sparse tensor cores: what is served, said on any machine; what it computes, on a GPU that has them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.sparse import SparseSemiStructuredTensor
+
+import pruning
+from pruning.weights.semi_structured import available, refusals, semi_structured
+
+
+def pruned(dtype=torch.float16):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10))
+    pruning.prune(model, torch.zeros(1, 128), granularity="2:4")
+    return model.to(dtype).eval()
+
+
+def test_linear_layers_in_half_precision_and_whole_tiles_are_served():
+    model = pruned()
+    assert refusals(model) == {"0": None, "2": None, "4": "10 x 96 is no multiple of 32 x 64"}
+    assert refusals(pruned(torch.float32))["0"] == "torch.float32 is not half precision"
+    with torch.no_grad():
+        model[0].weight[3, 4:7] = 1
+    assert refusals(model)["0"] == "its weights are not 2:4"
+    assert refusals(nn.Sequential(nn.Conv2d(64, 64, 1)).half()) == {"0": "Conv2d is no matrix"}
+
+
+@pytest.mark.skipif(available(), reason="there are sparse tensor cores here")
+def test_without_a_gpu_there_is_one_message():
+    with pytest.raises(ValueError, match="need a CUDA GPU of compute capability 8.0"):
+        semi_structured(pruned())
+
+
+@pytest.mark.skipif(not available(), reason="needs a CUDA GPU of compute capability 8.0 or higher")
+def test_on_a_gpu_the_network_computes_what_its_dense_form_does():
+    model = pruned().cuda()
+    fast = semi_structured(model)
+    assert [isinstance(fast[i].weight, SparseSemiStructuredTensor) for i in (0, 2, 4)] == [True, True, False]
+    for batch in (1, 8, 100):
+        inputs = torch.randn(batch, 128, dtype=torch.float16, device="cuda")
+        with torch.inference_mode():
+            assert torch.allclose(fast(inputs), model(inputs), rtol=1e-2, atol=1e-2)
+    with pytest.raises(ValueError, match="no layer can have"):
+        semi_structured(model[4:])

@@ -1,0 +1,173 @@
+"""A cluster of two nodes on loopback, one of them killed; what fits on nodes; how a cluster is joined."""
+
+import contextlib
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from study.config import Refused, Resources, parse
+from study.execution import allotment, cluster, gpu_memory
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "5", "RAY_health_check_period_ms": "1000"}
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[3]
+MINE = '''
+"""What a user brings: a network, and a criterion that finds the memory of its GPU too small, once."""
+from pathlib import Path
+import torch
+from torch import nn
+from pruning import prunable
+
+
+SEEN = Path("{seen}")
+
+def net(num_classes, in_shape):
+    layers = [nn.Conv2d(in_shape[0], 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+def value(model, batches, generator):
+    SEEN.mkdir(exist_ok=True)
+    short = not any(SEEN.iterdir())
+    (SEEN / "once").touch()
+    if short:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return {{name: weight.detach().abs() for name, weight in prunable(model).items()}}
+'''
+SPACE = """
+study: {name: two, trials: 6, search: random}
+resources: {cpus: 1, gpus: %s}
+baseline: {model: "mine:net", dataset: digits, train_samples: 400, epochs: 1}
+space:
+  criterion: ["mine:value", random]
+  granularity: weight
+  scope: global
+  schedule: one_shot
+  finetune_epochs: 2
+  finetune_lr: 0.01
+  calibration_samples: 64
+"""
+
+
+class Node:
+    """A node as `ray start` makes it: a session of processes, of which none survives the kill."""
+
+    def __init__(self, home, *flags):
+        command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1", *flags]
+        clean = {key: value for key, value in (os.environ | TOKEN).items() if key != "PYTHONPATH"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self._process = subprocess.Popen(command, cwd=home, env=clean, start_new_session=True, **pipes)
+        self.address = None
+        for line in self._process.stdout:
+            if found := re.search(r"ray start --address='([^']+)'", line):
+                self.address = found[1]
+            if "--block" in line:
+                break
+
+    def kill(self):
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getsid(process.pid) == self._process.pid:
+                    process.kill()
+        self._process.wait()
+
+
+@pytest.mark.parametrize("gpu", [0.25, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path, gpu):
+    """The user's module travels to the nodes; trials that are lost, or short of a GPU's memory, run again."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "mine.py").write_text(MINE.format(seen=tmp_path / "seen"))
+    (home / "two.yaml").write_text(SPACE % gpu)
+    gpus = f"--num-gpus={1 if gpu else 0}"
+    nodes = [Node(tmp_path, "--head", "--port=0", "--include-dashboard=false", gpus)]
+    try:
+        # At another address of this machine: a driver joins the node at its own, which must not be the doomed one.
+        nodes.append(Node(tmp_path, f"--address={nodes[0].address}", "--node-ip-address=127.0.0.2", gpus))
+        command = [sys.executable, "-m", "study.run", "--space", "two.yaml", "--address", nodes[0].address]
+        environment = os.environ | TOKEN | {"PYTHONPATH": str(ROOT)}
+        told = []
+        with subprocess.Popen(command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE) as run:
+            for line in run.stdout:
+                told.append(line)
+                if line.startswith("baseline:"):  # what the nodes import from here on is what they were sent
+                    (home / "mine.py").unlink(missing_ok=True)
+                if line.startswith("trial ") and len(nodes) == 2:
+                    nodes.pop().kill()
+        assert run.returncode == 0, "".join(told)
+    finally:
+        for node in nodes:
+            node.kill()
+    with (home / "results" / "two" / "trials.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "search"]
+    failed = [row["error"] for row in rows if row["state"] == "failed"]
+    assert len({row["trial_id"] for row in rows}) == len(rows) == 6
+    # Without a GPU there is none to be alone on, so the trial that ran out of memory stays failed.
+    assert failed == ([] if gpu else ["OutOfMemoryError: CUDA out of memory"])
+
+
+def on(monkeypatch, *nodes):
+    monkeypatch.setattr(
+        cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": c, "GPU": g}} for c, g in nodes]
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "each", "at_once"),
+    [
+        ([(8, 0), (4, 0)], {"cpus": 3}, {"cpu": 3, "gpu": 0}, 3),  # 2 and 1: not 12 // 3
+        ([(8, 1), (8, 0)], {}, {"cpu": 1, "gpu": 1}, 1),  # the node without a GPU runs no trial
+        ([(8, 2), (2, 1)], {"gpus": 0.25}, {"cpu": 1, "gpu": 0.25}, 10),
+        ([(16, 2)], {"gpus": 0.3}, {"cpu": 1, "gpu": 0.3}, 6),  # three on each of them
+        ([(16, 4)], {"gpus": 2}, {"cpu": 1, "gpu": 2}, 2),
+        ([(4, 1)], {"gpus": 0}, {"cpu": 1, "gpu": 0}, 4),
+        ([(8, 0)], {"concurrency": 3}, {"cpu": 1, "gpu": 0}, 3),
+    ],
+)
+def test_what_fits_is_counted_node_by_node(monkeypatch, nodes, resources, each, at_once):
+    on(monkeypatch, *nodes)
+    allotted = allotment.allotment(Resources(**resources))
+    assert (allotted.each, allotted.at_once) == (each, at_once)
+
+
+def test_who_measures_latency_has_a_node_to_itself(monkeypatch):
+    on(monkeypatch, (8, 1), (4, 1), (16, 0))
+    assert allotment.allotment(Resources(), alone=True)[:2] == ({"cpu": 8, "gpu": 1}, 1)
+    on(monkeypatch, (8, 0), (8, 0))
+    assert allotment.allotment(Resources(), alone=True)[:2] == ({"cpu": 8, "gpu": 0}, 2)
+
+
+def test_what_never_fits_is_refused_with_what_there_is(monkeypatch):
+    on(monkeypatch, (2, 0), (4, 0))
+    with pytest.raises(Refused, match=r"a trial asks for 6 CPUs and 0 GPUs; the nodes have 2 and 0, 4 and 0"):
+        allotment.allotment(Resources(cpus=6))
+
+
+def test_trials_that_share_a_gpu_must_fit_in_its_memory():
+    gpu_memory.check_memory(0.25, 20 * 2**30, 80 * 2**30)
+    with pytest.raises(Refused, match=r"0.25 puts 4 trials on a GPU of 80.0 GiB, .* 30.0 GiB; give each at least 0.5"):
+        gpu_memory.check_memory(0.25, 30 * 2**30, 80 * 2**30)
+
+
+def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch):
+    file = parse({"study": {"name": "x"}}, "here")
+    with pytest.raises(Refused, match="does not run through Ray Client; run the command on the head node"):
+        cluster._joining("ray://head:10001", file)
+    assert cluster._joining("head:6379", file)["runtime_env"]["py_modules"] == cluster.code(file)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert cluster._joining(None, file) == {"address": "auto"}
+
+
+def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(monkeypatch, tmp_path):
+    (tmp_path / "my_single_file.py").touch()
+    (tmp_path / "my_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    space = {"criterion": ["my_package.deep:value", "random", "my_single_file:value"]}
+    file = parse({"study": {"name": "x"}, "baseline": {"model": "torchvision.models:resnet18"}, "space": space}, "here")
+    ours = [str(ROOT / name) for name in ("study", "pruning", "models", "search_spaces", "analysis")]
+    assert cluster.code(file) == [*ours, str(tmp_path / "my_package"), str(tmp_path / "my_single_file.py")]

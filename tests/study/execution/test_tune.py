@@ -1,0 +1,179 @@
+"""Ray's side, as far as it can be tested without a cluster; `test_run.py` runs the rest."""
+
+import os
+import signal
+import threading
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.tune.search import Searcher
+
+from study.execution import ray_adapter, score_cache, tune, tune_adapters
+from study.execution.allotment import Allotment
+from study.execution.tune_adapters import (
+    LOW_ON_MEMORY,
+    MAX_RETRIES,
+    EarlyStoppingAdapter,
+    ResultListener,
+    SearcherAdapter,
+)
+from study.results.handlers import WAIT, TrialHandlers
+from study.search.trial_store import Ticket
+from study.trials.context import TrialContext
+
+
+def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step(monkeypatch):
+    """Ray drops what is raised inside some of its callbacks, KeyboardInterrupt too."""
+    steps = []
+
+    class Tuner:
+        def __init__(self, trainable, tune_config, run_config):
+            (self.listener,) = run_config.callbacks
+
+        def fit(self):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                steps.append("swallowed")
+            self.listener.on_step_end(0, [])
+            steps.append("went on")
+
+    monkeypatch.setattr(tune.tune, "Tuner", Tuner)
+    monkeypatch.setattr(tune.tune, "with_parameters", lambda trainable, **parameters: trainable)
+    monkeypatch.setattr(tune.tune, "with_resources", lambda trainable, resources: trainable)
+    monkeypatch.setattr(score_cache, "_Scores", lambda: None)
+    allotted = Allotment({"cpu": 1, "gpu": 0}, 1, 1)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        tune.run_trials(TrialContext(None, None, None), 1, allotted, TrialHandlers(lambda: None, print))
+    assert steps == ["swallowed"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+TICKET = Ticket("0000", "search", {"sparsity": 0.5}, 1)
+
+
+def searcher_of(*answers):
+    return SearcherAdapter(partial(next, iter(answers), None))
+
+
+def test_an_searcher_waits_and_ends_when_nothing_runs_any_more():
+    searcher = searcher_of(WAIT, TICKET)
+    assert searcher.suggest("a") is None
+    assert searcher.suggest("a") == {"ticket": list(TICKET)}
+    assert searcher.suggest("b") is None  # that one may have to run again
+    searcher.on_trial_complete("a")
+    assert searcher.suggest("b") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("says", "tries", "reason"),
+    [
+        ("1 worker(s) were killed due to the node running low on memory.", 2, "the memory of its node ran out"),
+        ("The actor died\nunexpectedly.", 3, "The actor died unexpectedly."),
+    ],
+)
+def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path, says, tries, reason):
+    (tmp_path / "error").write_text(f"Failure # 1 (occurred at noon)\n{says}\n")
+    searcher, rows = searcher_of(TICKET), []
+    listener = ResultListener(searcher, lambda report: rows.append(report.row), threading.Event(), False)
+    for attempt in range(tries):
+        assert not rows
+        assert searcher.suggest(f"{attempt}") == {"ticket": list(TICKET)}
+        searcher.on_trial_complete(f"{attempt}", error=True)
+        lost = SimpleNamespace(trial_id=f"{attempt}", error_file=str(tmp_path / "error"))
+        listener.on_trial_error(0, [], lost)
+    assert [(row["state"], row["requested_sparsity"]) for row in rows] == [("failed", 0.5)]
+    assert rows[0]["error"] == f"its worker was lost {tries} times: {reason}"
+    assert not searcher.tickets
+    assert not searcher.again
+
+
+def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time():
+    rows = []
+    outcome = {"outcome": [{"error": "OutOfMemoryError: CUDA out of memory"}, [], None, ""]}
+    for shares, short, reported in ((True, [TICKET], 0), (False, [], 1)):
+        searcher = searcher_of(TICKET)
+        listener = ResultListener(searcher, rows.append, threading.Event(), shares)
+        searcher.suggest("a")
+        listener.on_trial_result(0, [], SimpleNamespace(trial_id="a"), dict(outcome))
+        assert searcher.short == short
+        assert len(rows) == reported
+
+
+def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch):
+    rows = []
+
+    def report(report):
+        if report.fetch:
+            report.fetch()
+        rows.append(report.row)
+
+    def get(network):
+        raise RayError("the node of the object is gone")
+
+    monkeypatch.setattr(tune_adapters.ray, "get", get)
+    searcher = searcher_of(TICKET)
+    listener = ResultListener(searcher, report, threading.Event(), False)
+    for attempt in range(MAX_RETRIES + 1):
+        assert searcher.suggest(f"{attempt}") == {"ticket": list(TICKET)}
+        outcome = {"outcome": [{"error": None}, [], 1, ""]}
+        listener.on_trial_result(0, [], SimpleNamespace(trial_id=f"{attempt}"), outcome)
+        searcher.on_trial_complete(f"{attempt}")
+    assert [row["error"] for row in rows] == ["its worker was lost 3 times: the node of the object is gone"]
+
+
+def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it():
+    """Between a trial's last result and its end, Tune may come to hear that its node is gone."""
+    rows, died = [], SimpleNamespace(trial_id="a", error_file=None)
+    searcher = searcher_of(TICKET)
+    listener = ResultListener(searcher, lambda report: rows.append(report.row), threading.Event(), False)
+    searcher.suggest("a")
+    listener.on_trial_result(0, [], died, {"outcome": [{"error": None}, [], None, ""]})
+    listener.on_trial_error(0, [], died)
+    searcher.tickets["a"] = TICKET
+    assert EarlyStoppingAdapter(searcher, lambda ticket, record: False)("a", {"epoch": {}})
+    listener.on_trial_error(0, [], died)
+    assert rows == [{"error": None}]
+    assert not searcher.again
+
+
+def test_early_stopping_hears_epochs_and_stops_what_does_not_go_on():
+    searcher = searcher_of(TICKET)
+    ear = EarlyStoppingAdapter(searcher, lambda ticket, record: record["accuracy"] > 0.5)
+    searcher.suggest("a")
+    assert not ear("a", {"epoch": {"accuracy": 0.6}})
+    assert ear("a", {"epoch": {"accuracy": 0.4}})
+    assert not ear("a", {"done": True, "outcome": []})
+    assert not ear("unknown", {"epoch": {"accuracy": 0.4}})
+
+
+def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkeypatch):
+    clock = [1.0]
+    monkeypatch.setattr(score_cache.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(score_cache.ray, "put", lambda scores: f"where {scores} lie")
+    cache = score_cache.ScoreCacheActor()
+    assert cache.claim("obs") is True
+    assert cache.claim("obs") is False  # another computes
+    assert cache.claim("taylor") is True
+    cache.keep("obs", None)  # it could not
+    assert cache.claim("obs") is True
+    clock[0] = score_cache.LEASE_SECONDS + 2  # it was lost
+    assert cache.claim("obs") is True
+    cache.keep("obs", "scores")
+    assert cache.claim("obs") == ["where scores lie"]
+
+
+def test_a_worker_killed_for_memory_is_to_tune_an_actor_that_died(monkeypatch):
+    """What Ray raises then is neither of the two errors for which Tune lets a trial end alone."""
+    seen = []
+    monkeypatch.setattr(ray_adapter, "_task_failed", lambda manager, task, exception: seen.append(exception))
+    killed, other = OutOfMemoryError("1 worker(s) were killed: running low on memory"), ValueError("mine")
+    for exception in (killed, other):
+        RayActorManager._actor_task_failed(None, tracked_actor_task=None, exception=exception)
+    assert isinstance(seen[0], RayActorError)
+    assert LOW_ON_MEMORY in str(seen[0])
+    assert seen[1] is other

@@ -1,0 +1,109 @@
+"""Trials while they run: who is stopped, as what, what is drawn of them, and when no further one is begun."""
+
+import time
+
+from study.config import parse
+from study.driver.agenda import Agenda
+from study.driver.session import RunOptions, StudyRun
+from study.results.live_view import LiveView
+from study.results.monitor import TrialMonitor
+from study.search.trial_queue import TrialQueue
+
+CARD = {"accuracy": 0.95, "test_accuracy": 0.94}
+SPACE = {
+    "criterion": "magnitude_l1",
+    "granularity": "weight",
+    "scope": "global",
+    "schedule": "one_shot",
+    "sparsity": 0.5,
+    "finetune_epochs": 3,
+}
+
+
+class Study:
+    """A study of trials that are told their accuracies from outside."""
+
+    def __init__(self, folder, tensorboard=None, **study):
+        folder.mkdir(exist_ok=True)
+        study = {"name": "x", "trials": 60, "stop_early": {"min_epochs": 1, "reduction": 2}, "controls": [], **study}
+        self.queue = TrialQueue(folder, parse({"study": study, "space": SPACE}, "x.yaml"))
+        self.monitor = TrialMonitor(self.queue.store, LiveView("x", 60, 1, ""), CARD, self.report, tensorboard)
+
+    def report(self, report):
+        self.queue.store.tell(report.ticket, report.row, report.history)
+
+    def epoch(self, ticket, epoch, accuracy):
+        line = {"epoch": epoch, "progress": epoch / 3, "sparsity": 0.5, "train_loss": 1.0, "seconds": 2.0}
+        return self.monitor.epoch(ticket, {**line, "accuracy": accuracy})
+
+
+def test_the_worse_is_stopped_and_its_row_says_what_it_had_come_to(tmp_path):
+    study = Study(tmp_path)
+    good, bad = study.queue.ask(), study.queue.ask()
+    assert study.epoch(good, 1, 0.9)
+    assert not study.epoch(bad, 1, 0.6)
+    row, history = study.queue.store.records[bad.trial_id]
+    assert (row["state"], row["error"], row["feasible"]) == ("stopped", None, False)
+    assert (row["accuracy"], row["sparsity"], row["requested_sparsity"], row["train_seconds"]) == (0.6, 0.5, 0.5, 2.0)
+    assert abs(row["accuracy_drop"] - 0.35) < 1e-12
+    assert [line["epoch"] for line in history] == [1]
+    assert study.queue.store.running == 1
+
+
+def test_a_trial_in_its_last_epoch_is_let_through_and_others_are_compared_with_it(tmp_path):
+    study = Study(tmp_path, stop_early={"min_epochs": 3, "reduction": 2})
+    for accuracy in (0.9, 0.1):
+        ticket = study.queue.ask()
+        assert all(study.epoch(ticket, epoch, accuracy) for epoch in (1, 2, 3))
+
+
+def test_a_lost_trial_begins_anew_and_counts_once_at_its_rung(tmp_path):
+    study = Study(tmp_path)
+    first, second = study.queue.ask(), study.queue.ask()
+    assert study.epoch(first, 1, 0.5)
+    assert study.epoch(first, 1, 0.5)  # its worker was lost
+    assert study.epoch(first, 2, 0.5)
+    assert study.epoch(second, 1, 0.6)
+    assert not study.queue.store.records
+
+
+def test_after_a_restart_trials_are_compared_with_those_before_it(tmp_path):
+    study = Study(tmp_path)
+    best, stopped = study.queue.ask(), study.queue.ask()
+    study.epoch(best, 1, 0.9)
+    assert not study.epoch(stopped, 1, 0.8)
+    study.queue.store.close()
+    again = Study(tmp_path)
+    ticket = again.queue.ask()  # that which ran when the study was left
+    assert not again.epoch(ticket, 1, 0.7)
+
+
+def test_without_early_stopping_and_outside_the_search_all_go_on(tmp_path):
+    calm = Study(tmp_path / "calm", stop_early=None)
+    tickets = [calm.queue.ask() for _ in range(3)]
+    assert all(calm.epoch(ticket, 1, accuracy) for ticket, accuracy in zip(tickets, (0.9, 0.5, 0.1), strict=True))
+    study = Study(tmp_path / "control")
+    control = study.queue.ask_control("dense", study.queue.ask().recipe)
+    assert study.epoch(control, 1, float("nan"))
+
+
+def test_curves_are_drawn_for_tensorboard(tmp_path):
+    study = Study(tmp_path / "study", tmp_path / "curves", stop_early=None)
+    ticket = study.queue.ask()
+    for epoch in (1, 2):
+        study.epoch(ticket, epoch, 0.25 * epoch)
+    study.monitor.over(ticket)
+    (events,) = (tmp_path / "curves" / ticket.trial_id).iterdir()
+    content = events.read_bytes()
+    assert all(content.count(name) == 2 for name in (b"accuracy", b"train_loss", b"sparsity"))
+
+
+def test_when_the_time_is_up_nothing_more_is_begun(tmp_path):
+    study = Study(tmp_path)
+
+
+    def agenda(deadline):
+        return Agenda(StudyRun(tmp_path, {}, None, study.queue, None, RunOptions(deadline=deadline)), None)
+
+    assert agenda(time.monotonic() + 60).ask().trial_id == "0000"
+    assert agenda(time.monotonic()).ask() is None

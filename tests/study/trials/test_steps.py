@@ -1,0 +1,246 @@
+"""One trial, from recipe to row."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import models
+from pruning.weights import masks
+from study import trial
+from study.baseline.network import Baseline
+from study.config import Recipe
+from study.results.columns import COLUMNS
+from study.training import device_data, evaluation
+from study.trials import steps
+from study.trials.context import TrialContext
+from study.trials.steps import run_trial
+from tests.conftest import TINY
+
+CPU = torch.device("cpu")
+TIMES = {"train_seconds", "wall_seconds"}
+
+
+@pytest.fixture
+def shared(shared_in_both):
+    return shared_in_both
+
+
+def run(shared, seed=0, **recipe):
+    return run_trial(
+        Recipe(**{"sparsity": 0.8, "finetune_epochs": 2, "calibration_samples": 64} | recipe), seed, shared, CPU
+    )
+
+
+def test_a_row_tells_recipe_result_and_cost(shared):
+    row, history, (state, *_) = run(shared)
+    assert row["state"] == "complete"
+    assert set(row) <= set(COLUMNS)
+    weights = sum(a.size for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
+    left = sum(np.count_nonzero(a) for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
+    assert row["sparsity"] == pytest.approx(1 - left / weights)
+    assert left == weights - round(0.8 * weights)
+    assert row["nonzero_params"] == row["params"] - (weights - left)
+    assert row["compression_ratio"] == pytest.approx(row["params"] / row["nonzero_params"])
+    assert row["accuracy_drop"] == pytest.approx(row["baseline_accuracy"] - row["accuracy"])
+    assert [h["epoch"] for h in history] == [1, 2]
+    assert history[-1]["accuracy"] == row["accuracy"]
+    json.dumps([row, history])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sparsities"),
+    [
+        ({"schedule": "one_shot"}, [0.8, 0.8, 0.8, 0.8]),
+        ({"schedule": "iterative", "steps": 4}, [0.2, 0.4, 0.6, 0.8]),
+        ({"schedule": "iterative", "steps": 2, "epochs_per_step": 2}, [0.4, 0.4, 0.8, 0.8]),
+        ({"schedule": "gradual", "steps": 4}, [0.8 * (1 - (1 - p) ** 3) for p in (0.25, 0.5, 0.75, 1)]),
+        ({"schedule": "iterative", "steps": 4, "initial_sparsity": 0.2}, [0.2, 0.4, 0.6, 0.8]),
+    ],
+)
+def test_every_schedule_has_the_same_budget_evenly_spread(shared, recipe, sparsities):
+    row, history, _ = run(shared, finetune_epochs=4, **recipe)
+    assert [h["sparsity"] for h in history] == pytest.approx(sparsities, abs=1e-4)
+    assert [h["progress"] for h in history] == [0.25, 0.5, 0.75, 1.0]
+    assert row["finetune_epochs"] == 4
+
+
+def test_the_same_seed_gives_the_same_row_and_network(shared):
+    (first, _, (a, *_)), (second, _, (b, *_)), (other, _, _) = (
+        run(shared, seed, criterion="random") for seed in (1, 1, 2)
+    )
+    assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert first["accuracy"] != other["accuracy"] or first["test_accuracy"] != other["test_accuracy"]
+
+
+def test_the_baseline_is_left_alone(shared):
+    before = {name: array.copy() for name, array in shared.baseline.state.items()}
+    run(shared)
+    assert all(np.array_equal(before[name], array) for name, array in shared.baseline.state.items())
+
+
+def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared):
+    row, history, _ = run(shared, sparsity=0.0, finetune_epochs=0, recalibrate=False)
+    assert history == []
+    assert (row["accuracy"], row["test_accuracy"]) == (row["baseline_accuracy"], row["baseline_test_accuracy"])
+    assert row["compression_ratio"] == 1
+
+
+def test_protected_layers_stay_whole_and_still_count(shared):
+    row, _, (state, *_) = run(shared, protect=("conv1", "fc"), sparsity=0.9)
+    assert np.count_nonzero(state["conv1.weight"]) == state["conv1.weight"].size
+    assert row["sparsity"] == pytest.approx(0.9, abs=1e-4)
+
+
+class Fussy(nn.Module):
+    """A user's model that raises."""
+
+    def forward(self, inputs):
+        raise RuntimeError("no batches of mine")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (
+            {"protect": ("layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1", "layer3.0.conv2"), "sparsity": 0.95},
+            "protected",
+        ),
+        ({"criterion": "tests.study.trials.test_steps:nan_scores"}, "NaN"),
+        ({"criterion": "tests.nowhere:f"}, "cannot be imported"),
+        ({"calibration_samples": 10**6}, "calibration_samples"),
+        ({"finetune_lr": 1e30}, "diverged"),
+    ],
+)
+def test_a_recipes_own_failure_is_a_row_with_its_reason(shared, recipe, reason):
+    row, _, network = run(shared, **recipe)
+    assert row["state"] == "failed"
+    assert reason in row["error"]
+    assert network is None
+    json.dumps(row)
+
+
+def nan_scores(model, batches, generator):
+    return {name: torch.full_like(w, float("nan")) for name, w in masks.prunable(model).items()}
+
+
+def test_a_users_model_that_raises_is_a_failed_row(shared, monkeypatch):
+    monkeypatch.setattr(Baseline, "network", lambda self, device: Fussy())
+    row, _, _ = run(TrialContext(shared.baseline, shared.data, shared.section))
+    assert row["state"] == "failed"
+
+
+def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(shared):
+    recipe = Recipe(sparsity=0.5, granularity="channel", finetune_epochs=0, calibration_samples=64)
+    row, _, network = run_trial(recipe, 0, shared, CPU)
+    story = steps.trial_epochs(recipe, 1, shared, CPU, from_scratch=network.plan)
+    epochs = []
+    try:
+        while True:
+            epochs.append(next(story))
+    except StopIteration as end:
+        anew = end.value
+    assert anew.row["state"] == "complete", anew.row["error"]
+    assert len(epochs) == shared.section.epochs == len(anew.history)
+    for column in ("sparsity", "params", "macs", "channel_sparsity", "compression_ratio"):
+        assert anew.row[column] == row[column]
+    shapes = {name: array.shape for name, array in network.state.items()}
+    assert {name: array.shape for name, array in anew.network.state.items()} == shapes
+    assert anew.history[-1]["train_loss"] < anew.history[0]["train_loss"]
+    assert not np.allclose(anew.network.state["conv1.weight"], network.state["conv1.weight"])
+
+
+def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared):
+    row, history, (state, plan, _) = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
+    assert (row["state"], row["error"], plan) == ("complete", None, None)
+    assert (row["requested_sparsity"], row["scope"], row["steps"]) == (0.5, "layer", 1)
+    weights = {name: array for name, array in state.items() if name.endswith("weight") and array.ndim > 1}
+    dense = weights.pop("conv1.weight")
+    assert np.count_nonzero(dense) == dense.size  # of one colour
+    for array in weights.values():
+        assert (np.count_nonzero(np.moveaxis(array, 1, -1).reshape(-1, 4), axis=1) == 2).all()
+    cut = sum(array.size for array in weights.values()) / 2
+    assert row["sparsity"] == pytest.approx(cut / (2 * cut + dense.size))
+    assert [line["sparsity"] for line in history] == [row["sparsity"]] * 2
+
+
+def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(shared, tmp_path):
+    recipe = {"granularity": "hybrid", "schedule": "iterative", "steps": 4, "finetune_epochs": 4, "channel_share": 0.6}
+    row, history, (state, plan, _) = run(shared, sparsity=0.8, **recipe)
+    assert (row["state"], row["error"], row["channel_share"]) == ("complete", None, 0.6)
+    weights = sum(a.size for n, a in shared.baseline.state.items() if n.endswith("weight") and a.ndim > 1)
+    exact = [round(target * weights) / weights for target in (0.2, 0.4, 0.6, 0.8)]
+    assert [line["sparsity"] for line in history] == pytest.approx(exact, abs=1e-12)
+    held = sum(a.size for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
+    assert 1 - held / weights == pytest.approx(0.48, abs=0.0062)  # half the largest unit
+    assert row["channel_sparsity"] > 0.1
+    models.save(tmp_path, {n: torch.from_numpy(a) for n, a in state.items()}, shared.baseline.card, plan)
+    loaded, _ = models.load(tmp_path)
+    assert masks.sparsity(loaded, weights) == row["sparsity"]
+    images = device_data.on_device(shared.data, CPU)
+    assert evaluation.evaluate(loaded, images, device_data.rows_of(shared.data.test, CPU)) == row["test_accuracy"]
+
+
+def test_random_is_clearly_worse_than_magnitude(shared):
+    """Without fine-tuning, which would blur what the criteria are worth."""
+    accuracies = {
+        criterion: run(shared, criterion=criterion, sparsity=0.6, finetune_epochs=0)[0]["accuracy"]
+        for criterion in ("magnitude_l1", "random")
+    }
+    assert accuracies["magnitude_l1"] > accuracies["random"] + 0.2
+
+
+def test_the_command_prints_the_row_last(capsys):
+    code = trial.main(
+        ["--space", "quickstart", "--seed", "3", "--set", "baseline.epochs=3", "--set", "baseline.train_samples=400",
+         "--set", "space.sparsity=0.5", "--set", "space.calibration_samples=64"]
+    )  # fmt: skip
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert code == 0
+    assert row["requested_sparsity"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "sparsity"),
+    [(["granularity=2:4"], 0.4991), (["granularity=hybrid", "sparsity=0.7", "schedule=gradual"], 0.7)],
+)
+def test_the_command_takes_every_granularity(capsys, settings, sparsity):
+    settings = [*TINY, "space.criterion=magnitude_l1", *(f"space.{setting}" for setting in settings)]
+    assert trial.main(["--space", "quickstart", *(part for s in settings for part in ("--set", s))]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row["sparsity"] == pytest.approx(sparsity, abs=1e-4)
+    assert f"granularity={row['granularity']}" == settings[len(TINY) + 1].removeprefix("space.")
+
+
+def test_the_command_refuses_a_pattern_that_no_layer_has(capsys):
+    assert trial.main(["--space", "quickstart", "--set", "space.granularity=2:5"]) == 2
+    assert "space.granularity 2:5: no layer that may be cut has a multiple of 5 inputs" in capsys.readouterr().err
+
+
+def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(capsys, monkeypatch):
+    recipe = {"scope": "sensitivity", "granularity": "channel", "sparsity": 0.4, "criterion": "magnitude_l1"}
+    settings = [*TINY, *(f"space.{key}={value}" for key, value in recipe.items())]
+    rows, scanned = [], []
+    monkeypatch.setattr(steps, "run_trial", lambda *a, **k: scanned.append(a[0].part) or run_trial(*a, **k))
+    for _ in range(2):
+        assert trial.main(["--space", "quickstart", *(part for s in settings for part in ("--set", s))]) == 0
+        rows.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    groups = {part for part in scanned if part}
+    assert len([part for part in scanned if part]) == 9 * len(groups)
+    assert scanned.count(None) == 2  # the recipe itself, twice
+    assert rows[0]["sparsity"] == pytest.approx(0.4, abs=0.1)
+    assert {k: v for k, v in rows[0].items() if k not in TIMES} == {k: v for k, v in rows[1].items() if k not in TIMES}
+
+
+def test_the_command_refuses_wrong_input(capsys):
+    assert trial.main(["--space", "nowhere"]) == 2
+    assert "nowhere: no such study file" in capsys.readouterr().err
+
+
+def test_a_timed_trial_measures_its_network_beside_the_dense_one(shared):
+    row = run(shared._replace(timed=True), finetune_epochs=0).row
+    assert row["speedup"] == pytest.approx(row["baseline_latency_ms"] / row["latency_ms"])
+    assert "latency_ms" not in run(shared, finetune_epochs=0).row
