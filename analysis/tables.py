@@ -177,7 +177,7 @@ def importance(results: Results) -> Table:
     return Table(
         rows.rename_axis(columns=None),
         "How much each axis decides of reaching the best tenth in an objective, and of being near the front: shares "
-        "that add up to 1 (PED-ANOVA over all complete trials of the search). Sparsity decides of itself.",
+        "that add up to 1 (PED-ANOVA over all complete trials of the search). Sparsity trivially determines itself.",
     )
 
 

@@ -1,25 +1,74 @@
-"""What the documents name exists: files that are linked to, studies and modules in their commands."""
+"""What the documents name exists, and their tables are those of the code."""
 
 import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
-from study.config import read_study
+from tests.documents import (
+    COLUMNS,
+    DATASETS,
+    FIGURES,
+    MODELS,
+    PAGES,
+    README,
+    REPORTS,
+    ROOT,
+    TABLES,
+    page,
+    read_study,
+    reference,
+)
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "reports").glob("*/*.md"))]
+WRITTEN = [README, *PAGES]
+DOCUMENTS = [*WRITTEN, *REPORTS]
+each_written = pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("name", reference.SECTIONS)
+def test_the_keys_of_the_study_file_are_those_of_the_code(name):
+    fresh = reference.section_table(name)
+    assert fresh in page("study_file"), f"docs/study_file.md is out of date; `{name}` is now\n{fresh}"
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("criteria", reference.criteria_table),
+        ("scopes_and_granularities", reference.scopes_table),
+        ("scopes_and_granularities", reference.schedules_table),
+    ],
+)
+def test_the_tables_of_choices_are_those_of_the_code(name, table):
+    assert table() in page(name), f"docs/{name}.md is out of date; the table is now\n{table()}"
+
+
+def test_the_space_is_a_section_of_the_study_file():
+    assert reference.space_table() == reference.section_table("space")
+
+
+def test_all_models_and_datasets_are_named():
+    text = " ".join(page("own_data_and_networks").split())
+    assert ", ".join(f"`{name}`" for name in MODELS) in text
+    assert ", ".join(f"`{name}`" for name in DATASETS) in text
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("results_folder", COLUMNS), ("report", [*FIGURES, *TABLES])], ids=["columns", "figures"]
+)
+def test_everything_of_a_study_is_explained(name, told):
+    assert [one for one in told if f"`{one}`" not in page(name)] == []
+
+
+@each_document
 def test_links_lead_to_files_that_exist(path):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
     missing = [t for t in targets if not t.startswith(("http:", "https:")) and not (path.parent / t).exists()]
     assert missing == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+@each_document
 def test_commands_name_modules_and_spaces_that_exist(path):
     text = path.read_text()
     for module in set(re.findall(r"python -m ((?:study|analysis|benchmarks)(?:\.\w+)*)", text)):
@@ -28,8 +77,42 @@ def test_commands_name_modules_and_spaces_that_exist(path):
         assert read_study(name).study.name == name
 
 
+@each_written
+def test_make_has_the_targets_that_are_named(path):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([\w-]+)", path.read_text(), re.MULTILINE)) <= targets
+
+
+@each_written
+def test_its_python_runs(path):
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
+        exec(compile(block, path.name, "exec"), {})
+
+
+@each_written
+def test_its_study_files_are_accepted(path, tmp_path):
+    for block in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL):
+        (tmp_path / "written.yaml").write_text(block)
+        read_study(str(tmp_path / "written.yaml"))
+
+
+@each_written
+def test_it_can_be_read(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) < 400
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
 def test_every_space_of_a_source_is_on_the_page():
-    text = (ROOT / "docs" / "sources.md").read_text()
+    text = page("sources")
     spaces = {"magnitude", "structured_vs_unstructured", "sensitivity", "schedules", "criteria", "vgg16_schedules"}
     spaces |= {"oneshot_vs_iterative", "vgg11", "layer_sensitivity", "fine_vs_channel"}
     assert {name for name in spaces if f"--space {name}" not in text} == set()
+
+
+def test_no_page_takes_the_place_of_one_of_sphinx():
+    assert {path.stem for path in PAGES} & {"search", "genindex"} == set()
+
+
+def test_the_map_of_modules_has_its_place():
+    assert re.search(r"<!-- map -->\n.*<!-- /map -->", page("how_it_is_built"), re.DOTALL)

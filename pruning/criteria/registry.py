@@ -44,7 +44,7 @@ class Criterion(NamedTuple):
     shapes, zero where masked, which then take the place of the old. Of `criterion._replace(reconstruct=None)` only the
     scores are left.
 
-    of_weight, of_channel, source: the formulas and where they are from, for people; the README's table is made of
+    of_weight, of_channel, source: the formulas and where they are from, for people; the table in docs/ is made of
     them. cost: of COSTS, what it takes on the calibration data: nothing (the weights alone), forward passes, a
     backward pass per batch, or gradients of single images.
     """

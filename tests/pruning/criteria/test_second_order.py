@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from test_gradients import Shared, example, per_image
 from torch import nn
 
 import models
 from pruning.allocation.weight_scopes import weight_masks
 from pruning.criteria import gradients, reconstruction, second_order
 from pruning.weights.masks import prunable
+from tests.pruning.criteria.test_gradients import Shared, example, per_image
 
 GENERATOR = torch.Generator()
 
