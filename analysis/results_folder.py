@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
 
-SCHEMA_VERSION = 1
+# Made from the engine's declarations by `python -m study.config columns`; this package does not know the engine.
+_COLUMNS = json.loads(resources.files("analysis").joinpath("columns.json").read_text(encoding="utf-8"))
+SCHEMA_VERSION: int = _COLUMNS["schema_version"]
 FILES = ("study.yaml", "trials.csv", "history.csv")
 CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stopped", "failed")}
-RECIPE = [
-    "criterion", "granularity", "channel_share", "reduce", "scope", "schedule", "sparsity_of", "initial_sparsity",
-    "steps", "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
-    "recalibrate", "calibration_samples", "min_channels", "round_to", "protect", "layer", "group",
-]  # fmt: skip
-LAYERS = [
-    "layer", "type", "dense_in_channels", "in_channels", "dense_out_channels", "out_channels", "dense_params", "params",
-    "dense_weights", "weights", "nonzero_weights", "dense_macs", "macs", "nonzero_macs",
-]  # fmt: skip
-QUANTILES = ["q00", "q05", "q25", "q50", "q75", "q95", "q100"]
-SCORES = ["layer", "criterion", "weights", "norm", "mean", *QUANTILES]
-IMPORTANCE = ["objective", "axis", "importance"]
-HISTOGRAM = ["layer", "low", "high", "dense", "pruned"]
-HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
-_BY_TYPE = {  # of trials.csv; Int64 and boolean are pandas' types that know an empty cell
-    "str": "trial_id kind state error criterion granularity reduce scope schedule sparsity_of lr_schedule optimizer "
-    "protect layer group confirms",
-    "Int64": "seed steps finetune_epochs epochs_per_step calibration_samples min_channels round_to params "
-    "nonzero_params macs nonzero_macs size_bytes sparse_size_bytes large_batch",
-    "boolean": "recalibrate feasible",
-    "float64": "channel_share requested_sparsity initial_sparsity finetune_lr weight_decay sparsity channel_sparsity "
-    "compression_ratio baseline_accuracy baseline_test_accuracy accuracy accuracy_drop test_accuracy "
-    "theoretical_speedup latency_ms latency_low_ms latency_high_ms baseline_latency_ms speedup batch_latency_ms "
-    "baseline_batch_latency_ms batch_speedup train_seconds wall_seconds started finished",
+RECIPE: list[str] = _COLUMNS["recipe"]
+TRIALS, HISTORY, LAYERS, SCORES, IMPORTANCE, HISTOGRAM = (
+    list(_COLUMNS[table]) for table in ("trials", "history", "layers", "scores", "importance", "histogram")
+)
+QUANTILES = [name for name in SCORES if name[1:].isdigit()]
+# By name, whatever the table: pandas' types, of which Int64 and boolean know an empty cell.
+TYPES: dict[str, str] = {
+    column: dtype for table in _COLUMNS.values() if isinstance(table, dict) for column, dtype in table.items()
 }
-_OF_TRIALS = {column: dtype for dtype, columns in _BY_TYPE.items() for column in columns.split()}
-TRIALS = list(_OF_TRIALS)
-TYPES = {
-    **dict.fromkeys([*HISTORY, *SCORES, "importance", "low", "high"], "float64"),
-    **dict.fromkeys(["epoch", "dense", "pruned", *LAYERS], "Int64"),
-    **dict.fromkeys(["type", "objective", "axis"], "str"), **_OF_TRIALS,
-}  # fmt: skip
 NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accuracy", "test_accuracy", "accuracy_drop"]
 
 _USUAL = ("one_shot", "iterative", "gradual", "global", "layer", "weight", "channel", "hybrid")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torchvision.models import resnet50
 
-from pruning.allocation.weight_scopes import weight_masks
+from pruning.allocation.weight_budget import weight_masks
 from pruning.criteria.magnitude import magnitude_l1
 from pruning.weights.masks import prunable
 

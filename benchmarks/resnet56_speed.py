@@ -19,7 +19,7 @@ import torch_pruning
 from torch import nn
 
 from models import build
-from pruning.allocation.budget import allocate
+from pruning.allocation.channel_budget import allocate
 from pruning.channels.graph import dependency_graph, group_scores
 from pruning.channels.surgery import apply_plan
 from pruning.criteria.magnitude import magnitude_l2

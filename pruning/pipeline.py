@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.allocation.budget import allocate, allocate_group, largest_step
+from pruning.allocation.channel_budget import allocate, allocate_group, largest_step
 from pruning.allocation.sensitivity import Curves
-from pruning.allocation.weight_scopes import weight_masks
+from pruning.allocation.weight_budget import weight_masks
 from pruning.channels.graph import Graph, dependency_graph, group_scores
 from pruning.channels.plans import Plan, remainder, weight_sides
 from pruning.channels.surgery import apply_plan, slice_like

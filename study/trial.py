@@ -15,8 +15,8 @@ import torch
 from study.baseline import keeping, making
 from study.config import Recipe, StudyFile, read_study
 from study.config import axes as spaces
+from study.config.columns import COLUMNS
 from study.driver.resolution import resolve
-from study.results.columns import COLUMNS
 from study.trials import scan
 from study.trials.context import TrialContext
 from study.trials.scan import Curves, curve_key

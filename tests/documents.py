@@ -6,8 +6,8 @@ from analysis.figures import FIGURES
 from analysis.tables import TABLES
 from models import MODELS
 from study.config import read_study, reference
+from study.config.columns import COLUMNS
 from study.data.sources import DATASETS
-from study.results.columns import COLUMNS
 
 __all__ = ["COLUMNS", "DATASETS", "FIGURES", "MODELS", "TABLES", "reference", "read_study"]
 __all__ += ["PAGES", "README", "REPORTS", "ROOT", "page"]

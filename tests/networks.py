@@ -10,7 +10,7 @@ import torchvision.models as tv
 from torch import Tensor, nn
 
 from models import MODELS, build
-from pruning.allocation.budget import allocate
+from pruning.allocation.channel_budget import allocate
 from pruning.channels.graph import Graph, dependency_graph, group_scores
 from pruning.channels.plans import Plan
 from pruning.criteria.magnitude import magnitude_l1

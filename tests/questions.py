@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pruning.measure.distributions import HISTOGRAM, QUANTILES, SCORES
-from study.results.columns import COLUMNS, HISTORY
+from study.config.columns import COLUMNS, HISTORY
 from study.results.files import write_rows, write_study
 from tests.results_folder import BASELINE, _measures, _recipe, _record, _study
 

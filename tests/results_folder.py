@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from study.results.columns import COLUMNS, HISTORY
+from study.config.columns import COLUMNS, HISTORY
 from study.results.files import write_layers, write_rows, write_study
 
 BASELINE = {"accuracy": 0.931, "test_accuracy": 0.924, "params": 272474, "macs": 40813184, "size_bytes": 1107117}

@@ -1,4 +1,4 @@
-"""Rankings: the scopes of channels, under the names that `pruning.scopes` has for weights.
+"""Scopes of channels: in which order the units of all groups go.
 
 A scope is one function (graph, scores, sparsity_of, curves) -> the rank of every unit of the graph, the lowest the
 first to go; of equal ranks the later unit goes first, and one of rank +inf never. scores: (size,), -inf for units gone,
@@ -133,13 +133,3 @@ def _by_turn(graph: Graph, scores: np.ndarray, ranks: Callable[[Group], np.ndarr
 def _shares(count: int) -> np.ndarray:
     """(j - 1/2) / count for j = 1 .. count."""
     return (np.arange(count) + 0.5) / count
-
-
-SCOPES: dict[str, Callable[[Graph, np.ndarray, str, Curves | None], np.ndarray]] = {
-    "global": global_ranks,
-    "layer": layer_ranks,
-    "erk": erk_ranks,
-    "lamp": lamp_ranks,
-    "uniform_plus": uniform_plus_ranks,
-    "sensitivity": sensitivity_ranks,
-}

@@ -1,14 +1,14 @@
-"""Scopes: over what scores are ranked. Scores and a target become exact keep-counts, and those become masks.
+"""Scopes of single weights: how many each layer keeps.
 
 A scope is one function (scores, keep, floor, facts) -> Counts, which sum to `keep`; within a layer the highest scores
-stay, whatever the scope. A score of -inf marks a weight that is gone already: no scope ever brings one back.
-The same names for channels are in `pruning.rankings`.
+stay, whatever the scope. A score of -inf marks a weight that is gone already: no scope ever brings one back. Their
+names are in `pruning.allocation.scopes`, the forms for channels in `channel_scopes`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pruning.allocation.lamp import lamp
 from pruning.allocation.sensitivity import Curves, envelopes, give_up
-from pruning.weights.masks import Masks, Scores, has_nan, keep_top, largest
+from pruning.weights.masks import Scores, has_nan, largest
 
 Counts = dict[str, int]  # parameter name -> number of weights kept
 SPARED = Fraction(1, 5)  # of the classifier's weights (or the units it reads), which uniform_plus keeps at least
@@ -120,42 +120,6 @@ def sensitivity_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts =
     return rounded({name: sizes[name] - gone[name] for name in sizes}, keep)
 
 
-def weight_masks(
-    scores: Scores,
-    sparsity: float,
-    scope: str,
-    *,
-    previous: Masks | None = None,
-    fixed: int = 0,
-    gone: int = 0,
-    floor: int = 1,
-    ends: tuple[str, str] | None = None,
-    curves: Curves | None = None,
-) -> Masks:
-    """Masks that bring a network to a cumulative `sparsity` in [0, 1), exact to the weight.
-
-    scores: of the weights that may be cut, floating; fixed: the number of prunable weights that may not
-    (those of protected layers), which count as kept; gone: of those that went with channels; floor: weights
-    every layer keeps at least; previous: masks of the cut before, whose pruned weights stay pruned; ends,
-    curves: see `Facts`. Of total = scored + fixed + gone weights, total - round_half_even(sparsity * total)
-    are kept. Raises ValueError on an unknown scope, a sparsity out of range, `previous` of other names or
-    shapes, NaN scores, on a target that the fixed weights, the floor or the previous cut forbid, and on what
-    the scope itself refuses.
-    """
-    if scope not in SCOPES:
-        raise ValueError(f"unknown scope {scope!r}; choose from {', '.join(SCOPES)}")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must be in [0, 1); it is {sparsity}")
-    total = fixed + gone + sum(score.numel() for score in scores.values())
-    keep = total - round(sparsity * total) - fixed
-    if keep < 0:
-        raise ValueError(f"sparsity {sparsity} of {total} weights is out of reach: {fixed} are protected")
-    if previous is not None:
-        scores = _without(scores, previous)
-    counts = SCOPES[scope](scores, keep, floor, Facts(ends, curves))
-    return {name: keep_top(score, counts[name]) for name, score in scores.items()}
-
-
 def bounds(scores: Scores, keep: int, floor: int, least: Counts | None = None) -> tuple[Counts, Counts]:
     """The fewest and the most weights each layer may keep: its floor, and those that are left (not -inf).
 
@@ -229,20 +193,3 @@ def _counts_from(scores: Scores, threshold: Tensor, top: int) -> Counts:
             counts[i] -= ties
             surplus -= ties
     return dict(zip(scores, counts, strict=True))
-
-
-def _without(scores: Scores, previous: Masks) -> Scores:
-    shapes = {name: tuple(score.shape) for name, score in scores.items()}
-    if {name: tuple(mask.shape) for name, mask in previous.items()} != shapes:
-        raise ValueError(f"previous masks must have the names and shapes of the scores: {shapes}")
-    return {name: score.masked_fill(~previous[name], -torch.inf) for name, score in scores.items()}
-
-
-SCOPES: dict[str, Callable[[Scores, int, int, Facts], Counts]] = {
-    "global": global_counts,
-    "layer": layer_counts,
-    "erk": erk_counts,
-    "lamp": lamp_counts,
-    "uniform_plus": uniform_plus_counts,
-    "sensitivity": sensitivity_counts,
-}

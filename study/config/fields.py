@@ -4,28 +4,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import core_schema
+
+OWN_FUNCTION = re.compile(r"^[\w./-]+:\w+$")  # a person's own: package.module:function, or path/file.py:function
 
 
 class Refused(ValueError):
     """What the user asked for turned out, once the study had begun, not to be had; the message says what there is."""
 
 
-def one_of(what: str, choices: Iterable[str], *, dotted: bool = False) -> AfterValidator:
-    """Accepts a name among `choices`, or (dotted) a user's own `package.module:function`."""
-    listed = ", ".join(choices)
+@dataclass(frozen=True)
+class OneOf:
+    """Accepts a name among `choices`, or (dotted) a user's own function: `package.module:function`, `file.py:function`.
 
-    def check(name: str) -> str:
-        if name in choices or (dotted and re.fullmatch(r"[\w.]+:\w+", name)):
+    what: the kind of thing that is named, for the message.
+    """
+
+    what: str
+    choices: tuple[str, ...]
+    dotted: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        names: dict[str, Any] = {"type": "string", "enum": list(self.choices)}
+        return {"anyOf": [names, {"type": "string", "pattern": OWN_FUNCTION.pattern}]} if self.dotted else names
+
+    def _checked(self, name: str) -> str:
+        if name in self.choices or (self.dotted and OWN_FUNCTION.fullmatch(name)):
             return name
-        raise ValueError(f"unknown {what} {name!r}; choices: {listed}" + dotted * ", or package.module:function")
+        listed = ", ".join(self.choices) + self.dotted * ", or package.module:function"
+        raise ValueError(f"unknown {self.what} {name!r}; choices: {listed}")
 
-    return AfterValidator(check)
+
+def one_of(what: str, choices: Iterable[str], *, dotted: bool = False) -> OneOf:
+    """Metadata of a field that takes one of these names; see `OneOf`."""
+    return OneOf(what, tuple(choices), dotted)
 
 
 class Section(BaseModel):
+    """A part of a study file: frozen, and without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 

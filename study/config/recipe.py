@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pruning.allocation.weight_scopes import SCOPES
+from pruning.allocation.scopes import SCOPES
 from pruning.criteria.registry import CRITERIA
 from pruning.schedules import SCHEDULES
 from pruning.settings import Granularity
@@ -38,29 +38,70 @@ def sketch(point: Mapping[str, Any]) -> Recipe:
 class Recipe(Section):
     """One point of the space, complete: what a trial does to the baseline."""
 
-    criterion: Annotated[str, one_of("criterion", CRITERIA, dotted=True)] = "magnitude_l1"
-    granularity: Annotated[str, AfterValidator(_known_granularity)] = "weight"
-    channel_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    reduce: Literal["sum", "mean"] = "sum"
-    scope: Annotated[str, one_of("scope", SCOPES)] = "global"
-    schedule: Annotated[str, one_of("schedule", SCHEDULES)] = "one_shot"
-    sparsity: Fraction
-    sparsity_of: Literal["params", "channels", "macs"] = "params"
-    initial_sparsity: Fraction = 0.0
-    steps: Annotated[int, Field(ge=1, le=1000)] = 3
-    finetune_epochs: Annotated[int, Field(ge=0)] = 4
-    epochs_per_step: Annotated[int, Field(ge=0)] | None = None
-    finetune_lr: Annotated[float, Field(gt=0)] = 0.01
-    lr_schedule: Annotated[str, one_of("lr_schedule", LR_SCHEDULES)] = "cosine"
-    optimizer: Annotated[str, one_of("optimizer", OPTIMIZERS)] = "sgd"
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    recalibrate: bool = True
-    calibration_samples: Annotated[int, Field(ge=2)] = 512
-    min_channels: Annotated[int, Field(ge=1)] = 1
-    round_to: Annotated[int, Field(ge=1)] = 1
-    protect: tuple[str, ...] = ()
-    layer: str | None = None
-    group: str | None = None
+    criterion: Annotated[str, one_of("criterion", CRITERIA, dotted=True)] = Field(
+        default="magnitude_l1",
+        description="how a weight or channel is scored; also a function of your own, `package.module:function`",
+    )
+    granularity: Annotated[str, AfterValidator(_known_granularity)] = Field(
+        default="weight", description="what is removed at once; `n:m` stands for any two numbers, such as `2:4`"
+    )
+    channel_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.5,
+        description="hybrid recipes: the share of `sparsity` that channels bring; single weights bring the rest",
+    )
+    reduce: Literal["sum", "mean"] = Field(
+        default="sum",
+        description="how the scores of a channel's weights become its score; `sum` favours large filters if global",
+    )
+    scope: Annotated[str, one_of("scope", SCOPES)] = Field(
+        default="global", description="over what scores are ranked, or how the target is shared out among the layers"
+    )
+    schedule: Annotated[str, one_of("schedule", SCHEDULES)] = Field(
+        default="one_shot", description="how the cuts are spread: all at once, in equal steps, or along a cubic curve"
+    )
+    sparsity: Fraction = Field(description="share of the dense network's prunable weights to remove")
+    sparsity_of: Literal["params", "channels", "macs"] = Field(
+        default="params", description="channel recipes: what the target counts"
+    )
+    initial_sparsity: Fraction = Field(
+        default=0.0, description="sparsity of the first cut of `iterative` and `gradual` (0: no such cut)"
+    )
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=3, description="number of cuts; `one_shot` always has 1"
+    )
+    finetune_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=4, description="epochs in all, spread evenly over the cuts: the same budget for every schedule"
+    )
+    epochs_per_step: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="epochs after each cut; give it instead of `finetune_epochs`"
+    )
+    finetune_lr: Annotated[float, Field(gt=0)] = Field(default=0.01, description="highest learning rate of fine-tuning")
+    lr_schedule: Annotated[str, one_of("lr_schedule", LR_SCHEDULES)] = Field(
+        default="cosine", description="how the rate changes over the whole fine-tuning"
+    )
+    optimizer: Annotated[str, one_of("optimizer", OPTIMIZERS)] = Field(
+        default="sgd", description="`sgd` has Nesterov momentum 0.9"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=5e-4, description="while fine-tuning")
+    recalibrate: bool = Field(default=True, description="measure batch norm's statistics anew after every cut")
+    calibration_samples: Annotated[int, Field(ge=2)] = Field(
+        default=512, description="training images for that, and for criteria that look at data"
+    )
+    min_channels: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="channel recipes: channels that every layer keeps at least"
+    )
+    round_to: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="channel recipes: every layer keeps a multiple of this many channels"
+    )
+    protect: tuple[str, ...] = Field(default=(), description="names of modules that are never cut")
+    layer: str | None = Field(
+        default=None,
+        description="cut this layer alone; `sparsity` is then the share of its weights. `each`: one recipe per layer",
+    )
+    group: str | None = Field(
+        default=None,
+        description="cut this dependency group alone; `sparsity` is then the share of its units. `each`: one per group",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from models import MODELS
 from study.config.fields import Direction, Fraction, Section, one_of
 from study.data.sources import DATASETS
+from study.samplers.registry import SAMPLERS
 
 DIRECTIONS = {
     "accuracy": "max",
@@ -18,7 +19,6 @@ DIRECTIONS = {
     "size_bytes": "min",
     "latency_ms": "min",
 }
-SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "qmc")
 CONSTRAINABLE = [
     "accuracy",
     "accuracy_drop",
@@ -44,23 +44,51 @@ class StopEarly(Section):
 class StudySection(Section):
     """What is searched for, and how long."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = Field(
+        description="names the results folder; letters, digits, `-` and `_`"
+    )
     objectives: Annotated[
         dict[Annotated[str, one_of("objective", DIRECTIONS)], Direction], Field(min_length=1, max_length=3)
-    ] = {"accuracy": "max", "sparsity": "max"}
-    constraints: dict[str, Annotated[str, Field(pattern=r"^(<=|>=) *-?[0-9.]+([eE]-?[0-9]+)?$")]] = {}
-    search: Literal["optuna", "random", "grid"] = "optuna"
-    sampler: Annotated[str, one_of("sampler", SAMPLERS)] = "tpe"
-    repeats: Literal["new_seed", "stored"] = "new_seed"
-    start_with: tuple[dict[str, Any], ...] = ()
-    trials: Annotated[int, Field(ge=1)] | None = None
-    hours: Annotated[float, Field(gt=0)] | None = None
-    seeds: Annotated[int, Field(ge=1)] = 1
-    confirm_seeds: Annotated[int, Field(ge=0)] = 0
-    controls: tuple[Literal["dense", "scratch"], ...] = ("dense",)
-    stop_early: StopEarly | None = None
-    save: Literal["front", "all", "none"] = "front"
-    seed: Annotated[int, Field(ge=0)] = 0
+    ] = Field(
+        default={"accuracy": "max", "sparsity": "max"},
+        description="one to three measures to optimise, each with its direction",
+    )
+    constraints: dict[str, Annotated[str, Field(pattern=r"^(<=|>=) *-?[0-9.]+([eE]-?[0-9]+)?$")]] = Field(
+        default={},
+        description="limits on columns, such as `{accuracy_drop: '<= 0.02'}`; rows outside it are never on the front",
+    )
+    search: Literal["optuna", "random", "grid"] = Field(
+        default="optuna", description="who proposes recipes; `grid` runs every combination (ranges then need `step`)"
+    )
+    sampler: Annotated[str, one_of("sampler", SAMPLERS)] = Field(
+        default="tpe", description="which sampler of Optuna's, with `search: optuna`"
+    )
+    repeats: Literal["new_seed", "stored"] = Field(
+        default="new_seed",
+        description="a recipe that is proposed twice: `new_seed` runs it with another seed; `stored` reuses the result",
+    )
+    start_with: tuple[dict[str, Any], ...] = Field(default=(), description="recipes that are tried first")
+    trials: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="recipes to finish, those of a resumed study included; left out: 60, or the whole grid",
+    )
+    hours: Annotated[float, Field(gt=0)] | None = Field(default=None, description="start no trial after this much time")
+    seeds: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="runs of every recipe, each with a row of its own"
+    )
+    confirm_seeds: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="after the search: further runs of the recipes on the front, with other seeds"
+    )
+    controls: tuple[Literal["dense", "scratch"], ...] = Field(
+        default=("dense",), description="runs to compare with, after the search: `dense`, `scratch`"
+    )
+    stop_early: StopEarly | None = Field(
+        default=None, description="for example `{min_epochs: 1, reduction: 3}`: end weak trials early"
+    )
+    save: Literal["front", "all", "none"] = Field(
+        default="front", description="which networks are kept: those on the front, all, or none"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the search and of all trials")
 
     @model_validator(mode="after")
     def _is_meaningful(self) -> StudySection:
@@ -78,27 +106,47 @@ class StudySection(Section):
 class Resources(Section):
     """What one trial gets."""
 
-    cpus: Annotated[int, Field(ge=1)] = 1
-    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    cpus: Annotated[int, Field(ge=1)] = Field(default=1, description="cores of one trial")
+    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto", description="GPUs of one trial; may be a fraction. `auto`: one where there are any"
+    )
+    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="trials at once. `auto`: as many as fit"
+    )
 
 
 class BaselineSection(Section):
     """The dense network that trials start from, and the data it saw."""
 
-    model: Annotated[str, one_of("model", MODELS, dotted=True)] = "resnet18"
-    checkpoint: str | None = None
-    dataset: Annotated[str, one_of("dataset", DATASETS)] = "cifar10"
-    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    train_samples: Annotated[int, Field(ge=1)] | None = None
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    epochs: Annotated[int, Field(ge=0)] = 30
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    label_smoothing: Fraction = 0.0
-    augment: bool = True
-    bn_l1: Annotated[float, Field(ge=0)] = 0.0
+    model: Annotated[str, one_of("model", MODELS, dotted=True)] = Field(
+        default="resnet18", description="the network; also a function of your own, `package.module:factory`"
+    )
+    checkpoint: str | None = Field(
+        default=None, description="a file with the trained weights (a state_dict); nothing is trained then"
+    )
+    dataset: Annotated[str, one_of("dataset", DATASETS)] = Field(
+        default="cifar10", description="the images; `imagefolder` needs `--data-dir`"
+    )
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
+        default=None, description="`imagefolder` only, and required there: pixels to which images are resized"
+    )
+    train_samples: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="use only so many training images, the same for every trial, stratified by class"
+    )
+    validation: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="share of the training images set aside for validation, stratified by class"
+    )
+    epochs: Annotated[int, Field(ge=0)] = Field(default=30, description="epochs of the baseline's training")
+    batch_size: Annotated[int, Field(ge=2)] = Field(default=128, description="of the baseline and of fine-tuning")
+    lr: Annotated[float, Field(gt=0)] = Field(
+        default=0.1, description="highest learning rate of the baseline's training"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=5e-4, description="of the baseline's training")
+    label_smoothing: Fraction = Field(default=0.0, description="of the baseline's training")
+    augment: bool = Field(default=True, description="crop at random after padding, and flip; for fine-tuning too")
+    bn_l1: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="L1 penalty on batch norm's scale, as network slimming asks for"
+    )
 
     @model_validator(mode="after")
     def _is_meaningful(self) -> BaselineSection:

@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from study.config import axes as spaces
-from study.search.samplers import recipe
+from study.search.suggestions import recipe
 
 FEWEST = 20  # complete trials below which importances say nothing
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.config import Recipe
-from study.search import optuna_adapter
+from study.samplers import optuna_adapter
 from study.search.trial_store import LOST, TrialStore, trial_seed
 from study.trials.rows import failed_row
 

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.config import Recipe, StudyFile
 from study.config import axes as spaces
-from study.search import samplers
+from study.search import suggestions
 from study.search.recovery import recover
 from study.search.trial_store import Ticket, TrialStore, trial_seed
 from study.training.epochs import Row
@@ -51,7 +51,7 @@ class TrialQueue:
         self._begun = sum(_is_fresh(trial) for trial in trials if trial.state != TrialState.WAITING)
         self._first: dict[str, str] = {}  # a recipe, as text -> the first trial that completed it
         self._looked = 0  # at how many of the store's told trials, for _first
-        self._search.sampler = samplers.sampler(file, len(trials))
+        self._search.sampler = suggestions.sampler(file, len(trials))
 
     def ask(self) -> Ticket | None:
         """The next trial of the search; None when no further one is to be started."""
@@ -60,7 +60,7 @@ class TrialQueue:
             trial = self._search.ask()
             self._waiting -= self._waiting > 0
             self._begun += _is_fresh(trial)
-            recipe = samplers.draw(trial, self._axes, self._sampler_name)
+            recipe = suggestions.draw(trial, self._axes, self._sampler_name)
             self._enqueue_copy(trial)
             ticket = self.store.open(trial, "search", recipe)
             try:

@@ -20,7 +20,8 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.config import StudyFile
-from study.search import importance, optuna_adapter, samplers
+from study.samplers import optuna_adapter, registry
+from study.search import importance, suggestions
 from study.search.journal import Journal, hold
 from study.training.epochs import Row
 
@@ -68,7 +69,7 @@ class TrialStore:
         self._open: dict[str, Trial] = {}
 
     def _study(self, suffix: str) -> optuna.Study:
-        directions = [samplers.DIRECTIONS[direction] for direction in self.file.study.objectives.values()]
+        directions = [registry.DIRECTIONS[direction] for direction in self.file.study.objectives.values()]
         study = optuna.create_study(
             storage=self._storage,
             study_name=self.file.study.name + suffix,
@@ -97,7 +98,7 @@ class TrialStore:
     def recipe(self, trial_id: str) -> Row:
         """What a trial of the search was asked to run."""
         trial = optuna_adapter.numbered(self._storage, self.search, int(trial_id))
-        return samplers.recipe(trial.params, self.file.axes)
+        return suggestions.recipe(trial.params, self.file.axes)
 
     def open(self, trial: Trial, kind: str, recipe: Row) -> Ticket:
         """The ticket of a trial that was asked for and is about to run."""

@@ -9,10 +9,11 @@ import numpy as np
 
 from study.config import StudyFile
 from study.config import axes as spaces
-from study.search import samplers
+from study.samplers import registry
+from study.search import suggestions
 from study.simulation.recorded import Record
 
-SEARCHERS = (*samplers.SAMPLERS, "random", "grid")
+SEARCHERS = (*registry.SAMPLERS, "random", "grid")
 LEVELS = 5  # of a range without step, in a grid
 
 
@@ -22,14 +23,14 @@ class _Model:
     def __init__(self, file: StudyFile, name: str, seed: int) -> None:
         changed = {"search": "optuna", "sampler": name, "seed": seed, "start_with": ()}
         self._axes, self._name = file.axes, name
-        self._study = samplers.in_memory(file.model_copy(update={"study": file.study.model_copy(update=changed)}))
+        self._study = suggestions.in_memory(file.model_copy(update={"study": file.study.model_copy(update=changed)}))
 
     def ask(self) -> tuple[Any, Record]:
         trial = self._study.ask()
-        return trial, samplers.draw(trial, self._axes, self._name)
+        return trial, suggestions.draw(trial, self._axes, self._name)
 
     def tell(self, trial: Any, values: tuple[float, ...] | None) -> None:
-        samplers.tell(self._study, trial, values)
+        suggestions.tell(self._study, trial, values)
 
 
 class _List:

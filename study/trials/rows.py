@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from pruning.allocation.budget import achieved
+from pruning.allocation.channel_budget import achieved
 from pruning.measure import cost
 from pruning.pipeline import Pruned
 from pruning.weights import masks

@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 import pruning
-from pruning.allocation.weight_scopes import SCOPES
+from pruning.allocation.scopes import SCOPES
 from pruning.channels.surgery import apply_plan
 from pruning.criteria.registry import CRITERIA
 from pruning.measure import cost

@@ -18,7 +18,7 @@ from models.formats import FORMATS, write_program
 from study import export
 from study.baseline.network import save as save_baseline
 from study.config import read_study
-from study.results.columns import COLUMNS, HISTORY
+from study.config.columns import COLUMNS, HISTORY
 from study.results.files import write_rows, write_study
 from study.training import device_data
 from tests.conftest import TINY

@@ -18,7 +18,7 @@ from analysis.page.answer import answer
 from analysis.report import report
 from analysis.results_folder import networks, scans
 from analysis.statistics import pareto
-from study.results.columns import COLUMNS
+from study.config.columns import COLUMNS
 from study.results.files import write_rows
 from tests.questions import layer_names, scan, scan_rows, write_scores
 from tests.results_folder import make

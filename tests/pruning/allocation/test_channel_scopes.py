@@ -13,8 +13,8 @@ from torch import nn
 from torch_pruning.pruner.importance import LAMPImportance
 
 from models import build
-from pruning.allocation import weight_scopes as scopes
-from pruning.allocation.budget import achieved, allocate
+from pruning.allocation import scopes
+from pruning.allocation.channel_budget import achieved, allocate
 from pruning.allocation.channel_scopes import SCOPES, unit_costs
 from pruning.allocation.sensitivity import Curves
 from pruning.channels.graph import Graph, dependency_graph, removed_units

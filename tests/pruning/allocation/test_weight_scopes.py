@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import models
+from pruning.allocation.scopes import SCOPES
 from pruning.allocation.sensitivity import Curves
+from pruning.allocation.weight_budget import weight_masks
 from pruning.allocation.weight_scopes import (
-    SCOPES,
     Facts,
     apportion,
     erk_counts,
     global_counts,
     layer_counts,
     uniform_plus_counts,
-    weight_masks,
 )
 from pruning.weights import masks
 from pruning.weights.masks import Masks, Scores, keep_top

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.ops import Permute
 
 from models import build
-from pruning.allocation.budget import allocate
+from pruning.allocation.channel_budget import allocate
 from pruning.channels.graph import costs, dependency_graph, group_scores, plan_without
 from pruning.channels.plans import compose, kept, remainder
 from pruning.channels.surgery import apply_plan, carry_state, mask_units, slice_like

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import models
-from pruning.allocation.weight_scopes import weight_masks
+from pruning.allocation.weight_budget import weight_masks
 from pruning.criteria import activations, reconstruction
 from pruning.criteria.reconstruction import (
     damped,

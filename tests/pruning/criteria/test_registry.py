@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_pruning.pruner.importance import BNScaleImportance
 
 import models
-from pruning.allocation.weight_scopes import weight_masks
+from pruning.allocation.weight_budget import weight_masks
 from pruning.channels.graph import dependency_graph, group_scores, plan_without
 from pruning.channels.plans import Plan
 from pruning.channels.surgery import apply_plan

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import models
-from pruning.allocation.weight_scopes import weight_masks
+from pruning.allocation.weight_budget import weight_masks
 from pruning.criteria import gradients, reconstruction, second_order
 from pruning.weights.masks import prunable
 from tests.pruning.criteria.test_gradients import Shared, example, per_image

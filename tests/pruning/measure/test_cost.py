@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruning.allocation.weight_scopes import weight_masks
+from pruning.allocation.weight_budget import weight_masks
 from pruning.measure.cost import (
     layer_costs,
     macs,

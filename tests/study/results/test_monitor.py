@@ -101,7 +101,6 @@ def test_curves_are_drawn_for_tensorboard(tmp_path):
 def test_when_the_time_is_up_nothing_more_is_begun(tmp_path):
     study = Study(tmp_path)
 
-
     def agenda(deadline):
         return Agenda(StudyRun(tmp_path, {}, None, study.queue, None, RunOptions(deadline=deadline)), None)
 

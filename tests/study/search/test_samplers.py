@@ -3,7 +3,8 @@
 import pytest
 
 from study.config import parse, sections
-from study.search import importance, optuna_adapter, samplers
+from study.samplers import optuna_adapter, registry, windowed
+from study.search import importance, suggestions
 from study.search.trial_queue import TrialQueue
 
 SPACE = {
@@ -40,7 +41,7 @@ def run(queue, outcome=row):
 
 
 def test_the_study_file_knows_all_samplers_by_their_names():
-    assert tuple(samplers.SAMPLERS) == sections.SAMPLERS
+    assert tuple(registry.SAMPLERS) == sections.SAMPLERS
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "nsga3"])
@@ -108,13 +109,13 @@ def test_importance_is_not_made_up_from_a_handful(tmp_path):
 
 def test_a_window_sees_the_front_the_latest_and_those_that_run():
     file = study_file(trials=1000)
-    study = samplers.in_memory(file)
-    study.sampler = window = samplers.Windowed(study.sampler._inner, 10)
+    study = suggestions.in_memory(file)
+    study.sampler = window = windowed.Windowed(study.sampler._inner, 10)
     values = [(0.9, 0.1), *([(0.5, 0.5)] * 3), *([(0.4, 0.4)] * 30), (0.1, 0.9)]
     for value in values:
         trial = study.ask()
-        samplers.draw(trial, file.axes, "tpe")
-        samplers.tell(study, trial, value)
+        suggestions.draw(trial, file.axes, "tpe")
+        suggestions.tell(study, trial, value)
     running = study.ask()
     seen = [trial.number for trial in window._seen(study).get_trials()]
     assert seen == [0, 1, *range(25, 35), running.number]
@@ -133,14 +134,14 @@ def test_a_window_after_a_restart_sees_the_same(tmp_path):
 
 def test_a_window_sees_the_parents_of_nsga_however_old():
     file = study_file("nsga2", trials=1000)
-    study = samplers.in_memory(file)
-    study.sampler = window = samplers.Windowed(study.sampler._inner, samplers.POPULATION)
-    for _ in range(6 * samplers.POPULATION):
+    study = suggestions.in_memory(file)
+    study.sampler = window = windowed.Windowed(study.sampler._inner, registry.POPULATION)
+    for _ in range(6 * registry.POPULATION):
         trial = study.ask()
-        recipe = samplers.draw(trial, file.axes, "nsga2")
-        samplers.tell(study, trial, (accuracy(recipe), recipe["sparsity"]))
+        recipe = suggestions.draw(trial, file.axes, "nsga2")
+        suggestions.tell(study, trial, (accuracy(recipe), recipe["sparsity"]))
     study.ask()
     parents = optuna_adapter.nsga_parents(study)
-    assert len(parents) == samplers.POPULATION
+    assert len(parents) == registry.POPULATION
     assert min(parents) < min(window._latest)
     assert set(parents) <= {trial._trial_id for trial in window._seen(study).get_trials()}

@@ -7,7 +7,7 @@ import pytest
 
 from study import replay
 from study.config import parse
-from study.results.columns import COLUMNS, HISTORY
+from study.config.columns import COLUMNS, HISTORY
 from study.results.files import write_rows, write_study
 from study.search.early_stopping import Stopper
 from study.simulation import simulator

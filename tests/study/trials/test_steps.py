@@ -12,7 +12,7 @@ from pruning.weights import masks
 from study import trial
 from study.baseline.network import Baseline
 from study.config import Recipe
-from study.results.columns import COLUMNS
+from study.config.columns import COLUMNS
 from study.training import device_data, evaluation
 from study.trials import steps
 from study.trials.context import TrialContext

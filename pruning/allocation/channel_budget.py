@@ -1,6 +1,6 @@
-"""Allocation: from scores of channels and a target to the plan that meets it.
+"""Plans of channels that meet a target, from their scores.
 
-Every scope is a ranking of all units (`pruning.rankings`), lowest first to go; the plan removes the first k of it.
+Every scope is a ranking of all units (`channel_scopes`), lowest first to go; the plan removes the first k of it.
 What is left costs less with every k, and is counted exactly, so the k nearest to the target is found by bisection.
 """
 
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from pruning.allocation.channel_scopes import SCOPES, rising, unit_costs
+from pruning.allocation.channel_scopes import rising, unit_costs
+from pruning.allocation.scopes import SCOPES
 from pruning.allocation.sensitivity import Curves
 from pruning.channels.graph import COSTS, Graph, Group, costs, costs_without, plan_without, removed_units
 from pruning.channels.plans import Plan
@@ -36,7 +37,7 @@ def allocate(
     """The plan that removes the share `target` in [0, 1) of the dense network, lowest scores first.
 
     scores: group name -> score (size,) of each of its units, higher = keep; those of units gone don't count. scope:
-    see `pruning.rankings`; of equal ranks the later layer's and the later unit goes first, and +inf never.
+    see `pruning.allocation.scopes`; of equal ranks the later layer's and the later unit goes first, and +inf never.
     sparsity_of: what the target counts, see COSTS. min_channels: channels that each group keeps, or all it has if those
     are fewer. round_to: a group that is cut keeps a multiple of so many channels; where a unit holds several channels,
     both are rounded up to whole units. previous: the plan so far (in the dense network's indices), which the result
@@ -48,7 +49,9 @@ def allocate(
     """
     _check(graph, scores, target, scope, sparsity_of, min_channels, round_to)
     gone = np.zeros(graph.size, dtype=bool) if previous is None else removed_units(graph, previous)
-    ranks = SCOPES[scope](graph, _values(graph, scores, gone), sparsity_of, curves)
+    order = SCOPES[scope].channels
+    assert order is not None  # as `_check` has seen
+    ranks = order(graph, _values(graph, scores, gone), sparsity_of, curves)
     step, last = _steps(graph, ranks, gone, min_channels, round_to)
     dense = costs(graph)[sparsity_of]
     goal = target * max(dense, 1)
@@ -172,8 +175,9 @@ def _check(
     min_channels: int,
     round_to: int,
 ) -> None:
-    if scope not in SCOPES:
-        raise ValueError(f"unknown scope {scope!r}; choose from {', '.join(SCOPES)}")
+    known = [name for name, form in SCOPES.items() if form.channels]
+    if scope not in known:
+        raise ValueError(f"unknown scope {scope!r} of channels; choose from {', '.join(known)}")
     if sparsity_of not in COSTS:
         raise ValueError(f"unknown sparsity_of {sparsity_of!r}; choose from {', '.join(COSTS)}")
     if not 0 <= target < 1:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch import nn
 
 from models import build
-from pruning.allocation.budget import achieved, allocate, allocate_group
+from pruning.allocation.channel_budget import achieved, allocate, allocate_group
 from pruning.channels.graph import costs, costs_without, dependency_graph, group_scores, plan_without, removed_units
 from pruning.criteria.magnitude import magnitude_l1
 from tests.networks import Mixed, Three

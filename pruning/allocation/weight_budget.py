@@ -1,0 +1,53 @@
+"""Masks of single weights that meet a target exactly."""
+
+from __future__ import annotations
+
+import torch
+
+from pruning.allocation.scopes import SCOPES
+from pruning.allocation.sensitivity import Curves
+from pruning.allocation.weight_scopes import Facts
+from pruning.weights.masks import Masks, Scores, keep_top
+
+
+def weight_masks(
+    scores: Scores,
+    sparsity: float,
+    scope: str,
+    *,
+    previous: Masks | None = None,
+    fixed: int = 0,
+    gone: int = 0,
+    floor: int = 1,
+    ends: tuple[str, str] | None = None,
+    curves: Curves | None = None,
+) -> Masks:
+    """Masks that bring a network to a cumulative `sparsity` in [0, 1), exact to the weight.
+
+    scores: of the weights that may be cut, floating; fixed: the number of prunable weights that may not
+    (those of protected layers), which count as kept; gone: of those that went with channels; floor: weights
+    every layer keeps at least; previous: masks of the cut before, whose pruned weights stay pruned; ends,
+    curves: see `Facts`. Of total = scored + fixed + gone weights, total - round_half_even(sparsity * total)
+    are kept. Raises ValueError on an unknown scope, a sparsity out of range, `previous` of other names or
+    shapes, NaN scores, on a target that the fixed weights, the floor or the previous cut forbid, and on what
+    the scope itself refuses.
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"unknown scope {scope!r}; choose from {', '.join(SCOPES)}")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must be in [0, 1); it is {sparsity}")
+    total = fixed + gone + sum(score.numel() for score in scores.values())
+    keep = total - round(sparsity * total) - fixed
+    if keep < 0:
+        raise ValueError(f"sparsity {sparsity} of {total} weights is out of reach: {fixed} are protected")
+    if previous is not None:
+        scores = _without(scores, previous)
+    counts = SCOPES[scope].weights(scores, keep, floor, Facts(ends, curves))
+    return {name: keep_top(score, counts[name]) for name, score in scores.items()}
+
+
+def _without(scores: Scores, previous: Masks) -> Scores:
+    shapes = {name: tuple(score.shape) for name, score in scores.items()}
+    if {name: tuple(mask.shape) for name, mask in previous.items()} != shapes:
+        raise ValueError(f"previous masks must have the names and shapes of the scores: {shapes}")
+    return {name: score.masked_fill(~previous[name], -torch.inf) for name, score in scores.items()}

@@ -1,0 +1,98 @@
+"""The columns of all tables in a results folder, with their types.
+
+The recipe's columns follow from `Recipe`; what is measured is declared here, once. `analysis`, which knows nothing of
+this package, reads them from analysis/columns.json, which `python -m study.config columns` prints.
+"""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pruning.measure.distributions import HISTOGRAM as HISTOGRAM_COLUMNS
+from pruning.measure.distributions import SCORES as SCORE_COLUMNS
+from study.config.recipe import Recipe
+
+SCHEMA_VERSION = 1
+# Types as pandas names them; Int64 and boolean know an empty cell.
+_TYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
+_IDENTITY = {"trial_id": "str", "kind": "str", "state": "str", "error": "str", "seed": "Int64"}
+_MEASURED = {
+    "sparsity": "float64",
+    "channel_sparsity": "float64",
+    "compression_ratio": "float64",
+    "baseline_accuracy": "float64",
+    "baseline_test_accuracy": "float64",
+    "accuracy": "float64",
+    "accuracy_drop": "float64",
+    "test_accuracy": "float64",
+    "params": "Int64",
+    "nonzero_params": "Int64",
+    "macs": "Int64",
+    "nonzero_macs": "Int64",
+    "theoretical_speedup": "float64",
+    "size_bytes": "Int64",
+    "sparse_size_bytes": "Int64",
+    "latency_ms": "float64",
+    "latency_low_ms": "float64",
+    "latency_high_ms": "float64",
+    "baseline_latency_ms": "float64",
+    "speedup": "float64",
+    "large_batch": "Int64",
+    "batch_latency_ms": "float64",
+    "baseline_batch_latency_ms": "float64",
+    "batch_speedup": "float64",
+    "feasible": "boolean",
+    "repeats": "str",
+    "confirms": "str",
+    "train_seconds": "float64",
+    "wall_seconds": "float64",
+    "started": "float64",
+    "finished": "float64",
+}
+
+
+def _type(annotation: Any) -> str:
+    """The type of a recipe key's column, of its annotation: a list becomes text, and so do names."""
+    if annotation in _TYPES:
+        return _TYPES[annotation]
+    inner = [part for part in get_args(annotation) if part is not type(None)]
+    return _type(inner[0]) if inner and get_origin(annotation) in (Annotated, Union, UnionType) else "str"
+
+
+RECIPE = {"requested_sparsity" if k == "sparsity" else k: _type(f.annotation) for k, f in Recipe.model_fields.items()}
+TRIALS = {**_IDENTITY, **RECIPE, **_MEASURED}
+COLUMNS = list(TRIALS)
+HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
+LAYERS = [
+    "layer",
+    "type",
+    *(f"{prefix}{name}" for name in ("in_channels", "out_channels", "params", "weights") for prefix in ("dense_", "")),
+    "nonzero_weights",
+    "dense_macs",
+    "macs",
+    "nonzero_macs",
+]
+IMPORTANCE = ["objective", "axis", "importance"]
+
+
+def tables() -> dict[str, Any]:
+    """The columns of every table with their types, the recipe's keys among those of trials, and the schema version."""
+    texts = {"trial_id", "layer", "type", "criterion", "objective", "axis"}
+    counts = {"epoch", "dense", "pruned", *LAYERS} - texts
+    of_table = {
+        "history": HISTORY,
+        "layers": LAYERS,
+        "scores": SCORE_COLUMNS,
+        "importance": IMPORTANCE,
+        "histogram": HISTOGRAM_COLUMNS,
+    }
+
+    def kind(table: str, column: str) -> str:
+        if column in texts:
+            return "str"
+        return "Int64" if column in counts and (table != "scores" or column == "weights") else "float64"
+
+    recipe = [key for key in RECIPE if key != "requested_sparsity"]
+    columns = {name: {column: kind(name, column) for column in names} for name, names in of_table.items()}
+    return {"schema_version": SCHEMA_VERSION, "recipe": recipe, "trials": TRIALS, **columns}

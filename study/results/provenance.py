@@ -1,0 +1,53 @@
+"""What it takes to run a study again: command, start, versions, git commit and hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from study.config.columns import SCHEMA_VERSION
+
+PACKAGES = ["torch", "torchvision", "ray", "optuna", "numpy", "pandas", "matplotlib"]
+
+
+def provenance(command: Sequence[str]) -> dict[str, Any]:
+    """Command, start, versions, git commit and hardware: what it takes to run the study again."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": " ".join(command),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "git_commit": _git_commit(),
+        "hardware": {
+            "machine": platform.machine(),
+            "cpu": _cpu_name(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        },
+    }
+
+
+def _git_commit() -> str | None:
+    where = Path(__file__).parent
+    try:
+        return subprocess.check_output(
+            ["git", "-C", where, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
