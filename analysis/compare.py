@@ -17,11 +17,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import rendering
-from analysis.drawing import style
-from analysis.drawing.style import COLOURS, MARKERS, styled
 from analysis.figures import progress
-from analysis.rendering import Table
+from analysis.presentation import rendering, style
+from analysis.presentation.rendering import Table
+from analysis.presentation.style import COLOURS, MARKERS, styled
 from analysis.results_folder import Results, candidates, read, tally
 from analysis.statistics import pareto, runs
 from analysis.statistics.intervals import difference_interval, verdict

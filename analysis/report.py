@@ -17,11 +17,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import rendering, tables
-from analysis.drawing import style
+from analysis import tables
 from analysis.figures import registry
 from analysis.page.page import page, smaller
 from analysis.page.watch import PROGRAM, serve
+from analysis.presentation import rendering, style
 from analysis.results_folder import Results, read
 from analysis.statistics import runs
 

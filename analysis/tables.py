@@ -11,9 +11,9 @@ import pandas as pd
 from analysis.comparisons import ranks
 from analysis.comparisons.criteria import criteria, scopes
 from analysis.comparisons.effects import effects
-from analysis.drawing.looks import MOST
 from analysis.figures.life import iterations_data
-from analysis.rendering import Table, label, text
+from analysis.presentation.looks import MOST
+from analysis.presentation.rendering import Table, label, text
 from analysis.results_folder import (
     LAYERS,
     RECIPE,

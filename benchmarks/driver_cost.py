@@ -22,8 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from study.config import StudyFile, parse
-from study.results import columns
+from study.config import StudyFile, columns, parse
 from study.results.handlers import WAIT, TrialHandlers, TrialReport
 from study.results.live_view import LiveView
 from study.results.recorder import TrialRecorder

@@ -10,9 +10,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing import style
-from analysis.drawing.style import DASHED, INK, styled
-from analysis.rendering import Table, label, percent
+from analysis.presentation import style
+from analysis.presentation.rendering import Table, label, percent
+from analysis.presentation.style import DASHED, INK, styled
 from analysis.results_folder import RECIPE, Results, networks, ordered
 from analysis.statistics.intervals import against, matched
 

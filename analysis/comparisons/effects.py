@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.rendering import Table
+from analysis.presentation.rendering import Table
 from analysis.results_folder import RECIPE, Results, axes, candidates, networks
 from analysis.statistics.intervals import CONFIDENCE, MATCHED, holm, mean_interval, verdict
 

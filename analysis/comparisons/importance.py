@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.comparisons.effects import importance_data, marginal, rates_data
-from analysis.drawing import style
-from analysis.drawing.style import COLOURS, DASHED, INK, PALE, styled
-from analysis.rendering import percent, points
+from analysis.presentation import style
+from analysis.presentation.rendering import percent, points
+from analysis.presentation.style import COLOURS, DASHED, INK, PALE, styled
 from analysis.results_folder import Results, candidates, ordered
 
 MOST = 26  # lines of marginal effects

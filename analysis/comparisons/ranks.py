@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.drawing import style
-from analysis.drawing.style import COLOURS, INK, styled
-from analysis.rendering import Table
+from analysis.presentation import style
+from analysis.presentation.rendering import Table
+from analysis.presentation.style import COLOURS, INK, styled
 from analysis.results_folder import RECIPE, Results, networks, ordered
 from analysis.statistics.intervals import CONFIDENCE, MATCHED
 

@@ -9,10 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import rendering
-from analysis.drawing import style
-from analysis.drawing.looks import baseline, complete, draw_baseline, keys, looks_of, shape
-from analysis.drawing.style import INK, QUIET, styled
+from analysis.presentation import rendering, style
+from analysis.presentation.looks import baseline, complete, draw_baseline, keys, looks_of, shape
+from analysis.presentation.style import INK, QUIET, styled
 from analysis.results_folder import RECIPE, Results, axes, ordered
 from analysis.statistics import pareto
 from analysis.statistics.objectives import unit_of

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing import style
-from analysis.drawing.looks import (
+from analysis.presentation import style
+from analysis.presentation.looks import (
     and_,
     baseline,
     close_up,
@@ -28,7 +28,7 @@ from analysis.drawing.looks import (
     shaped,
     tidy,
 )
-from analysis.drawing.style import COLOURS, EDGED, INK, QUIET, STAR, styled
+from analysis.presentation.style import COLOURS, EDGED, INK, QUIET, STAR, styled
 from analysis.results_folder import Results, dense_control, ordered
 from analysis.statistics import pareto, runs
 from analysis.statistics.intervals import mean_interval

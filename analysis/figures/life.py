@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.drawing import style
-from analysis.drawing.looks import (
+from analysis.presentation import style
+from analysis.presentation.looks import (
     baseline,
     close_up,
     closeup_floor,
@@ -20,7 +20,7 @@ from analysis.drawing.looks import (
     selected,
     shape,
 )
-from analysis.drawing.style import styled
+from analysis.presentation.style import styled
 from analysis.results_folder import Results
 
 SAME = 1e-9  # of sparsity: less is no cut

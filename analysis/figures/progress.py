@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.drawing import style
-from analysis.drawing.looks import draw_baseline
-from analysis.drawing.style import COLOURS, styled
+from analysis.presentation import style
+from analysis.presentation.looks import draw_baseline
+from analysis.presentation.style import COLOURS, styled
 from analysis.results_folder import Results, candidates
 from analysis.statistics import pareto
 from analysis.statistics.objectives import abscissa, unit_of

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.drawing import style
-from analysis.drawing.looks import draw_baseline, not_drawn
-from analysis.drawing.style import COLOURS, MARKERS, styled
+from analysis.presentation import style
+from analysis.presentation.looks import draw_baseline, not_drawn
+from analysis.presentation.style import COLOURS, MARKERS, styled
 from analysis.results_folder import RECIPE, Results
 from analysis.statistics.intervals import mean_interval
 from analysis.statistics.runs import runs

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from analysis.drawing import style
-from analysis.drawing.style import COLOURS, DASHED, EDGED, INK, MARKERS, STAR, styled
+from analysis.presentation import style
+from analysis.presentation.style import COLOURS, DASHED, EDGED, INK, MARKERS, STAR, styled
 from analysis.results_folder import Results, dense_control, ordered
 from analysis.statistics import pareto
 

@@ -12,10 +12,9 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from analysis import rendering
-from analysis.drawing import style
-from analysis.drawing.looks import MOST, counted, selected
-from analysis.drawing.style import PALE, styled
+from analysis.presentation import rendering, style
+from analysis.presentation.looks import MOST, counted, selected
+from analysis.presentation.style import PALE, styled
 from analysis.results_folder import Results, layers_of
 
 FEW, LINES = 9, 60  # layers from which on the figure grows with them, and up to which each has a line of text

@@ -14,10 +14,10 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.drawing import style
-from analysis.drawing.style import COLOURS, INK, MARKERS, PALE, styled
 from analysis.layers.kept import LINE, LINES, name_layers
-from analysis.rendering import percent
+from analysis.presentation import style
+from analysis.presentation.rendering import percent
+from analysis.presentation.style import COLOURS, INK, MARKERS, PALE, styled
 from analysis.results_folder import Results, scans, scores_of
 
 PANELS = 4  # of a heatmap: kinds of scan beside each other

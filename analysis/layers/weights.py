@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from analysis.drawing import style
-from analysis.drawing.style import COLOURS, INK, PALE, styled
 from analysis.layers.kept import LINE, LINES, name_layers
-from analysis.rendering import percent
+from analysis.presentation import style
+from analysis.presentation.rendering import percent
+from analysis.presentation.style import COLOURS, INK, PALE, styled
 from analysis.results_folder import Results, histograms_of, scores_of
 from analysis.statistics import pareto
 from analysis.statistics.choice import quoted

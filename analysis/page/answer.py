@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.layers.sensitivity import costliest, sensitivity_data
-from analysis.rendering import percent
+from analysis.presentation.rendering import percent
 from analysis.results_folder import Results, candidates, dense_control, tally
 from analysis.statistics import runs
 from analysis.statistics.choice import _choose, quoted

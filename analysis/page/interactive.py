@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures import fronts
-from analysis.rendering import label
+from analysis.presentation.rendering import label
 from analysis.results_folder import RECIPE, Results, axes, candidates, layers_of, ordered
 from analysis.statistics.objectives import abscissa, unit_of
 

@@ -13,11 +13,11 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from analysis import rendering
 from analysis.figures.speedup import zeros
 from analysis.page import interactive
 from analysis.page.answer import answer
-from analysis.rendering import Table
+from analysis.presentation import rendering
+from analysis.presentation.rendering import Table
 from analysis.results_folder import Results, tally
 
 HEADINGS = {

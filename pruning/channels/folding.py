@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from pruning.channels.rules import CONVS, NORMS
+from pruning.channels.layers import CONVS, NORMS
 
 
 def norms_behind(model: nn.Module) -> dict[str, str]:

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.channels.layers import makes_channels
 from pruning.channels.plans import SIDES, VERSION, Plan, check_plan, sizes, weight_sides
 from pruning.channels.surgery import layer_sizes
-from pruning.channels.tracing import Tracker, makes_channels, track
+from pruning.channels.tracing import Tracker, track
 from pruning.weights.masks import prunable
 
 COSTS = ("params", "channels", "macs")  # what is counted: prunable weights, removable units, multiply-adds

@@ -1,31 +1,23 @@
 """What each operation does to channels: one function per kind of operation, and the tables that name them.
 
-A rule (tracker, node, value) -> ids says which channel variables the node's value carries, given those of its inputs;
+A rule (variables, node, value) -> ids says which channel variables the node's value carries, given those of its inputs;
 None: it can't say, and the operation is opaque. They lie on axis 1, unless a rule of ANY_AXIS notes another in
-`tracker.axis`; the other rules are not asked about such tensors. `pruning.tracing` calls them.
+`variables.axis`; the other rules are not asked about such tensors. `channels.tracing` calls them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx, nn
 from torchvision.models.convnext import LayerNorm2d
 
-if TYPE_CHECKING:
-    from pruning.channels.tracing import Tracker
+from pruning.channels.layers import CONVS, LAYER_NORMS, NORMS, TRANSPOSED
+from pruning.channels.variables import ChannelVariables, Ids
 
-Ids = np.ndarray  # (channels,) int64: the channel variable at each place of the channels' axis
-
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-LAYER_NORMS = (nn.LayerNorm, LayerNorm2d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# Exactly these types: a subclass may compute anything.
-CUTTABLE = (*CONVS, *TRANSPOSED, nn.Linear, *NORMS, nn.GroupNorm, *LAYER_NORMS)
 POINTWISE_LAYERS = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
@@ -62,26 +54,7 @@ def operation(node: fx.Node) -> str:
     return IN_PLACE.get(name, name.rstrip("_"))
 
 
-def scales(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of which each number may go with one channel, such as ConvNeXt's layer_scale (C, 1, 1), by name.
-
-    Those that a module which is not torch's own holds, of one axis longer than 1.
-    """
-    return {
-        f"{path}.{name}" if path else name: tensor
-        for path, module in model.named_modules()
-        if type(module) not in CUTTABLE and not type(module).__module__.startswith("torch.nn")
-        for name, tensor in module._parameters.items()
-        if tensor is not None and tensor.ndim and tensor.numel() == max(tensor.shape)
-    }
-
-
-def longest(tensor: Tensor) -> int:
-    """The longest axis, of equal ones the first."""
-    return int(np.argmax(tensor.shape))
-
-
-def rule_of(node: fx.Node, layer: nn.Module | None) -> Callable[[Tracker, fx.Node, Any], Any] | None:
+def rule_of(node: fx.Node, layer: nn.Module | None) -> Callable[[ChannelVariables, fx.Node, Any], Any] | None:
     """The rule for a node, which calls `layer` if it calls a module; None if there is none."""
     if layer is not None:
         return LAYER_RULES.get(type(layer))
@@ -89,7 +62,7 @@ def rule_of(node: fx.Node, layer: nn.Module | None) -> Callable[[Tracker, fx.Nod
     return RULES.get(operation(node)) if module.split(".")[0] in ("torch", "torchvision", "_operator") else None
 
 
-def _conv(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+def _conv(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     layer, (_, ids) = t.layers[str(node.target)], _source(t, node)
     if ids is None or value.ndim != layer.weight.ndim:
         return None  # not a batch
@@ -103,7 +76,7 @@ def _conv(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
     return t.note_layer(node, ids, first.repeat(layer.out_channels // layer.groups), used)
 
 
-def _linear(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+def _linear(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     _, ids = _source(t, node)
     if ids is None or not 0 < _axis(t, node) == value.ndim - 1:
         return None  # its features are not the channels
@@ -111,12 +84,12 @@ def _linear(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
     return t.note_layer(node, ids, t.outputs(node, value.shape[-1]), value)
 
 
-def _norm(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+def _norm(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     _, ids = _source(t, node)
     return None if ids is None else t.note_layer(node, None, ids, value)
 
 
-def _group_norm(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+def _group_norm(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     """Its groups stay equal, and as many, if what is cut from one is cut from all: those of one channel are not cut."""
     _, ids = _source(t, node)
     if ids is not None:
@@ -124,7 +97,7 @@ def _group_norm(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
     return _norm(t, node, value)
 
 
-def _layer_norm(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+def _layer_norm(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     layer = t.layers[str(node.target)]
     first = 1 if isinstance(layer, LayerNorm2d) else value.ndim - len(layer.normalized_shape)
     if _axis(t, node) != first:
@@ -133,7 +106,7 @@ def _layer_norm(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
     return _norm(t, node, value)
 
 
-def _pointwise(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
+def _pointwise(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
     """The operands' channels pairwise; an operand of one channel that meets many is never cut."""
     operands = [source for source in node.all_input_nodes if _tensor(t.env[source])]
     known = [source for source in operands if t.ids[source] is not None]
@@ -156,7 +129,7 @@ def _pointwise(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
     return same[0] if same else None
 
 
-def _permute(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+def _permute(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     before, ids = _source(t, node)
     dims = _argument(node, 1, "dims")
     dims = node.args[1:] if isinstance(dims, int) else dims
@@ -165,11 +138,11 @@ def _permute(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
     return ids if order[0] == 0 and t.axis[node] else None  # the images stay in front
 
 
-def _prelu(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+def _prelu(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     return _pointwise(t, node, value) if t.layers[str(node.target)].num_parameters == 1 else None
 
 
-def _spatial(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
+def _spatial(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
     before, ids = _source(t, node)
     name = type(t.layers[str(node.target)]).__name__ if node.op == "call_module" else operation(node)
     if name[-2:] in ("1d", "2d", "3d") and before.ndim != int(name[-2]) + 2:
@@ -179,7 +152,7 @@ def _spatial(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
     return ids if isinstance(value, Tensor) and value.ndim == before.ndim else None
 
 
-def _reduction(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
+def _reduction(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
     before, ids = _source(t, node)
     dims = _argument(node, 1, "dim", "axis")
     dims = [dims] if isinstance(dims, int) else dims
@@ -188,7 +161,7 @@ def _reduction(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
     return ids
 
 
-def _reshape(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
+def _reshape(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
     """Axes 1 .. k merged into axis 1: there each channel stands once per place of axes 2 .. k."""
     before, ids = _source(t, node)
     if ids is None or not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] != before.shape[0]:
@@ -204,7 +177,7 @@ def _reshape(t: Tracker, node: fx.Node, value: Any) -> Ids | None:
     return ids.repeat(repeat)
 
 
-def _cat(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
+def _cat(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     parts, dim = _argument(node, 0, "tensors"), _argument(node, 1, "dim", "axis", default=0)
     values, arrays = fx.map_arg(parts, lambda part: t.env[part]), fx.map_arg(parts, lambda part: t.ids[part])
     if not isinstance(dim, int):
@@ -219,7 +192,7 @@ def _cat(t: Tracker, node: fx.Node, value: Tensor) -> Ids | None:
     return arrays[0]
 
 
-def _chunk(t: Tracker, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
+def _chunk(t: ChannelVariables, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
     """Equal parts stay equal, and as many, if what is cut from one is cut from all."""
     before, ids = _source(t, node)
     dim = _argument(node, 2, "dim", default=0)
@@ -230,7 +203,7 @@ def _chunk(t: Tracker, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | No
     return _unite_parts(t, ids, len(value))
 
 
-def _getitem(t: Tracker, node: fx.Node, value: Any) -> Any:
+def _getitem(t: ChannelVariables, node: fx.Node, value: Any) -> Any:
     _, ids = _source(t, node)
     index: Any = node.args[1]
     if isinstance(ids, list):
@@ -239,7 +212,7 @@ def _getitem(t: Tracker, node: fx.Node, value: Any) -> Any:
     return ids if whole else None
 
 
-def _unite_parts(t: Tracker, ids: Ids, count: int) -> list[Ids]:
+def _unite_parts(t: ChannelVariables, ids: Ids, count: int) -> list[Ids]:
     """Cut channels into `count` equal parts of which each loses the same places."""
     parts = list(ids.reshape(count, -1))
     for part in parts[1:]:
@@ -252,12 +225,12 @@ def _tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() != 1
 
 
-def _axis(t: Tracker, node: fx.Node) -> int:
+def _axis(t: ChannelVariables, node: fx.Node) -> int:
     """The axis of the channels of a node's first input."""
     return t.axis[node.all_input_nodes[0]]
 
 
-def _source(t: Tracker, node: fx.Node) -> tuple[Any, Any]:
+def _source(t: ChannelVariables, node: fx.Node) -> tuple[Any, Any]:
     """The value and the channel variables of a node's first input, given by position or by keyword."""
     first = node.all_input_nodes[0]
     return t.env[first], t.ids[first]
@@ -269,7 +242,7 @@ def _argument(node: fx.Node, position: int, *names: str, default: Any = None) ->
     return next((node.kwargs[name] for name in names if name in node.kwargs), default)
 
 
-RULES: dict[str, Callable[[Tracker, fx.Node, Any], Any]] = {
+RULES: dict[str, Callable[[ChannelVariables, fx.Node, Any], Any]] = {
     **dict.fromkeys(POINTWISE, _pointwise),
     **dict.fromkeys(SPATIAL, _spatial),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduction),
@@ -279,7 +252,7 @@ RULES: dict[str, Callable[[Tracker, fx.Node, Any], Any]] = {
     "getitem": _getitem,
     "permute": _permute,
 }
-LAYER_RULES: dict[type, Callable[[Tracker, fx.Node, Any], Any]] = {
+LAYER_RULES: dict[type, Callable[[ChannelVariables, fx.Node, Any], Any]] = {
     **dict.fromkeys(CONVS, _conv),
     **dict.fromkeys(TRANSPOSED, _conv),
     **dict.fromkeys(NORMS, _norm),

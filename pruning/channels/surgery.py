@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning.channels.layers import CONVS, CUTTABLE, NORMS, TRANSPOSED, longest, scales
 from pruning.channels.plans import DEFAULTS, SIDES, Plan, after, check_plan, kept, sizes, weight_sides
-from pruning.channels.rules import CONVS, CUTTABLE, NORMS, TRANSPOSED, longest, scales
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:

@@ -6,14 +6,14 @@ makes new ones, what treats channels one by one passes them on, an addition unit
 strings them together, a flatten repeats them. Variables that were united are one class, which is cut as a whole or not
 at all.
 
-What no rule of `pruning.channel_rules` covers is *opaque*: its channels must turn out never to be cut (as those of the
+What no rule of `channels.rules` covers is *opaque*: its channels must turn out never to be cut (as those of the
 network's inputs and outputs and of protected modules), or else the model is refused.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,51 +22,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.channels.rules import (
-    ANY_AXIS,
-    CONVS,
-    CUTTABLE,
-    LAYER_NORMS,
-    NORMS,
-    POINTWISE_LAYERS,
-    TRANSPOSED,
-    Ids,
-    longest,
-    operation,
-    rule_of,
-    scales,
-)
+from pruning.channels.layers import CUTTABLE, LAYER_NORMS, NORMS, longest, makes_channels, scales
+from pruning.channels.rules import ANY_AXIS, POINTWISE_LAYERS, operation, rule_of
+from pruning.channels.variables import BATCH, ChannelVariables, Ids
 
 SAME_SHAPE = {*POINTWISE_LAYERS, *NORMS, *LAYER_NORMS, nn.GroupNorm}
-BATCH = 2  # images in the twin's run: an axis of 1 might be taken for another
-
-
-class Classes:
-    """Channel variables 0 .. n - 1 in classes that only grow: union-find on whole arrays."""
-
-    def __init__(self) -> None:
-        self.parent = np.arange(0)
-
-    def new(self, count: int) -> Ids:
-        """`count` new variables, each a class of its own."""
-        ids = np.arange(len(self.parent), len(self.parent) + count)
-        self.parent = np.concatenate([self.parent, ids])
-        return ids
-
-    def roots(self, ids: Ids) -> Ids:
-        """The least variable of each one's class."""
-        found = self.parent[ids]
-        while (found != (up := self.parent[found])).any():
-            found = up
-        self.parent[ids] = found  # so that the next walk is short
-        return found
-
-    def unite(self, a: Ids, b: Ids) -> None:
-        """Unite the classes of a[i] and b[i] for every i."""
-        a, b = self.roots(a), self.roots(b)
-        while (a != b).any():
-            np.minimum.at(self.parent, np.maximum(a, b), np.minimum(a, b))
-            a, b = self.roots(a), self.roots(b)
 
 
 class LayerTracer(fx.Tracer):
@@ -76,31 +36,21 @@ class LayerTracer(fx.Tracer):
         return type(m) in CUTTABLE or super().is_leaf_module(m, module_qualified_name)
 
 
-class Tracker(fx.Interpreter):
+class Tracker(fx.Interpreter, ChannelVariables):
     """Runs a twin's graph and notes the channel variables of every tensor and on every layer's axes.
 
-    axis: node -> which of its value's axes they are on; axes: (layer, "out" or "in") -> variables; positions: layer ->
-    places of one image at which its weights are used, over all its calls; opaque_macs: MACs of opaque operations for
-    one image; fixed: variables that are never cut; demands: variables that must be among them, with the node that asks
-    and its reason.
+    opaque_macs: MACs of opaque operations for one image. The rest is as in `ChannelVariables`.
     """
 
     def __init__(self, twin: nn.Module, graph: fx.Graph, protect: Iterable[str]) -> None:
-        super().__init__(twin, garbage_collect_values=False, graph=graph)
+        fx.Interpreter.__init__(self, twin, garbage_collect_values=False, graph=graph)
+        ChannelVariables.__init__(self, dict(twin.named_modules()))
         self.extra_traceback = False
-        self.layers = dict(twin.named_modules())
         self.protect = tuple(protect)
         owners = Counter(id(p) for layer in self.layers.values() for p in layer._parameters.values() if p is not None)
         self.tied = {parameter for parameter, count in owners.items() if count > 1}
-        self.classes = Classes()
         self.scales = {name: p for name, p in scales(twin).items() if id(p) not in self.tied}
-        self.ids: dict[fx.Node, Any] = {}
-        self.axis: defaultdict[fx.Node, int] = defaultdict(lambda: 1)
-        self.axes: dict[tuple[str, str], Ids] = {}
-        self.positions: Counter[str] = Counter()
         self.opaque_macs = 0
-        self.fixed: list[Ids] = []
-        self.demands: list[tuple[fx.Node, str, Ids]] = []
 
     def run_node(self, node: fx.Node) -> Any:
         """The node's value, on the meta device, with its channel variables noted."""
@@ -154,33 +104,6 @@ class Tracker(fx.Interpreter):
         self.opaque_macs += counter.get_total_flops() // (2 * BATCH)
         return self.never_cut(value)
 
-    def demand(self, node: fx.Node, reason: str, ids: Ids) -> None:
-        """Refuse the model later, unless these variables turn out never to be cut."""
-        self.demands.append((node, reason, ids))
-
-    def never_cut(self, value: Any) -> Any:
-        """New variables that are never cut, for a tensor or for those in a list; None for anything else."""
-        if isinstance(value, (tuple, list)):
-            return [self.never_cut(part) for part in value]
-        if not isinstance(value, Tensor) or value.ndim < 2:
-            return None
-        self.fixed.append(self.classes.new(value.shape[1]))
-        return self.fixed[-1]
-
-    def outputs(self, node: fx.Node, count: int) -> Ids:
-        """Variables of the channels a layer makes: those of its first call if it is called again."""
-        known = self.axes.get((str(node.target), "out"))
-        return self.classes.new(count) if known is None else known
-
-    def note_layer(self, node: fx.Node, inputs: Ids | None, outputs: Ids, used: Tensor) -> Ids:
-        """Note the variables on a layer's axes, united with those of its other calls, and its positions: `used`'s."""
-        name = str(node.target)
-        for side, ids in (("in", inputs), ("out", outputs)):
-            if ids is not None and self.axes.setdefault((name, side), ids) is not ids:
-                self.classes.unite(self.axes[name, side], ids)
-        self.positions[name] += used.numel() // (BATCH * used.shape[self.axis[node]])
-        return outputs
-
     def where(self, node: fx.Node) -> str:
         """A node in words: its module, and its operation or kind."""
         if node.op == "call_module":
@@ -220,11 +143,6 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
         tracker.run(*(torch.empty(BATCH, *x.shape[1:], dtype=x.dtype, device="meta") for x in examples))
     tracker.fix_outputs()
     return tracker
-
-
-def makes_channels(layer: nn.Module | None) -> bool:
-    """Whether a layer's output channels are its own, and not those of its input."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, (*CONVS, *TRANSPOSED)) and layer.groups == 1)
 
 
 def scope(node: fx.Node) -> str:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.channels.graph import Graph
+from pruning.channels.layers import CONVS
 from pruning.channels.plans import Plan
-from pruning.channels.rules import CONVS
 from pruning.criteria.lasso import entries
 from pruning.criteria.reconstruction import damped, grams, place_products
 from pruning.criteria.scoring import Batches, by_group, gone_units, needed, units_left

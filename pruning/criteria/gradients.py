@@ -17,8 +17,8 @@ from torch.func import functional_call
 
 from pruning.channels.folding import norms_behind
 from pruning.channels.graph import Graph, group_scores
+from pruning.channels.layers import makes_channels
 from pruning.channels.plans import Plan
-from pruning.channels.tracing import makes_channels
 from pruning.criteria.scoring import (
     Batches,
     by_group,

@@ -9,8 +9,8 @@ from torch import nn
 
 from pruning.channels.folding import norms_behind
 from pruning.channels.graph import Graph, group_scores
+from pruning.channels.layers import NORMS
 from pruning.channels.plans import Plan
-from pruning.channels.rules import NORMS
 from pruning.criteria.scoring import Batches, exact
 from pruning.weights.masks import Scores, prunable
 

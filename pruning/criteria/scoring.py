@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning.channels.graph import Graph, removed_units
+from pruning.channels.layers import CONVS
 from pruning.channels.plans import Plan
-from pruning.channels.rules import CONVS
 from pruning.weights.masks import PRUNABLE_LAYERS, prunable
 
 Batches = Sequence[tuple[Tensor, Tensor]]  # images (N, C, ...) and labels (N,), on the model's device

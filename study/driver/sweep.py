@@ -81,7 +81,8 @@ def _run_scan(run: StudyRun, context: TrialContext) -> list[Row]:
 
 def _run_trials(run: StudyRun, context: TrialContext) -> None:
     """Run what is still to be run of a study, and record what it leaves."""
-    from study.execution import allotment, gpu_memory, remote, tune
+    from study.execution import allotment, remote, tune
+    from study.execution import allotment as gpu_memory
 
     store, card, resources = run.store, context.baseline.card, run.file.resources
     allotted = allotment.allotment(resources, alone=context.timed)

@@ -21,7 +21,7 @@ from analysis import read
 from analysis.figures import registry
 from analysis.page.answer import answer
 from analysis.page.page import failures, page
-from analysis.rendering import percent
+from analysis.presentation.rendering import percent
 from analysis.report import main, report
 from analysis.statistics import pareto
 from analysis.tables import TABLES as TABLE_MAKERS

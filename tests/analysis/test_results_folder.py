@@ -25,8 +25,7 @@ from analysis.results_folder import (
     ordered,
     tally,
 )
-from study.config import Recipe
-from study.results import columns
+from study.config import Recipe, columns
 from tests.results_folder import make
 
 

@@ -15,10 +15,19 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from analysis import Results, read
-from analysis.rendering import as_csv, as_html, as_latex, as_markdown, percent, text, write_table, write_whole
+from analysis.presentation.rendering import (
+    as_csv,
+    as_html,
+    as_latex,
+    as_markdown,
+    percent,
+    text,
+    write_table,
+    write_whole,
+)
 from analysis.statistics import pareto
 from analysis.tables import applicable, latency, layers, schedules, summary
-from study.results import columns
+from study.config import columns
 from tests.results_folder import BASELINE, make
 
 SCRIPT = "<script>alert(1)</script>"

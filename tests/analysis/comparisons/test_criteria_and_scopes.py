@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from analysis import Results, read
 from analysis.comparisons.criteria import accuracies, criteria_data, scopes
 from analysis.comparisons.criteria import criteria as table
-from analysis.drawing import style
+from analysis.presentation import style
 from tests.questions import criteria, grid
 from tests.results_folder import make
 

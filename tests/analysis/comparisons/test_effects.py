@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from analysis import Results, read
 from analysis.comparisons.effects import binned, effects, importance_data, marginal, pairs, rates_data
 from analysis.comparisons.importance import importance, rates
-from analysis.drawing import style
+from analysis.presentation import style
 from analysis.statistics.intervals import holm
 from tests.questions import grid
 from tests.results_folder import make

@@ -10,7 +10,7 @@ import pytest
 
 from analysis import read
 from analysis.comparisons.ranks import cliques, figure, rank, ranks, table
-from analysis.drawing import style
+from analysis.presentation import style
 from tests.questions import criteria, grid
 from tests.results_folder import make
 

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis import Results, read
-from analysis.drawing import style
-from analysis.drawing.looks import closeup_floor
 from analysis.figures import fronts, registry
 from analysis.figures.life import life, life_data
+from analysis.presentation import style
+from analysis.presentation.looks import closeup_floor
 from analysis.statistics import pareto
 from analysis.statistics.objectives import abscissa, unit_of
 from tests.results_folder import make

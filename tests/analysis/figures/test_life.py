@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis import Results, read, tables
-from analysis.drawing import style
 from analysis.figures.costs import costs, costs_data, recipes, recipes_data
 from analysis.figures.life import iterations_data, life, pruned, pruned_data
+from analysis.presentation import style
 from analysis.statistics import pareto
 from tests.results_folder import BASELINE, make
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from analysis import read
-from analysis.drawing import style
 from analysis.figures.ratios import ratios, ratios_data
+from analysis.presentation import style
 from tests.questions import grid
 from tests.results_folder import make
 

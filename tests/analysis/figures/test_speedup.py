@@ -11,8 +11,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from analysis import Results, read
-from analysis.drawing import style
 from analysis.figures.speedup import latency, latency_data, zeros
+from analysis.presentation import style
 from analysis.statistics import pareto
 from tests.results_folder import make
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from analysis import Results, read, tables
-from analysis.drawing import style
 from analysis.figures import registry
 from analysis.figures.life import life_data
 from analysis.layers.sensitivity import heatmap, lines, sensitivity_data
 from analysis.page.answer import answer
+from analysis.presentation import style
 from analysis.report import report
 from analysis.results_folder import networks, scans
 from analysis.statistics import pareto

@@ -11,9 +11,9 @@ from torch import nn
 
 from analysis import read
 from analysis import results_folder as frames
-from analysis.drawing import style
 from analysis.figures import registry
 from analysis.layers.weights import histogram_data, histograms, maps
+from analysis.presentation import style
 from analysis.statistics import pareto
 from analysis.statistics.choice import quoted
 from pruning.measure import distributions as engine

@@ -13,9 +13,9 @@ from torch import nn
 from torch_pruning.pruner.importance import LAMPImportance
 
 from models import build
-from pruning.allocation import scopes
 from pruning.allocation.channel_budget import achieved, allocate
-from pruning.allocation.channel_scopes import SCOPES, unit_costs
+from pruning.allocation.channel_scopes import unit_costs
+from pruning.allocation.scopes import SCOPES
 from pruning.allocation.sensitivity import Curves
 from pruning.channels.graph import Graph, dependency_graph, removed_units
 from tests.networks import Mixed
@@ -51,10 +51,6 @@ def gone_by_group(graph: Graph, plan: dict) -> dict[str, np.ndarray]:
 
 def counts(graph: Graph, plan: dict) -> list[int]:
     return [int(gone.sum()) for gone in gone_by_group(graph, plan).values()]
-
-
-def test_weights_and_channels_have_the_same_scopes() -> None:
-    assert list(SCOPES) == list(scopes.SCOPES)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -122,7 +118,7 @@ def test_erk_pools_the_layers_that_make_a_group() -> None:
             return self.out(self.bn(self.a(x) + self.b(self.mid(x))))
 
     graph = dependency_graph(Sum(), torch.zeros(1, 3, 2, 2))
-    ranks = SCOPES["erk"](graph, np.arange(14.0), "params", None)
+    ranks = SCOPES["erk"].channels(graph, np.arange(14.0), "params", None)
     sizes = {group.name: (group.start, group.size) for group in graph.groups}
     for name, density in {"a": (13 + 16) / 72, "mid": (6 + 3 + 2) / 18}.items():
         start, size = sizes[name]

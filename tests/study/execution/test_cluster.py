@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from study.config import Refused, Resources, parse
-from study.execution import allotment, cluster, gpu_memory
+from study.execution import allotment, cluster
+from study.execution import allotment as gpu_memory
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "5", "RAY_health_check_period_ms": "1000"}
 pytestmark = pytest.mark.ray

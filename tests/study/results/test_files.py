@@ -6,7 +6,8 @@ import os
 import pytest
 import yaml
 
-from study.results import columns, files, provenance
+from study.config import columns
+from study.results import files, provenance
 
 
 def test_rows_fill_their_columns_and_lack_nothing_else(tmp_path):

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.drawing import style
-from analysis.drawing.style import COLOURS, DASHED, INK, MARKERS
+from analysis.presentation import style
+from analysis.presentation.style import COLOURS, DASHED, INK, MARKERS
 from analysis.results_folder import Results, candidates, ordered, tally
 from analysis.statistics import pareto
 

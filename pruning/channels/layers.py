@@ -1,0 +1,38 @@
+"""Which layers plans are about, by kind, and the parameters that scale channels."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+LAYER_NORMS = (nn.LayerNorm, LayerNorm2d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Exactly these types: a subclass may compute anything.
+CUTTABLE = (*CONVS, *TRANSPOSED, nn.Linear, *NORMS, nn.GroupNorm, *LAYER_NORMS)
+
+
+def scales(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of which each number may go with one channel, such as ConvNeXt's layer_scale (C, 1, 1), by name.
+
+    Those that a module which is not torch's own holds, of one axis longer than 1.
+    """
+    return {
+        f"{path}.{name}" if path else name: tensor
+        for path, module in model.named_modules()
+        if type(module) not in CUTTABLE and not type(module).__module__.startswith("torch.nn")
+        for name, tensor in module._parameters.items()
+        if tensor is not None and tensor.ndim and tensor.numel() == max(tensor.shape)
+    }
+
+
+def longest(tensor: Tensor) -> int:
+    """The longest axis, of equal ones the first."""
+    return int(np.argmax(tensor.shape))
+
+
+def makes_channels(layer: nn.Module | None) -> bool:
+    """Whether a layer's output channels are its own, and not those of its input."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, (*CONVS, *TRANSPOSED)) and layer.groups == 1)
