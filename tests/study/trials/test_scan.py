@@ -55,7 +55,7 @@ def test_a_cut_that_was_scanned_is_known_to_every_later_study():
     assert kept.find({**CUT, "finetune_lr": 0.5, "schedule": "one_shot"}) == (ROW, [])
     for other in ({"sparsity": 0.6}, {"layer": "conv2"}, {"criterion": "taylor"}, {"finetune_epochs": 1}):
         assert kept.find({**CUT, **other}) is None
-    assert scan.ScanCache("another baseline")(CUT) is None
+    assert scan.ScanCache("another baseline").find(CUT) is None
 
 
 @pytest.mark.usefixtures("cache")
@@ -64,7 +64,7 @@ def test_what_is_no_scan_or_failed_is_not_kept():
     kept.add({**CUT, "finetune_epochs": 1}, ROW)
     kept.add({"sparsity": 0.5, "finetune_epochs": 0}, ROW)
     kept.add(CUT, {**ROW, "state": "failed"})
-    assert scan.ScanCache("two")(CUT) is None
+    assert scan.ScanCache("two").find(CUT) is None
 
 
 def test_half_a_line_of_a_killed_process_is_passed_over(cache):
@@ -74,5 +74,5 @@ def test_half_a_line_of_a_killed_process_is_passed_over(cache):
     path.write_text(path.read_text() + '{"cut": "[\\"magni')
     kept = scan.ScanCache("three")
     kept.add({**CUT, "sparsity": 0.6}, ROW)
-    assert scan.ScanCache("three")(CUT) == (ROW, [])
+    assert scan.ScanCache("three").find(CUT) == (ROW, [])
     assert scan.ScanCache("three")({**CUT, "sparsity": 0.6}) == (ROW, [])
