@@ -114,11 +114,18 @@ def latencies(networks: Mapping[str, nn.Module], form: Format, images: device_da
 
 
 class _Running(nn.Module):
-    """A file as a module, for `measure_latency`; `eval` does not reach what runs it (exported programs refuse it)."""
+    """A file as a module, for `measure_latency`.
+
+    `eval` does not reach what runs it (exported programs refuse it): in a tuple, it is no submodule.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        self.forward = run
+        self._run = (run,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the file gives on `images`."""
+        return self._run[0](images)
 
 
 def _example(images: device_data.Images, batch: int) -> Tensor:
