@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Any
 
 import ray
 
+import models
+from study import PACKAGES, ROOT, find_own_packages
 from study.config import Refused, StudyFile
 from study.execution import ray_adapter
 
-PACKAGES = ("study", "pruning", "models", "search_spaces", "analysis")
+_HOOK = f"{find_own_packages.__module__}.{find_own_packages.__name__}"  # run by each worker as it starts
 
 
 @contextmanager
@@ -28,7 +32,9 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
     try:
-        context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **_joining(address, file))
+        with tempfile.TemporaryDirectory(prefix="pruning-study-") as parcels:
+            joining = _joining(address, file, Path(parcels))
+            context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **joining)
     except (ConnectionError, ValueError) as error:
         raise Refused(
             f"--address {address}: no Ray cluster to be reached there: {error}; if it asks for a token (as those of "
@@ -40,7 +46,7 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
         ray.shutdown()
 
 
-def _joining(address: str | None, file: StudyFile) -> dict[str, Any]:
+def _joining(address: str | None, file: StudyFile, parcels: Path) -> dict[str, Any]:
     if ray_adapter.JOB_CONFIG in os.environ:  # submitted as a job, which has brought the code with it
         return {"address": address or "auto"}
     if address and address.startswith("ray://"):
@@ -48,19 +54,42 @@ def _joining(address: str | None, file: StudyFile) -> dict[str, Any]:
             f"--address {address}: a study does not run through Ray Client; run the command on the head node with "
             f"--address auto, or submit it: ray job submit --address http://HEAD:8265 --working-dir . -- python -m ..."
         )
+    environment: dict[str, Any] = {"worker_process_setup_hook": _HOOK} if _others_are_here() else {}
     if address:
-        return {"address": address, "runtime_env": {"py_modules": code(file)}}
-    # Workers import the user's own modules (model, criterion) from where the command was typed.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
-    return {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        return {"address": address, "runtime_env": {"py_modules": code(file, parcels), **environment}}
+    # Ray puts the current folder, with the user's own modules, onto its workers' path; the project may be elsewhere.
+    if "site-packages" not in ROOT.parts:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1", "runtime_env": environment}
 
 
-def code(file: StudyFile) -> list[str]:
-    """The folders and files of the project, and of the modules that the study file names and pip did not bring."""
-    named = [file.baseline.model, *file.values("criterion")]
-    modules = {name.split(":")[0].split(".")[0] for name in named if ":" in name}
-    ours = [str(Path(__file__).parents[2] / name) for name in PACKAGES]
-    return ours + sorted(place for place in map(_place, modules) if "site-packages" not in place)
+def _others_are_here() -> bool:
+    """Whether the current folder has packages of our names that are not ours.
+
+    Ray's workers look there first, so they must know ours before. That costs each of them its quick start.
+    """
+    here = Path.cwd()
+    return here != ROOT and any((here / name).exists() or (here / f"{name}.py").exists() for name in PACKAGES)
+
+
+def code(file: StudyFile, parcels: Path) -> list[str]:
+    """The folders and files of the project, and of the modules that the study file names and pip did not bring.
+
+    A function that is named by its file travels in a folder of its own, which is made in `parcels`.
+    """
+    places = {name.rpartition(":")[0] for name in [file.baseline.model, *file.values("criterion")] if ":" in name}
+    files = {place for place in places if place.endswith(".py")}
+    modules = {place.split(".")[0] for place in places - files}
+    ours = [str(ROOT / name) for name in PACKAGES]
+    theirs = sorted(place for place in map(_place, modules) if "site-packages" not in place)
+    return ours + theirs + [_parcelled(place, parcels) for place in sorted(files)]
+
+
+def _parcelled(place: str, parcels: Path) -> str:
+    folder = parcels / models.parcel(place)
+    folder.mkdir(parents=True)
+    shutil.copy(place, folder)
+    return str(folder)
 
 
 def _place(module: str) -> str:
