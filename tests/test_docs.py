@@ -9,7 +9,7 @@ import pytest
 from study.config import read_study
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "reports").glob("*/*.md"))]
+DOCUMENTS = [path for pattern in ("*.md", "docs/*.md", "reports/*/*.md") for path in sorted(ROOT.glob(pattern))]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
