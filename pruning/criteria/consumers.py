@@ -1,7 +1,8 @@
-"""Channels valued by what the layers that read them lose: `regression` (He et al.) and `thinet` (Luo et al.).
+"""Channel criteria from the reconstruction error of the layers that read the channel (He et al. 2017; ThiNet).
 
-Both say in which order a group's units go, and score each by the error once it and all before it are gone, relative to
-the energy of the readers' outputs. Within a group that ranks by the order; between groups by what is lost.
+`regression` and `thinet` each order the units of a group, and score a unit by the relative error of the reading layers'
+outputs once it and all units before it are removed. Scores follow that order within a group, and compare the loss
+between groups.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from pruning.channels.layers import CONVS
 from pruning.channels.plans import Plan
 from pruning.criteria.lasso import entries
 from pruning.criteria.reconstruction import damped, grams, place_products
-from pruning.criteria.scoring import Batches, by_group, gone_units, needed, units_left
+from pruning.criteria.scoring import Batches, by_group, gone_units, require_batches, units_left
 from pruning.weights.masks import Scores
 
 
 class Reader(NamedTuple):
     """A layer that reads channels.
 
-    units: at each of its input places, -1 where nothing can be cut. weight: (outputs, columns); gram: X X^T of its
-    columns. products: inner products of what the places contribute to the output; they sum to the output's energy.
+    Attributes:
+      units: unit at each of its input places, -1 where nothing can be cut.
+      weight: (outputs, columns).
+      gram: X X^T of its input columns.
+      products: inner products of the places' contributions to the output; they sum to the output's energy.
     """
 
     units: np.ndarray
@@ -38,11 +42,12 @@ class Reader(NamedTuple):
 def regression_channels(
     graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
 ) -> Scores:
-    """The error of the readers' outputs, relative to their energy, once the unit and all worse ones are gone.
+    """Relative error of the reading layers' outputs once the unit and all worse ones are removed.
 
-    He et al. 2017, arXiv:1707.06168: the LASSO on channels says in which order they go (the later its path takes one
-    up as the penalty falls, the sooner), least squares on the inputs that stay what is lost. Summed over the layers
-    that read the channels. Raises ValueError for a group that no nn.Conv*d (of one group) or nn.Linear reads.
+    He et al. 2017, arXiv:1707.06168: the LASSO on channels gives the order (the later a unit enters its path as the
+    penalty falls, the sooner it is removed), least squares on the remaining inputs gives the error. Summed over the
+    layers that read the channels. Raises ValueError for a group that no nn.Conv*d (of one group) or nn.Linear reads.
+    Args: as every channel criterion, see `Criterion`.
     """
     return _scores(graph, plan, _readers(graph, model, plan, batches, generator), lasso_order, least_errors)
 
@@ -50,11 +55,11 @@ def regression_channels(
 def thinet_channels(
     graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
 ) -> Scores:
-    """The energy of all that is gone with the unit and those before it, relative to that of the readers' outputs.
+    """Relative energy of the summed contributions of the unit and all units removed before it.
 
-    ThiNet (Luo et al. 2017, arXiv:1707.06342, algorithm 1): the next to go is the one with which the sum of all that
-    is gone has the least energy. Summed over the layers that read the channels. Raises ValueError as
-    `regression_channels`.
+    ThiNet (Luo et al. 2017, arXiv:1707.06342, algorithm 1): each step removes the unit that keeps this energy lowest.
+    Energies are relative to those of the reading layers' outputs, and summed over these layers. Raises ValueError as
+    `regression_channels`. Args: as every channel criterion, see `Criterion`.
     """
     return _scores(graph, plan, _readers(graph, model, plan, batches, generator), greedy_order, sum_errors)
 
@@ -65,12 +70,12 @@ def lasso_order(products: np.ndarray) -> np.ndarray:
 
 
 def greedy_order(products: np.ndarray) -> np.ndarray:
-    """The order in which units go so that at each step the sum of all that are gone has the least energy.
+    """Removal order in which each step keeps the energy of the summed removed contributions lowest.
 
-    products: (n, n), inner products of the units' contributions. Ties: the first.
+    products: (n, n), inner products of the units' contributions. Among equal ones the first is removed.
     """
     order: list[int] = []
-    cost = products.diagonal().copy()  # what each would add to the energy of the sum
+    cost = products.diagonal().copy()  # what removing each unit next would add to the energy
     for _ in range(len(products)):
         order.append(int(cost.argmin()))
         cost += 2 * products[order[-1]]
@@ -79,14 +84,14 @@ def greedy_order(products: np.ndarray) -> np.ndarray:
 
 
 def least_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
-    """Errors, by least squares on all columns that stay, once units[0], units[:2], ... are gone; as `sum_errors`.
+    """Errors by least squares on all remaining columns, once units[0], units[:2], ... are removed; as `sum_errors`.
 
-    With the columns in the order in which they go, the last to go first, X X^T = L L^T: column k of W L is what column
-    k adds to the output that those before it can't. So one factorisation gives the errors of all cuts.
+    With columns in reverse removal order, X X^T = L L^T: column k of W L is what column k adds to the output beyond
+    those before it. One factorisation thus gives the errors of all cuts.
     """
     errors = np.zeros(len(units))
     for reader in readers:
-        rank = np.full(max(reader.units.max(), units.max()) + 2, len(units))  # of no unit in the group: never goes
+        rank = np.full(max(reader.units.max(), units.max()) + 2, len(units))  # default: not in the group, never removed
         rank[units] = np.arange(len(units))
         ranks = rank[reader.units].repeat(len(reader.gram) // len(reader.units))
         order = np.argsort(-ranks, kind="stable")
@@ -99,7 +104,7 @@ def least_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
 
 
 def sum_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
-    """Energies of the sums of contributions of units[0], units[:2], ..., over readers, relative to their outputs'."""
+    """Relative energies of the summed contributions of units[0], units[:2], ..., summed over readers."""
     errors = np.zeros(len(units))
     for reader in readers:
         errors += _unit_products(reader, units).cumsum(0).cumsum(1).diagonal()
@@ -121,7 +126,7 @@ def _scores(
             raise ValueError(f"no convolution or linear layer reads the channels of group {group.name!r}")
         products = np.sum([_unit_products(reader, units) for reader in mine], axis=0)
         order = in_order(products)
-        values[units[order]] = _rising(errors_of(mine, units[order]))
+        values[units[order]] = _strictly_increasing(errors_of(mine, units[order]))
     return by_group(graph, plan, torch.from_numpy(values))
 
 
@@ -132,7 +137,9 @@ def _readers(
     paths = [path for (path, side), units in left.items() if side == "in" and (units >= 0).any()]
     paths = [path for path in paths if _is_reader(model.get_submodule(path))]
     readers = []
-    for name, (layer, gram) in grams(model, [f"{path}.weight" for path in paths], needed(batches), generator).items():
+    for name, (layer, gram) in grams(
+        model, [f"{path}.weight" for path in paths], require_batches(batches), generator
+    ).items():
         units = left[name.removesuffix(".weight"), "in"]
         weight = layer.get_parameter("weight").detach()
         products = place_products(weight, gram[0]).cpu().numpy()
@@ -145,15 +152,15 @@ def _is_reader(layer: nn.Module) -> bool:
 
 
 def _unit_products(reader: Reader, units: np.ndarray) -> np.ndarray:
-    """Inner products of what the units contribute to a reader's output, relative to its energy, (units, units)."""
+    """Inner products of the units' contributions to a reader's output, relative to its energy, (units, units)."""
     places, place_unit = np.nonzero(reader.units[:, None] == units[None, :])
     found = np.zeros((len(units), len(units)))
     np.add.at(found, (place_unit[:, None], place_unit[None, :]), reader.products[np.ix_(places, places)])
     return found / (reader.products.sum() or 1.0)
 
 
-def _rising(values: np.ndarray) -> np.ndarray:
-    """The values made strictly increasing, by as little as it takes: a sum's energy may fall with one more in it."""
+def _strictly_increasing(values: np.ndarray) -> np.ndarray:
+    """The values made strictly increasing by minimal changes: a sum's energy may fall when a term is added."""
     values = np.maximum.accumulate(np.maximum(values, 0))
     for i in range(1, len(values)):
         values[i] = max(values[i], np.nextafter(values[i - 1], np.inf))
