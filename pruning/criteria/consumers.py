@@ -22,9 +22,9 @@ from pruning.criteria.reconstruction import damped, grams, place_products
 from pruning.criteria.scoring import Batches, by_group, gone_units, require_batches, units_left
 from pruning.weights.masks import Scores
 
-RIDGE = 1e-8  # of the mean diagonal, added to the diagonal, so that channels almost equal have one solution
-EQUAL = 1e-13  # of what they are, between numbers that differ by rounding alone
-TIE = 1e-15  # by which of channels that the LASSO's path would take up at once the later one loses
+RIDGE = 1e-8  # share of the mean diagonal added to the diagonal, so that nearly equal channels have one solution
+EQUAL = 1e-13  # relative difference up to which numbers differ by rounding only
+TIE = 1e-15  # relative penalty difference that orders channels entering the LASSO's path together, earlier ones first
 
 
 class Reader(NamedTuple):
@@ -69,46 +69,46 @@ def thinet_channels(
 
 
 def lasso_order(products: np.ndarray) -> np.ndarray:
-    """The order in which units go: by the penalty at which the LASSO's path takes them up, the least first."""
+    """Removal order of the units: by the penalty at which each enters the LASSO's path, lowest first."""
     return np.argsort(entries(products), kind="stable")
 
 
 def entries(gram: np.ndarray) -> np.ndarray:
-    """The penalty from which on each coefficient of the LASSO on channels is zero, (n,); 0 for those that always are.
+    """The penalty at which each coefficient of the LASSO on channels becomes zero, (n,); 0 for those that always are.
 
     gram: (n, n), inner products of the contributions. The coefficients at a penalty are b = argmin
-    |sum of contributions - sum of b_i contribution_i|^2 / 2 + penalty * |b|_1; their path as it falls, by the homotopy
-    of Efron et al. 2004 (arXiv:math/0406456), is scikit-learn's. Contributions that are equal, or opposite, share their
-    penalty. Below 1.2e-7 of the highest penalty scikit-learn ends the path, as only rounding would bend it.
+    |sum of contributions - sum of b_i contribution_i|^2 / 2 + penalty * |b|_1; scikit-learn computes their path as the
+    penalty falls by the homotopy of Efron et al. 2004 (arXiv:math/0406456). Equal or opposite contributions share a
+    penalty. The path ends at 1.2e-7 of the highest penalty, below which rounding dominates.
     """
-    from sklearn.exceptions import ConvergenceWarning  # takes a second to import, which other criteria need not
+    from sklearn.exceptions import ConvergenceWarning  # imported here as it takes a second, and only this needs it
     from sklearn.linear_model import lars_path_gram
 
     found = np.zeros(len(gram))
     ridge = RIDGE * gram.diagonal().mean() if len(gram) else 0.0
     alive = np.flatnonzero(gram.diagonal() > ridge)
-    pulls = gram.sum(1)[alive]
-    highest = np.abs(pulls).max(initial=0)  # the unit from here on: scikit-learn's tolerances are absolute
-    if not highest > 1e-5 * ridge:  # nothing there, or it cancels but for rounding
+    correlations = gram.sum(1)[alive]
+    highest = np.abs(correlations).max(initial=0)  # normalises the inputs below: scikit-learn's tolerances are absolute
+    if not highest > 1e-5 * ridge:  # no contributions, or they cancel up to rounding
         return found
-    # Of contributions that join at once scikit-learn's path overlooks all but one: equal ones go as one, the others
-    # are put one after another.
-    twin = _first_equals(gram[np.ix_(alive, alive)], pulls)
-    firsts = np.flatnonzero(twin == np.arange(len(alive)))
+    # If several contributions enter together, scikit-learn's path misses all but one: equal ones are merged, the
+    # others are separated by TIE.
+    first_equal = _first_equals(gram[np.ix_(alive, alive)], correlations)
+    firsts = np.flatnonzero(first_equal == np.arange(len(alive)))
     chosen = alive[firsts]
     with warnings.catch_warnings():
-        # It may end the path early where rounding outweighs what is left: what it has not taken up by then keeps 0.
+        # The path may end early where rounding dominates; contributions that have not entered by then keep 0.
         warnings.simplefilter("ignore", ConvergenceWarning)
         penalties, _, betas = lars_path_gram(
-            Xy=pulls[firsts] / highest * (1 - TIE * np.arange(len(firsts))),
+            Xy=correlations[firsts] / highest * (1 - TIE * np.arange(len(firsts))),
             Gram=(gram[np.ix_(chosen, chosen)] + ridge * np.eye(len(chosen))) / highest,
             n_samples=1,
-            max_iter=8 * len(chosen),  # a path with more corners is not worth walking to its end
+            max_iter=8 * len(chosen),  # bounds the time for paths with very many corners
             method="lasso",
         )
-    first = (betas != 0).argmax(1)  # the corner after the one at which it joins
+    first = (betas != 0).argmax(1)  # the corner after the one where it enters
     found[chosen] = np.where(first > 0, highest * penalties[first - 1], 0.0)
-    found[alive] = found[alive[twin]]
+    found[alive] = found[alive[first_equal]]
     return found
 
 
@@ -154,15 +154,16 @@ def sum_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
     return errors
 
 
-def _first_equals(gram: np.ndarray, pulls: np.ndarray) -> np.ndarray:
-    """For each contribution the first that is equal or opposite to it but for rounding, itself or one before it.
+def _first_equals(gram: np.ndarray, correlations: np.ndarray) -> np.ndarray:
+    """For each contribution the first one that is equal or opposite to it up to rounding, possibly itself.
 
-    pulls: their inner products with the sum of all, which tell apart what is too close for a difference of squares.
+    correlations: inner products with the sum of all, which separate contributions too close for a difference of
+    squares.
     """
-    energies, pulls = gram.diagonal(), np.abs(pulls)
+    energies, correlations = gram.diagonal(), np.abs(correlations)
     distances = np.add.outer(energies, energies) - 2 * np.abs(gram)
     equal = distances <= EQUAL * np.minimum.outer(energies, energies)
-    equal &= np.abs(np.subtract.outer(pulls, pulls)) <= EQUAL * pulls.max()
+    equal &= np.abs(np.subtract.outer(correlations, correlations)) <= EQUAL * correlations.max()
     first = equal.argmax(1)
     while (first[first] != first).any():
         first = first[first]
