@@ -1,1 +1,1 @@
-"""The search: Optuna's samplers, the store of all trials, and early stopping. The only place that knows Optuna."""
+"""The search with Optuna: trial queue, store of all trials, recovery, suggestions and early stopping."""

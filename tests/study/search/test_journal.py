@@ -8,7 +8,7 @@ import signal
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from study.search.journal import Journal, hold
+from study.search.journal import Journal, lock_folder
 
 
 def lines(journal, first=0):
@@ -68,12 +68,12 @@ def test_a_full_disk_leaves_the_file_as_it_was_and_is_survived(tmp_path):
 
 
 def test_a_folder_is_held_by_one_and_free_once_its_holder_is_dead(tmp_path):
-    handle = hold(tmp_path)
+    handle = lock_folder(tmp_path)
     with pytest.raises(ValueError, match=f"process {os.getpid()}"):
-        hold(tmp_path)
+        lock_folder(tmp_path)
     os.close(handle)
     if not (child := os.fork()):
-        hold(tmp_path)
+        lock_folder(tmp_path)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
-    os.close(hold(tmp_path))
+    os.close(lock_folder(tmp_path))

@@ -41,7 +41,7 @@ def run(queue, outcome=row):
 
 
 def test_the_study_file_knows_all_samplers_by_their_names():
-    assert tuple(registry.SAMPLERS) == sections.SAMPLERS
+    assert tuple(registry.SAMPLERS) == tuple(sections.SAMPLERS)
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "nsga3"])
