@@ -1,4 +1,4 @@
-"""A Ray cluster: joining it, and sending it the code."""
+"""Connects to a Ray cluster, or starts one, and sends it the code."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ PACKAGES = ("study", "pruning", "models", "search_spaces", "analysis")
 
 @contextmanager
 def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
-    """A running Ray: the one at `address`, or one of this machine's own; gives the dashboard's address.
+    """Connects to the Ray cluster at `address`, or starts a local one; yields the dashboard's URL, or "".
 
-    A cluster is sent the code, the user's own modules included, so that its nodes need only what is installed. Raises
-    Refused if there is no cluster, or it is reached as a client, whose searcher would run far from its journal.
+    A remote cluster is sent the code, user modules included, so its nodes need only the installed packages.
+
+    Raises:
+      Refused: no cluster at `address`, or Ray Client (`ray://`), where the searcher would run far from its journal.
     """
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
     try:
-        context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **_joining(address, file))
+        context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **_init_arguments(address, file))
     except (ConnectionError, ValueError) as error:
         raise Refused(
-            f"--address {address}: no Ray cluster to be reached there: {error}; if it asks for a token (as those of "
-            f"`ray start` do where ~/.ray/auth_token is), set RAY_AUTH_MODE=token and have its token there"
+            f"--address {address}: cannot reach a Ray cluster there: {error}; if it needs a token (`ray start` does "
+            f"where ~/.ray/auth_token exists), set RAY_AUTH_MODE=token and put the token in that file"
         ) from None
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
@@ -40,8 +42,8 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
         ray.shutdown()
 
 
-def _joining(address: str | None, file: StudyFile) -> dict[str, Any]:
-    if ray_adapter.JOB_CONFIG in os.environ:  # submitted as a job, which has brought the code with it
+def _init_arguments(address: str | None, file: StudyFile) -> dict[str, Any]:
+    if ray_adapter.JOB_CONFIG in os.environ:  # submitted as a Ray job, which includes the code
         return {"address": address or "auto"}
     if address and address.startswith("ray://"):
         raise Refused(
@@ -50,19 +52,19 @@ def _joining(address: str | None, file: StudyFile) -> dict[str, Any]:
         )
     if address:
         return {"address": address, "runtime_env": {"py_modules": code(file)}}
-    # Workers import the user's own modules (model, criterion) from where the command was typed.
+    # Workers import user modules (model, criterion) from the current directory.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     return {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
 
 
 def code(file: StudyFile) -> list[str]:
-    """The folders and files of the project, and of the modules that the study file names and pip did not bring."""
+    """Paths of the project's packages, and of the modules that the study file names unless pip installed them."""
     named = [file.baseline.model, *file.values("criterion")]
     modules = {name.split(":")[0].split(".")[0] for name in named if ":" in name}
     ours = [str(Path(__file__).parents[2] / name) for name in PACKAGES]
-    return ours + sorted(place for place in map(_place, modules) if "site-packages" not in place)
+    return ours + sorted(path for path in map(_module_path, modules) if "site-packages" not in path)
 
 
-def _place(module: str) -> str:
-    found = importlib.import_module(module)
-    return str(next(iter(found.__path__))) if hasattr(found, "__path__") else str(found.__file__)
+def _module_path(name: str) -> str:
+    module = importlib.import_module(name)
+    return str(next(iter(module.__path__))) if hasattr(module, "__path__") else str(module.__file__)
