@@ -16,7 +16,6 @@ import argparse
 import importlib.util
 import json
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 import models
 from analysis import results_folder
 from analysis.figures import fronts
+from models.files import replacing
 from models.formats import FORMATS, About, Format, Run
 from pruning.measure.latency import measure_latency
 from study.baseline import making
@@ -110,15 +110,11 @@ def export(network: nn.Module, form: Format, path: Path, images: device_data.Ima
       RuntimeError: the file gives another top-1 class for an image, or non-finite logits.
       Exception: whatever torch raises for a network that it cannot export.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with replacing(path) as temporary:
         form.write(network, _example(images, 2), about, temporary)
         found = compare(network, form.open(temporary), images, rows)
         if found.differ or not math.isfinite(found.difference):
             raise RuntimeError(f"the {form.engine} disagrees with the network: {found}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return f"{form.engine} against PyTorch: {found}"
 
 
@@ -141,11 +137,19 @@ def latencies(networks: Mapping[str, nn.Module], form: Format, images: device_da
 
 
 class _EngineModule(nn.Module):
-    """An exported network as a module, for `measure_latency`; `eval` has no effect (exported programs refuse it)."""
+    """An exported network as a module, for `measure_latency`.
+
+    The callable is kept in a tuple, so that it is not a submodule: `eval` must not reach an exported program, which
+    refuses it.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        self.forward = run
+        self._run = (run,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits for `images`."""
+        return self._run[0](images)
 
 
 def _example(images: device_data.Images, batch: int) -> Tensor:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 import models
 from study.baseline.network import Baseline, arrays
@@ -86,10 +85,7 @@ def _save(folder: Path, baseline: Baseline) -> None:
     models.save(folder, {name: torch.tensor(a) for name, a in baseline.state.items()}, baseline.card)
 
 
-@contextmanager
-def _reserved(folder: Path) -> Iterator[None]:
-    """Holds the right to train the baseline of `folder`; a second study waits here until the first is done."""
+def _reserved(folder: Path) -> FileLock:
+    """The right to train the baseline of `folder`; a second study waits for it until the first is done."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    return FileLock(folder.with_suffix(".lock"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,15 +17,16 @@ class Refused(ValueError):
     """What the user asked for turned out, once the study had begun, not to be had; the message says what there is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneOf:
     """Accepts a name among `choices`, or (dotted) a user's own function: `package.module:function`, `file.py:function`.
 
-    what: the kind of thing that is named, for the message.
+    what: the kind of thing that is named, for the message. choices: the dict itself, looked at each time, so that it is
+    the one place that knows the names.
     """
 
     what: str
-    choices: tuple[str, ...]
+    choices: Collection[str]
     dotted: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -44,9 +45,9 @@ class OneOf:
         raise ValueError(f"unknown {self.what} {name!r}; choices: {listed}")
 
 
-def one_of(what: str, choices: Iterable[str], *, dotted: bool = False) -> OneOf:
+def one_of(what: str, choices: Collection[str], *, dotted: bool = False) -> OneOf:
     """Metadata of a field that takes one of these names; see `OneOf`."""
-    return OneOf(what, tuple(choices), dotted)
+    return OneOf(what, choices, dotted)
 
 
 class Section(BaseModel):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 
 FORMAT = 1  # to be raised when what is kept changes its form or meaning
 DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError)  # raised by files missing, truncated or foreign
@@ -60,18 +60,15 @@ def open_arrays(source: Source, cache: str | Path | None = None) -> Arrays:
         return _opened(folder, source, fingerprint)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lets one process at a time build `folder`."""
+def _alone(folder: Path) -> AbstractContextManager[object]:
+    """Waits until this process is the only one to build `folder`, and is so until the context ends."""
     lock = folder.with_name(f".{folder.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
+        return FileLock(lock, fallback_to_soft=False).acquire()  # which would take the file itself for a lock
     except OSError as error:
         raise ValueError(f"{lock.parent}: cannot be written ({error.strerror}); set STUDY_CACHE") from error
-    with open(lock, "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _opened(folder: Path, source: Source, fingerprint: str) -> Arrays:

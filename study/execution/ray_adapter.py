@@ -1,4 +1,7 @@
-"""All uses of Ray's private API (Ray 2.60), each with the reason and the public API that would replace it."""
+"""All uses of Ray's private API (Ray 2.60), each with the reason and the public API that would replace it.
+
+`tests/study/execution/test_ray_adapter.py` checks each of them, so that an incompatible upgrade is noticed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""All uses of Optuna's private API (Optuna 5), each with the reason and the public API that would replace it."""
+"""All uses of Optuna's private API (Optuna 5), each with the reason and the public API that would replace it.
+
+`tests/study/samplers/test_optuna_adapter.py` checks each of them, so that an incompatible upgrade is noticed.
+"""
 
 from __future__ import annotations
 

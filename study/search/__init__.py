@@ -1,1 +1,1 @@
-"""The search with Optuna: trial queue, store of all trials, recovery, suggestions and early stopping."""
+"""The search: queue and store of all trials (an Optuna study on a journal), recovery and early stopping."""

@@ -8,7 +8,6 @@ nothing here visits all trials, so the time per trial does not grow with their n
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -95,7 +94,7 @@ class TrialStore:
     def close(self) -> None:
         """Close the journal and unlock the folder."""
         self._journal.close()
-        os.close(self._lock)
+        self._lock.release()
 
     def rows(self, kind: str = "search") -> list[Row]:
         """The rows of all finished trials of a kind, ordered by id."""

@@ -13,8 +13,13 @@ from study.samplers import registry
 from study.search import suggestions
 from study.simulation.recorded import RecipeDict
 
-SEARCHERS = (*registry.SAMPLERS, "random", "grid")
+UNINFORMED = ("random", "grid")  # searchers that ignore results
 LEVELS = 5  # grid values of a range without a step
+
+
+def searchers() -> tuple[str, ...]:
+    """The names of all searchers."""
+    return (*registry.SAMPLERS, *UNINFORMED)
 
 
 class OptunaSearcher:

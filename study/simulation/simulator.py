@@ -14,7 +14,7 @@ import numpy.typing as npt
 from study.config import Recipe
 from study.search.early_stopping import Stopper, after_last_cut
 from study.simulation.recorded import Recorded, RecordedTrial
-from study.simulation.searchers import SEARCHERS, OptunaSearcher, UninformedSearcher
+from study.simulation.searchers import UNINFORMED, OptunaSearcher, UninformedSearcher, searchers
 
 
 class SimulatedSearch(NamedTuple):
@@ -57,7 +57,7 @@ def replay(
 
     Args:
       recorded: recorded trials, which replace training.
-      searcher: of SEARCHERS.
+      searcher: its name, see `searchers`.
       seed: of the searcher.
       trials: maximum number of trials to start.
       compute: seconds of training in ended trials after which no trial starts.
@@ -68,9 +68,9 @@ def replay(
     Raises:
       ValueError: unknown searcher.
     """
-    if searcher not in SEARCHERS:
-        raise ValueError(f"unknown sampler {searcher!r}; choices: {', '.join(SEARCHERS)}")
-    search = (UninformedSearcher if searcher in ("random", "grid") else OptunaSearcher)(recorded.file, searcher, seed)
+    if searcher not in searchers():
+        raise ValueError(f"unknown sampler {searcher!r}; choices: {', '.join(searchers())}")
+    search = (UninformedSearcher if searcher in UNINFORMED else OptunaSearcher)(recorded.file, searcher, seed)
     queue = [(0.0, worker) for worker in range(workers)]  # (time of the worker's next event, worker)
     running: dict[int, _RunningTrial] = {}
     done: set[int] = set()

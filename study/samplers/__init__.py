@@ -1,0 +1,1 @@
+"""Optuna's samplers by name, and an adapter for the private names of Optuna that are used."""
