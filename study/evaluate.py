@@ -112,9 +112,8 @@ def _data(folder: Path, args: argparse.Namespace) -> Data:
     dataset = args.dataset or card.get("dataset")
     if dataset is None:
         raise ValueError(f"{folder}: its card names no data set; give --dataset, one of {', '.join(sources.DATASETS)}")
-    size = (
-        card["in_shape"][1] if dataset in (card.get("dataset"), "imagefolder") else None
-    )  # the size it was trained on
+    keeps_size = dataset in (card.get("dataset"), "imagefolder")  # the size that the network was trained on
+    size = card["in_shape"][1] if keeps_size else None
     return splits.load(dataset, data_dir=args.data_dir, image_size=size)
 
 
