@@ -1,11 +1,11 @@
-"""Does every criterion beat random pruning? Without fine-tuning, after batch norm's recalibration, over several seeds.
+"""Does every criterion beat random pruning? No fine-tuning; batch norm is recalibrated; several seeds.
 
     python -m benchmarks.beats_random --checkpoint resnet20.pt --data-dir IMAGES --model resnet20
 
-A trained network is cut to shares of its weights and of its channels (of their number), by each criterion and scope.
-Every seed draws other calibration images (and other random scores). Printed, as Markdown, are mean test accuracies; a
-criterion beats random clearly (+) where the mean difference over seeds is above twice its standard error and half a
-point, loses clearly (-) where it is below minus that, and otherwise neither (=).
+A trained network is pruned by fractions of its weights and of its number of channels, by each criterion and scope.
+Every seed draws other calibration images (and other random scores). Prints mean test accuracies as Markdown. A
+criterion clearly beats random (+) if the mean difference is above both twice its standard error and half a point; it
+clearly loses (-) if it is below minus both; otherwise neither (=).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Key = tuple[str, str, float]  # granularity, scope, share
 
 
 def main() -> None:
-    """Print the two tables."""
+    """Print a table for weights and one for channels."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--checkpoint", required=True, help="a state_dict of that model")
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def table(found: dict[tuple[str, Key], list[float]], granularity: str) -> str:
-    """Mean accuracies (%) by criterion, scope and share, each with its verdict against random."""
+    """Mean accuracies (%) by criterion, scope and share, each with its comparison to random."""
     keys = [(granularity, scope, share) for scope, share in itertools.product(SCOPES, SHARES[granularity])]
     names = [name for name in CRITERIA if (name, keys[0]) in found]
     head = ["criterion", *(f"{scope}, {100 * share:.0f} % of {granularity}s" for _, scope, share in keys)]
@@ -91,7 +91,7 @@ def table(found: dict[tuple[str, Key], list[float]], granularity: str) -> str:
 
 
 def cell(accuracies: list[float], random: list[float]) -> str:
-    """A mean in percent and the verdict on it."""
+    """The mean in percent, and +, = or - against random."""
     gain = np.mean(accuracies) - np.mean(random)
     error = math.sqrt((np.var(accuracies, ddof=1) + np.var(random, ddof=1)) / len(random))
     clear = abs(gain) > max(2 * error, 0.005)

@@ -3,7 +3,7 @@
     python -m benchmarks.bf16_accuracy --seeds 5
     python -m benchmarks.bf16_accuracy --dataset imagefolder --data-dir IMAGES --image-size 32 --model resnet20
 
-Where the processor does not multiply bf16 in hardware the comparison is slow but as valid: the rounding is the same.
+Without bf16 in hardware the comparison is slow but equally valid: the rounding is the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from study.training import precision
 
 
 def test_accuracy(section: BaselineSection, data_dir: str | None, seed: int, bf16: bool) -> float:
-    """Test accuracy of a baseline trained from `seed`."""
+    """Test accuracy of a trained baseline.
+
+    Args:
+      section: of the baseline.
+      data_dir: the images' folder, or None.
+      seed: of the training.
+      bf16: train in bf16 autocast instead of fp32.
+    """
     precision.gains_by_bf16 = lambda device: bf16
     making.SEED = seed
     data = making.read_data(section, data_dir)

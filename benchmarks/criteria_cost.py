@@ -1,16 +1,16 @@
-"""CPU seconds per criterion, beside plain passes over the same images and beside torch-pruning's where it has it.
+"""CPU seconds per criterion, compared with plain passes over the same images and with torch-pruning.
 
     python -m benchmarks.criteria_cost --models resnet18 resnet50 --samples 512
 
-Scores of a whole network, of weights and of channels, in batches of 128 images of 3 x 32 x 32. Times are of the CPU,
-summed over threads (by default one), so that a busy machine does little harm: the least of several rounds, ours and
-torch-pruning's in turn. Passes over the images are counted wherever scores need them, so torch-pruning's Taylor is a
-forward and backward pass over every batch and then its formula, and its Hessian, which takes a backward pass per
-image, that of HESSIAN_IMAGES scaled to all. Tracing the network and finding its dependency groups counts for neither.
+Scores of a whole network, of weights and of channels, in batches of 128 images of 3 x 32 x 32. Times are CPU times
+summed over threads (by default one), little affected by other load: the minimum of several rounds, ours and
+torch-pruning's in turn. Passes over the images are included if scores need them: torch-pruning's Taylor includes a
+forward and backward pass over every batch; its Hessian, with a backward pass per image, is timed on HESSIAN_IMAGES and
+scaled to all. Tracing the network and finding its dependency groups is excluded from both.
 
-Goals: at most 1.2 times torch-pruning's time, and criteria of single images within 4 backward passes over the same
-images (a backward pass is counted with the forward pass it needs). For LAMP there is no row: here it is a scope over
-the weights' magnitudes, there a norm of channels.
+Goals: at most 1.2 times torch-pruning's time, and per-image criteria within 4 backward passes over the same images (a
+backward pass includes its forward pass). LAMP has no row: here it is a scope over weight magnitudes, in torch-pruning a
+norm of channels.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from pruning.criteria.scoring import Batches
 from pruning.pipeline import begin, score
 from pruning.settings import Granularity, PruneSettings
 
-BATCH = 128  # as the study's
+BATCH = 128  # as in studies
 HESSIAN_IMAGES = 8
 ENOUGH = 10.0  # seconds after which no further round is started
 HEAD = """\
 | criterion | granularity | cost | seconds | / forward | / backward | torch-pruning | ratio | goal |
 |---|---|---|---:|---:|---:|---:|---:|---|"""
 WHY = """\
-OBS makes a matrix of 128 x 128 for every 128 weights and inverts it, which takes as long for few images as for many:
-so it is dearest, in passes, where images are few. To make those it holds every layer's input and gradient for all
-images, and runs another pass for the layers that do not fit (`second_order.HELD`).
+OBS inverts a matrix of 128 x 128 for every 128 weights. This takes as long for few images as for many, so OBS takes
+most passes when images are few. To build the matrices it keeps every layer's input and gradient for all images, and
+runs another pass for layers that do not fit in memory (`second_order.HELD`).
 """
-THEIRS: dict[str, Callable[[], importance.Importance]] = {
+TORCH_PRUNING: dict[str, Callable[[], importance.Importance]] = {
     "magnitude_l1": lambda: importance.MagnitudeImportance(p=1),
     "magnitude_l2": lambda: importance.MagnitudeImportance(p=2),
     "bn_scale": importance.BNScaleImportance,
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"], choices=models.MODELS)
     parser.add_argument("--samples", type=int, default=512, help="calibration images")
     parser.add_argument("--criteria", nargs="+", default=list(CRITERIA), choices=CRITERIA)
-    parser.add_argument("--repeat", type=int, default=5, help=f"rounds, at most; none is begun after {ENOUGH:.0f} s")
+    parser.add_argument("--repeat", type=int, default=5, help=f"maximum rounds; none starts after {ENOUGH:.0f} s")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -76,7 +76,14 @@ def main() -> None:
 
 
 def table(model: nn.Module, batches: Batches, criteria: list[str], rounds: int) -> Iterator[str]:
-    """The rows of one network."""
+    """The table rows of one network.
+
+    Args:
+      model: the network.
+      batches: calibration images and labels.
+      criteria: names.
+      rounds: at most.
+    """
     forward, backward = seconds(rounds, *(functools.partial(passes, model, batches, b) for b in (False, True)))
     yield f"| (forward pass) | | | {forward:.3f} | 1.0 | {forward / backward:.1f} | | | |"
     yield f"| (backward pass) | | | {backward:.3f} | {backward / forward:.1f} | 1.0 | | | |"
@@ -86,12 +93,12 @@ def table(model: nn.Module, batches: Batches, criteria: list[str], rounds: int) 
             if granularity == "weight" and form.weight is None:
                 continue
             start = begin(model, batches[0][0][:1], PruneSettings(form, Granularity(granularity)))
-            works: list[Callable] = [functools.partial(score, start, batches)]
+            functions: list[Callable] = [functools.partial(score, start, batches)]
             scale = 1.0
-            if granularity == "channel" and name in THEIRS:
-                work, scale = theirs(model, batches, name)
-                works.append(work)
-            ours, *other = seconds(rounds, *works)
+            if granularity == "channel" and name in TORCH_PRUNING:
+                work, scale = torch_pruning_scores(model, batches, name)
+                functions.append(work)
+            ours, *other = seconds(rounds, *functions)
             goals = [ours <= 1.2 * scale * t for t in other]
             if form.cost == "per-image":
                 goals.append(ours <= 4 * backward)
@@ -101,11 +108,11 @@ def table(model: nn.Module, batches: Batches, criteria: list[str], rounds: int) 
             yield f"| {name} | {granularity} | {form.cost} | {ours:.3f} | {passed} | {compared} | {verdict} |"
 
 
-def theirs(model: nn.Module, batches: Batches, name: str) -> tuple[Callable[[], None], float]:
-    """torch-pruning's scores of all groups with the passes they need, and by how much its time is to be multiplied."""
+def torch_pruning_scores(model: nn.Module, batches: Batches, name: str) -> tuple[Callable[[], None], float]:
+    """A function that computes torch-pruning's scores with their passes, and the factor to multiply its time by."""
     graph = tp.DependencyGraph().build_dependency(model, batches[0][0][:1])
     *_, classifier = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
-    groups, criterion = list(graph.get_all_groups(ignored_layers=[classifier])), THEIRS[name]()
+    groups, criterion = list(graph.get_all_groups(ignored_layers=[classifier])), TORCH_PRUNING[name]()
     few = [(image[None], label[None]) for image, label in zip(*batches[0], strict=True)][:HESSIAN_IMAGES]
 
     def work() -> None:
@@ -113,9 +120,9 @@ def theirs(model: nn.Module, batches: Batches, name: str) -> tuple[Callable[[], 
             passes(model, batches, True)
         if name == "fisher":
             criterion.zero_grad()
-            for one in few:
+            for single in few:
                 model.zero_grad()
-                passes(model, [one], True)
+                passes(model, [single], True)
                 criterion.accumulate_grad(model)
         for group in groups:
             criterion(group)
@@ -125,7 +132,7 @@ def theirs(model: nn.Module, batches: Batches, name: str) -> tuple[Callable[[], 
 
 
 def passes(model: nn.Module, batches: Batches, backward: bool) -> None:
-    """A pass over all images, with gradients of the weights, added up, or without."""
+    """A pass over all images: forward, or forward and backward with accumulated gradients."""
     for images, labels in batches:
         with torch.set_grad_enabled(backward):
             loss = F.cross_entropy(model(images), labels)
@@ -133,11 +140,11 @@ def passes(model: nn.Module, batches: Batches, backward: bool) -> None:
                 loss.backward()
 
 
-def seconds(rounds: int, *works: Callable) -> list[float]:
-    """The least CPU time of each of the works, done in turn."""
-    times: list[list[float]] = [[] for _ in works]
+def seconds(rounds: int, *functions: Callable) -> list[float]:
+    """The minimum CPU time of each function; they run in turn."""
+    times: list[list[float]] = [[] for _ in functions]
     while len(times[0]) < rounds and sum(map(sum, times)) < ENOUGH:
-        for work, spent in zip(works, times, strict=True):
+        for work, spent in zip(functions, times, strict=True):
             started = time.process_time()
             work()
             spent.append(time.process_time() - started)

@@ -1,9 +1,9 @@
-"""What cutting half of all channels gains on this machine: the dense and the cut network, timed in turn.
+"""Speedup of removing half of all channels on this machine: the dense and the cut network, timed in turn.
 
     python -m benchmarks.cut_speed --models resnet18 resnet50 --batch 64
 
-fp32, channels last, one thread. Half of every layer's channels leaves a quarter of the multiply-adds; how much of
-that a processor gives back as time is the question.
+fp32, channels last, one thread. With half of every layer's channels, a quarter of the multiply-adds remain; the
+measured speedup may be smaller.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"], choices=models.MODELS)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of measuring each network")
+    parser.add_argument("--seconds", type=float, default=10.0, help="to measure each network for")
     args = parser.parse_args()
     torch.set_num_threads(1)
     inputs = torch.randn(args.batch, *IN_SHAPE).to(memory_format=torch.channels_last)

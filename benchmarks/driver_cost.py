@@ -1,13 +1,13 @@
-"""What a trial costs the driver, and whether that grows: 100, 1,000, 10,000 trials that take no time themselves.
+"""Driver time per trial, and whether it grows, for 100, 1,000 and 10,000 trials that take no time themselves.
 
     python -m benchmarks.driver_cost --sampler tpe --sampler nsga2 --trials 10000
     python -m benchmarks.driver_cost --ray --trials 1000
 
-Without --ray the driver's own path: the queue is asked, a made-up row is reported to the recorder (queue, front,
-tables, a line on the screen). With --ray the same through `run_trials`, with trials that prune a tiny network and do
-not train; what they take in the worker (wall_seconds) is taken off. Per step: the time of a trial, a mean over the
-last tenth of the trials so far; of it the time in the sampler; the time on the processor alone, which a busy machine
-does not stretch; and the driver's memory, its own and with the libraries it has mapped.
+Without --ray, only the driver: it asks the queue and reports a synthetic row to the recorder (store, front, tables, a
+line of output). With --ray, the same through `run_trials`, with trials that prune a tiny network and do not train;
+their time in the worker (wall_seconds) is subtracted. Prints, as means over the last tenth of the trials so far: the
+time per trial; the part of it in the sampler; the CPU time, which other load does not affect. Also the driver's memory,
+without and with mapped libraries.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ SPACE = {
 
 
 def study_file(sampler: str, trials: int, **space: Any) -> StudyFile:
-    """A study of the quickstart's axes."""
+    """A study of SPACE, updated with `space`, with this sampler or `random`."""
     study = {"name": "cost", "trials": trials, "controls": []}
     study |= {"sampler": sampler} if sampler != "random" else {"search": "random"}
     return parse({"study": study, "space": SPACE | space}, "driver_cost")
 
 
-def made_up(ticket: Ticket, generator: np.random.Generator) -> tuple[Row, list[Row]]:
-    """A row with all columns filled, and its history: accuracy falls with sparsity, and with a bad learning rate."""
+def synthetic_row(ticket: Ticket, generator: np.random.Generator) -> tuple[Row, list[Row]]:
+    """A row with all columns, and its history: accuracy falls with sparsity and with a bad learning rate."""
     recipe = ticket.recipe
-    off = abs(np.log10(recipe["finetune_lr"]) + 2) / 10 + 0.05 * (recipe["criterion"] == "random")
-    accuracy = float(np.clip(0.95 - 0.3 * recipe["sparsity"] ** 4 - off + generator.normal(0, 0.01), 0, 1))
-    made_up = {name: round(float(x), 12) for name, x in zip(columns.COLUMNS, generator.random(99), strict=False)}
-    row = made_up | recipe | {"requested_sparsity": recipe["sparsity"], "sparsity": recipe["sparsity"]}
+    penalty = abs(np.log10(recipe["finetune_lr"]) + 2) / 10 + 0.05 * (recipe["criterion"] == "random")
+    accuracy = float(np.clip(0.95 - 0.3 * recipe["sparsity"] ** 4 - penalty + generator.normal(0, 0.01), 0, 1))
+    values = {name: round(float(x), 12) for name, x in zip(columns.COLUMNS, generator.random(99), strict=False)}
+    row = values | recipe | {"requested_sparsity": recipe["sparsity"], "sparsity": recipe["sparsity"]}
     row |= {"state": "complete", "error": None, "accuracy": accuracy, "accuracy_drop": 0.95 - accuracy}
     line = dict.fromkeys(columns.HISTORY[1:], 0.123456789012)
     return row, [line | {"epoch": epoch + 1} for epoch in range(4)]
 
 
-def alone(sampler: str, trials: int) -> None:
-    """The driver's own path."""
+def without_ray(sampler: str, trials: int) -> None:
+    """Measure the driver without Ray."""
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -70,7 +70,7 @@ def alone(sampler: str, trials: int) -> None:
                 ticket = queue.ask()
                 asked = time.perf_counter()
                 assert ticket
-                row, history = made_up(ticket, generator)
+                row, history = synthetic_row(ticket, generator)
                 made = time.perf_counter()
                 with contextlib.redirect_stdout(io.StringIO()):
                     recorder.record(TrialReport(ticket, row, history))
@@ -79,7 +79,7 @@ def alone(sampler: str, trials: int) -> None:
                 busy.append(time.process_time() - began)
                 if number in (100, 1000, 10_000, 100_000) or number == trials:
                     tenth = slice(-max(10, number // 10), None)
-                    tell(sampler, number, *(float(np.mean(times[tenth])) for times in (whole, asking, busy)))
+                    print_costs(sampler, number, *(float(np.mean(times[tenth])) for times in (whole, asking, busy)))
         started = time.perf_counter()
         queue.store.close()
         TrialQueue(folder, study_file(sampler, trials)).store.close()
@@ -87,25 +87,33 @@ def alone(sampler: str, trials: int) -> None:
         print(f"  resumed in {time.perf_counter() - started:.1f} s from a journal of {size:.0f} MB", flush=True)
 
 
-def tell(sampler: str, number: int, seconds: float, asking: float, busy: float) -> None:
-    """Print a line."""
+def print_costs(sampler: str, number: int, seconds: float, asking: float, busy: float) -> None:
+    """Print a line of results.
+
+    Args:
+      sampler: name.
+      number: of trials so far.
+      seconds: per trial.
+      asking: seconds per trial in the queue and sampler.
+      busy: CPU seconds per trial.
+    """
     own, mapped = memory()
     print(
-        f"{sampler:7s} {number:6d} trials: {1000 * seconds:6.1f} ms a trial, {1000 * asking:6.1f} of it asking; "
-        f"{1000 * busy:6.1f} ms on the processor; {own:.0f} MB of its own, resident {own + mapped:.0f} MB",
+        f"{sampler:7s} {number:6d} trials: {1000 * seconds:6.1f} ms a trial, {1000 * asking:6.1f} in the sampler; "
+        f"{1000 * busy:6.1f} ms of CPU; {own:.0f} MB private, resident {own + mapped:.0f} MB",
         flush=True,
     )
 
 
 def memory() -> tuple[float, float]:
-    """Memory of this process in MB: its own, and that of mapped files (libraries), which others share."""
+    """Memory of this process in MB: private, and of mapped files (libraries), shared with other processes."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     kilobytes = {words[0]: words[1] for words in lines if words[0] in ("RssAnon:", "RssFile:")}
     return int(kilobytes["RssAnon:"]) / 1e3, int(kilobytes["RssFile:"]) / 1e3
 
 
 def through_ray(sampler: str, trials: int) -> None:
-    """The same through Ray, with trials that cut a tiny network and do not train."""
+    """Measure the driver with Ray, with trials that prune a tiny network and do not train."""
     import torch
 
     from study.baseline import keeping, making
@@ -151,19 +159,19 @@ def through_ray(sampler: str, trials: int) -> None:
                 pace = (ended[number - 1] - ended[first - 1]) / (number - first)
                 own = float(np.mean(inside[first:number])) / allotted.at_once
                 used = (busy[number - 1] - busy[first - 1]) / (number - first)
-                tell(sampler, number, pace - own, float(np.mean(asking[first:number])), used)
+                print_costs(sampler, number, pace - own, float(np.mean(asking[first:number])), used)
                 print(f"  {1000 * pace:.1f} ms from trial to trial, of which {1000 * own:.1f} ms in the workers")
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Measure each sampler."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sampler", action="append", default=[])
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--ray", action="store_true")
     args = parser.parse_args()
     for sampler in args.sampler or ["tpe"]:
-        (through_ray if args.ray else alone)(sampler, args.trials)
+        (through_ray if args.ray else without_ray)(sampler, args.trials)
 
 
 if __name__ == "__main__":

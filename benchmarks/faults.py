@@ -1,15 +1,14 @@
-"""Faults: a driver killed at random moments, over and over, loses no finished trial and runs none twice.
+"""Fault injection: a driver killed repeatedly at random times loses no finished trial and runs none twice.
 
     python -m benchmarks.faults --kills 60
     python -m benchmarks.faults --kills 5 --ray
 
-A driver process asks the queue for trials, two at a time, and tells made-up rows, until the study is finished. It is
-killed (kill -9) after a random time, or in the middle of a write to the journal (some of the bytes are written, then
-the process kills itself), and started again. What it had been told to have finished stands in a file of the drivers'
-own, outside the queue. In the end these are counted: rows that were finished and are not there (lost), recipes that
-ran again after they had finished (repeated), trials too many or too few, rows that differ from what was told, and
-whether the front is that of the same rows in an uninterrupted study. With --ray the drivers are `study.run` commands
-on the digits, killed after a random time. Exit code 1 unless all counts are zero.
+A driver process asks the queue for trials, two at a time, and tells synthetic rows, until the study is finished. It is
+killed (kill -9) after a random time, or in the middle of a write to the journal (it writes some of the bytes, then
+kills itself), and started again. Drivers also log each finished trial to a separate file. Counted in the end: logged
+trials without a row (lost), recipes that ran again after they had finished (repeated), missing trials (negative:
+too many), rows that differ from the log (wrong), and whether the front differs from an uninterrupted study. With --ray
+the drivers are `study.run` commands on the digits, killed after a random time. Exit code 1 unless all counts are zero.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ from study.config import StudyFile, parse
 from study.search.journal import Journal
 from study.search.trial_queue import TrialQueue
 
-_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT
+_POLL = os.WEXITED | os.WNOHANG | os.WNOWAIT
 ROOT = Path(__file__).parent.parent
 SPACE = {"criterion": "magnitude_l1", "granularity": "weight", "schedule": "one_shot"}
 
 
 def study_file(trials: int) -> StudyFile:
-    """A study of so many recipes, each with two seeds."""
+    """A study of `trials` recipes, each with two seeds."""
     return parse({"study": {"name": "faults", "trials": trials, "seeds": 2}, "space": SPACE}, "faults")
 
 
 def row_of(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
-    """What a made-up trial comes to: the same for the same recipe and seed."""
+    """The row of a synthetic trial, a function of recipe and seed."""
     accuracy = random.Random(seed).random() * (1 - recipe["sparsity"] ** 3)
     return {"state": "complete", "error": None, "accuracy": accuracy, "sparsity": recipe["sparsity"]}
 
 
 def driver(folder: Path, trials: int, tear: int) -> None:
-    """Run what is to be run; with `tear` > 0, die in the middle of that write to the journal."""
+    """Run the study to its end; with `tear` > 0, kill this process in the middle of that write to the journal."""
     if tear:
         _die_in_write(tear)
     queue = TrialQueue(folder, study_file(trials))
@@ -69,10 +68,10 @@ def driver(folder: Path, trials: int, tear: int) -> None:
 
 
 def _die_in_write(tear: int) -> None:
-    """Let this process write a part of a line, at the `tear`-th time it appends, and kill itself."""
+    """Make this process write a part of a line at its `tear`-th append, and kill itself."""
     append, count = Journal.append_logs, Counter[str]()
 
-    def torn(self: Any, logs: list[dict[str, Any]]) -> None:
+    def torn_append(self: Any, logs: list[dict[str, Any]]) -> None:
         count["writes"] += 1
         if count["writes"] == tear:
             line = json.dumps(logs[0], separators=(",", ":"))
@@ -80,23 +79,30 @@ def _die_in_write(tear: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         append(self, logs)
 
-    Journal.append_logs = torn  # type: ignore[method-assign]
+    Journal.append_logs = torn_append  # type: ignore[method-assign]
 
 
-def batter(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, int]:
-    """Kill drivers so many times, then let one come to the end; what was counted (all zero but `kills`)."""
-    dice = random.Random(seed)
+def kill_drivers(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, int]:
+    """Kill drivers, then let one finish; returns the counts of `audit`, and `kills`.
+
+    Args:
+      base: an empty folder.
+      kills: how many drivers to kill.
+      trials: recipes of the study.
+      seed: of the random times.
+    """
+    generator = random.Random(seed)
     folder = base / "study"
     folder.mkdir()
     killed, wait = 0, 1.0
     while True:
-        tear = dice.randrange(1, 60) if killed < kills and dice.random() < 0.5 else 0
+        tear = generator.randrange(1, 60) if killed < kills and generator.random() < 0.5 else 0
         before = _size(folder)
-        process = _forked(folder, trials, tear)
+        process = _fork_driver(folder, trials, tear)
         if killed < kills and not tear:
-            while _size(folder) == before and not os.waitid(os.P_PID, process, _PEEK):
+            while _size(folder) == before and not os.waitid(os.P_PID, process, _POLL):
                 time.sleep(0.001)
-            time.sleep(dice.random() * wait)
+            time.sleep(generator.random() * wait)
             os.kill(process, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if code == 0:
@@ -104,12 +110,12 @@ def batter(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, int]
         if code != -signal.SIGKILL:
             raise RuntimeError(f"a driver ended with exit code {code}")
         killed += 1
-        wait = dice.choice((0.01, 0.1, 0.3))
+        wait = generator.choice((0.01, 0.1, 0.3))
     return {"kills": killed, **audit(folder, base / "finished", trials)}
 
 
-def _forked(folder: Path, trials: int, tear: int) -> int:
-    """A process of its own that is a driver: a fork, so that it need not import everything first."""
+def _fork_driver(folder: Path, trials: int, tear: int) -> int:
+    """Start a driver in a forked process, which saves its imports; returns the process id."""
     if process := os.fork():
         return process
     try:
@@ -126,12 +132,12 @@ def _size(folder: Path) -> int:
 
 
 def audit(folder: Path, finished: Path, trials: int) -> dict[str, int]:
-    """Compare the queue with what drivers said they had finished. All counts are zero if all is well."""
+    """Compare the store with the drivers' log. All counts but `given_up` and `finished` are zero if all is well."""
     queue = TrialQueue(folder, study_file(trials))
     rows = queue.store.rows()
-    said = [json.loads(line) for line in finished.read_text().splitlines()]
+    logged = [json.loads(line) for line in finished.read_text().splitlines()]
     by_id = {row["trial_id"]: row for row in rows}
-    runs = Counter((trial_id, seed) for trial_id, seed, _, _ in said)
+    runs = Counter((trial_id, seed) for trial_id, seed, _, _ in logged)
     lost_twice = [row for row in rows if row["state"] == "failed"]
     complete = [row for row in rows if row["state"] == "complete"]
     recipes = [queue.store.recipe(row["trial_id"]) for row in complete]
@@ -142,7 +148,7 @@ def audit(folder: Path, finished: Path, trials: int) -> dict[str, int]:
     values = [[row["accuracy"], row["sparsity"]] for row in complete]
     queue.store.close()
     return {
-        "lost": sum(trial_id not in by_id for trial_id, *_ in said),
+        "lost": sum(trial_id not in by_id for trial_id, *_ in logged),
         "repeated": sum(count - 1 for count in [*runs.values(), *ran.values()]),
         "missing": 2 * trials - len(rows),
         "wrong": len(wrong) + sum(row["error"] != "lost with its driver 2 times" for row in lost_twice),
@@ -153,7 +159,7 @@ def audit(folder: Path, finished: Path, trials: int) -> dict[str, int]:
 
 
 def _front(values: list[list[float]]) -> list[bool]:
-    """The front as it grows row by row, as a keeper sees it."""
+    """Whether each row is on the front, built incrementally as the recorder does."""
     front: list[list[float]] = []
     for value in values:
         if not any(a >= value[0] and b >= value[1] and [a, b] != value for a, b in front):
@@ -161,9 +167,16 @@ def _front(values: list[list[float]]) -> list[bool]:
     return [value in front for value in values]
 
 
-def batter_ray(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, int]:
-    """The same with the real command: trials that are printed as ended stay, and are not run again."""
-    dice = random.Random(seed)
+def kill_ray_drivers(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, int]:
+    """The same with `study.run` commands: trials printed as ended must stay and must not run again.
+
+    Args:
+      base: an empty folder.
+      kills: how many commands to kill.
+      trials: recipes of the study.
+      seed: of the random times.
+    """
+    generator = random.Random(seed)
     begin = ["--space", "quickstart", "--out", str(base), "--trials", str(trials)]
     begin += ["--set", "baseline.epochs=1", "--set", "space.finetune_epochs=1"]
     printed: list[str] = []
@@ -174,13 +187,13 @@ def batter_ray(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, 
         command = [sys.executable, "-m", "study.run", *arguments]
         process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
         assert process.stdout
-        left = dice.randrange(1, 5)
+        left = generator.randrange(1, 5)
         for line in process.stdout:
             if line.startswith("trial "):
                 printed.append(line.split()[1])
                 left -= 1
                 if killed < kills and not left:
-                    time.sleep(dice.random())
+                    time.sleep(generator.random())
                     process.kill()
                     break
         rest = process.stdout.read()
@@ -188,7 +201,7 @@ def batter_ray(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, 
         if process.wait() == 0:
             break
         killed += 1
-        time.sleep(2)  # Ray's processes follow their driver
+        time.sleep(2)  # Ray's processes end after their driver
     with (base / "quickstart" / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     ids = {row["trial_id"] for row in rows}
@@ -203,7 +216,7 @@ def batter_ray(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, 
 
 
 def main() -> int:
-    """Batter, and print the counts."""
+    """Inject faults, and print the counts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--trials", type=int, default=200)
@@ -211,7 +224,7 @@ def main() -> int:
     parser.add_argument("--ray", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        found = (batter_ray if args.ray else batter)(Path(name), args.kills, args.trials, args.seed)
+        found = (kill_ray_drivers if args.ray else kill_drivers)(Path(name), args.kills, args.trials, args.seed)
     print(", ".join(f"{key.replace('_', ' ')} {count}" for key, count in found.items()))
     return int(any(found.get(key, 0) for key in ("lost", "repeated", "missing", "wrong", "front")))
 

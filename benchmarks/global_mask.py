@@ -2,9 +2,8 @@
 
     python -m benchmarks.global_mask
 
-Both go from weights to masks, L1 scores included, on one thread, each in a fresh process, so that neither
-inherits the other's memory. Extra memory is the peak resident size above the peak when the network stood
-ready.
+Both compute L1 scores and masks from the weights, on one thread, each in a fresh process, so that neither inherits the
+other's memory. Extra memory is the peak resident size minus the peak after building the network.
 """
 
 from __future__ import annotations
@@ -29,20 +28,22 @@ RUNS = 3
 
 
 def ours(model: nn.Module) -> Iterable[Tensor]:
+    """The masks of this project."""
     return weight_masks(magnitude_l1(model, [], torch.Generator()), SPARSITY, "global").values()
 
 
-def torchs(model: nn.Module) -> Iterable[Tensor]:
+def torch_masks(model: nn.Module) -> Iterable[Tensor]:
+    """The masks of torch.nn.utils.prune."""
     layers = [model.get_submodule(name.removesuffix(".weight")) for name in prunable(model)]
     prune.global_unstructured([(layer, "weight") for layer in layers], prune.L1Unstructured, amount=SPARSITY)
     return [layer.get_buffer("weight_mask") for layer in layers]
 
 
-METHODS = {"ours": ours, "torch.nn.utils.prune.global_unstructured": torchs}
+METHODS = {"ours": ours, "torch.nn.utils.prune.global_unstructured": torch_masks}
 
 
 def measure(method: str) -> dict:
-    """CPU seconds, extra MiB, and the masks end to end."""
+    """CPU seconds, extra MiB, and all masks as packed bits."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = resnet50()
@@ -50,11 +51,12 @@ def measure(method: str) -> dict:
     masks = METHODS[method](model)
     seconds, extra = time.process_time() - start, _peak_mib() - before
     kept = torch.cat([mask.bool().flatten() for mask in masks]).numpy()
-    # Packed, since a large parent would hide some of its next child's memory: a process's peak starts at its parent's.
+    # Packed to keep the parent small: a child's peak starts at its parent's size, which would hide some of its memory.
     return {"seconds": seconds, "mib": extra, "kept": np.packbits(kept)}
 
 
 def main() -> None:
+    """Print time, memory and kept weights of both methods, and their ratios."""
     runs: dict[str, list[dict]] = {method: [] for method in METHODS}
     for method in list(METHODS) * RUNS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -1,9 +1,9 @@
-"""Tracing and grouping the channels of a network: CPU time, ours against torch-pruning's, in turn in one process.
+"""CPU time to trace a network and group its channels: ours and torch-pruning's, in turn in one process.
 
     python -m benchmarks.grouping [network of torchvision, resnet50] [side of its images, 224]
 
-Both start from the model and an example image and end with all dependency groups, on one thread. Each time is the
-median of several rounds after one to warm up.
+Both take the model and an example image and return all dependency groups, on one thread. Each time is the median of
+several rounds after a warm-up.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ ROUNDS = 7
 
 
 def ours(model: nn.Module, image: Tensor) -> int:
+    """Number of dependency groups found by this project."""
     return len(dependency_graph(model, image).groups)
 
 
-def torch_prunings(model: nn.Module, image: Tensor) -> int:
+def torch_pruning_groups(model: nn.Module, image: Tensor) -> int:
+    """Number of dependency groups found by torch-pruning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=image)
@@ -37,15 +39,17 @@ def torch_prunings(model: nn.Module, image: Tensor) -> int:
 
 
 def seconds(work: Callable[[], int]) -> float:
+    """CPU seconds of one call."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def main(name: str = "resnet50", side: str = "224") -> None:
+    """Print the number of groups and the median times."""
     torch.set_num_threads(1)
     model, image = torchvision.models.get_model(name).eval(), torch.rand(1, 3, int(side), int(side))
-    methods = {"ours": lambda: ours(model, image), "torch-pruning": lambda: torch_prunings(model, image)}
+    methods = {"ours": lambda: ours(model, image), "torch-pruning": lambda: torch_pruning_groups(model, image)}
     groups = {method: work() for method, work in methods.items()}
     times: dict[str, list[float]] = {method: [] for method in methods}
     for _ in range(ROUNDS):

@@ -1,10 +1,10 @@
-"""Pruning ResNet-56 to 2.11 times fewer MACs: CPU time, ours against torch-pruning's progressive loop.
+"""CPU time to prune ResNet-56 to 2.11 times fewer MACs: ours against torch-pruning's iterative loop.
 
     python -m benchmarks.resnet56_speed
 
-torch-pruning meets such a target as its own benchmarks do: a pruner of 400 small global steps, the MACs counted after
-each, until they are few enough. Ours counts them exactly from the dependency groups and cuts once. Both start from
-the dense network and end with the cut one, its MACs counted by torch's flop counter, on one thread, in turn.
+torch-pruning is used as in its own benchmarks: a pruner of 400 small global steps that counts MACs after each, until
+the target is met. Ours computes MACs exactly from the dependency groups and cuts once. Both are timed from the dense
+network to the cut one, including a count of its MACs by torch's flop counter, on one thread, in turn.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ IMAGE = torch.rand(1, *IN_SHAPE)
 
 
 def ours(model: nn.Module) -> nn.Module:
+    """The network pruned by this project."""
     graph = dependency_graph(model, IMAGE)
     scores = group_scores(graph, magnitude_l2(model, [], torch.Generator()), reduce="mean")
     return apply_plan(model, allocate(graph, scores, 1 - 1 / SPEEDUP, sparsity_of="macs"))
 
 
-def torch_prunings(model: nn.Module) -> nn.Module:
+def torch_pruning_loop(model: nn.Module) -> nn.Module:
+    """The network pruned by torch-pruning."""
     dense, _ = torch_pruning.utils.count_ops_and_params(model, IMAGE)
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,
@@ -54,6 +56,7 @@ def torch_prunings(model: nn.Module) -> nn.Module:
 
 
 def main() -> None:
+    """Print time and MACs of every round, and the median times."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
@@ -61,10 +64,10 @@ def main() -> None:
     dense = macs(model, IN_SHAPE)
     times: dict[str, list[float]] = {"ours": [], "torch-pruning": []}
     for _ in range(ROUNDS):
-        for name, method in zip(times, (ours, torch_prunings), strict=True):
-            mine = copy.deepcopy(model)
+        for name, method in zip(times, (ours, torch_pruning_loop), strict=True):
+            copied = copy.deepcopy(model)
             start = time.process_time()
-            left = macs(method(mine), IN_SHAPE)
+            left = macs(method(copied), IN_SHAPE)
             times[name].append(time.process_time() - start)
             print(f"{name:14s} {times[name][-1]:7.3f} CPU s, MACs {dense / 1e6:.1f} M -> {left / 1e6:.1f} M", end=", ")
             print(f"{dense / left:.3f} x fewer")

@@ -1,10 +1,10 @@
-"""Which searcher finds most for its compute: samplers, random and grid, with and without early stopping, replayed.
+"""Compares searchers at equal compute in simulation: samplers, random and grid, with and without early stopping.
 
     python -m benchmarks.searchers results/quickstart --trials 60 --seeds 20
 
-Each replays the recorded trials (see study.replay) until it has spent as much training as `--trials` random trials
-take. Printed: the hypervolume after a quarter, a half and all of that, as a share of that of all recorded trials
-together, the mean over the seeds with its standard error; how many trials that were; and milliseconds a suggestion.
+Each searcher runs on the recorded trials (see study.replay) with the training time of `--trials` average trials. Prints
+the hypervolume after a quarter, a half and all of that time, as a fraction of the hypervolume of all recorded trials
+(mean over the seeds, with standard error), the number of trials, and milliseconds per suggestion.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from study.search.early_stopping import Stopper
 from study.simulation.recorded import Recorded
 from study.simulation.searchers import searchers as all_searchers
-from study.simulation.simulator import Course, replay
+from study.simulation.simulator import SimulatedSearch, replay
 
 SHARES = (0.25, 0.5, 1.0)
 
@@ -25,7 +25,16 @@ SHARES = (0.25, 0.5, 1.0)
 def compare(
     recorded: Recorded, searchers: list[str], trials: int, seeds: int, stops: list[tuple[int, int] | None], workers: int
 ) -> list[str]:
-    """A row of a Markdown table for every searcher and way of stopping."""
+    """A Markdown table with a row for every searcher and setting of early stopping.
+
+    Args:
+      recorded: recorded trials.
+      searchers: their names.
+      trials: the budget, in recorded trials of average duration.
+      seeds: simulations per row.
+      stops: (min_epochs, reduction) of early stopping, or None.
+      workers: trials that run in parallel.
+    """
     mean = float(np.mean([run.seconds for run in recorded.runs]))
     budget, best = mean * trials, recorded.volume(set(range(len(recorded.runs))))
     lines = [
@@ -37,23 +46,25 @@ def compare(
     ]
     for searcher in searchers:
         for stop in stops:
-            courses = [
+            searches = [
                 replay(
                     recorded, searcher, seed, compute=budget, stopper=Stopper(*stop) if stop else None, workers=workers
                 )
                 for seed in range(seeds)
             ]
-            lines.append(_line(searcher, stop, courses, budget, best))
+            lines.append(_line(searcher, stop, searches, budget, best))
     return lines
 
 
-def _line(searcher: str, stop: tuple[int, int] | None, courses: list[Course], budget: float, best: float) -> str:
+def _line(
+    searcher: str, stop: tuple[int, int] | None, searches: list[SimulatedSearch], budget: float, best: float
+) -> str:
     cells = []
     for share in SHARES:
-        found = np.array([course.at(share * budget) for course in courses]) / best
+        found = np.array([search.at(share * budget) for search in searches]) / best
         cells.append(f"{found.mean():.3f} ± {found.std(ddof=1) / len(found) ** 0.5:.3f}")
-    trials = np.mean([len(course.compute) for course in courses])
-    took = 1000 * np.mean([course.driver for course in courses])
+    trials = np.mean([len(search.compute) for search in searches])
+    took = 1000 * np.mean([search.driver for search in searches])
     how = f"{stop[0]} epoch, 1 of {stop[1]}" if stop else "no"
     return f"| {searcher} | {how} | {' | '.join(cells)} | {trials:.0f} | {took:.1f} |"
 

@@ -1,9 +1,9 @@
-"""Speed of 2:4 by torch's semi-structured tensors: dense weights against the same in 2:4 blocks, in fp16.
+"""Speed of torch's semi-structured (2:4) tensors against dense weights, in fp16.
 
     python -m benchmarks.semi_structured
 
-First what they serve of the networks of the zoo, for which no GPU is needed; then, on a CUDA GPU of compute capability
-8.0 or higher, the time of a stack of linear layers, both in turn: the masked dense weights and the semi-structured.
+First, which layers of the project's networks they support (needs no GPU). Then, on a CUDA GPU of compute capability 8.0
+or higher, the time of a stack of linear layers with masked dense and with semi-structured weights, in turn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYERS = 8
 
 
 def served(name: str) -> str:
-    """Of a network pruned 2:4, the layers that semi-structured tensors serve."""
+    """A line with the number of layers pruned 2:4, and of those that semi-structured tensors support."""
     model = build(name, 1000, (3, 64, 64))
     masks = pruning.prune(model, torch.zeros(1, 3, 64, 64), granularity="2:4")[1]
     reasons = refusals(model.half())
@@ -33,7 +33,7 @@ def served(name: str) -> str:
 
 
 def ratio(width: int, batch: int) -> str:
-    """The times of LAYERS linear layers of `width`, dense and 2:4, and the largest relative difference of outputs."""
+    """A table row: ms per linear layer of `width`, dense and 2:4, their ratio, and the outputs' relative difference."""
     stack = nn.Sequential(*(nn.Linear(width, width, bias=False, device="cuda") for _ in range(LAYERS)))
     inputs = torch.randn(batch, width, dtype=torch.float16, device="cuda")
     pruning.prune(stack, inputs.float(), granularity="2:4")
@@ -41,13 +41,14 @@ def ratio(width: int, batch: int) -> str:
     sparse = semi_structured(dense)
     times = measure_latency({"dense": dense, "2:4": sparse}, inputs)
     with torch.inference_mode():
-        one, two = dense(inputs).float(), sparse(inputs).float()
-    off = ((one - two).abs().max() / one.abs().max()).item()
-    ms = {name: latency.median / LAYERS for name, latency in times.items()}
-    return f"| {width} | {batch} | {ms['dense']:.4f} | {ms['2:4']:.4f} | {ms['dense'] / ms['2:4']:.2f} | {off:.1e} |"
+        expected, actual = dense(inputs).float(), sparse(inputs).float()
+    difference = ((expected - actual).abs().max() / expected.abs().max()).item()
+    dense_ms, sparse_ms = (times[name].median / LAYERS for name in ("dense", "2:4"))
+    return f"| {width} | {batch} | {dense_ms:.4f} | {sparse_ms:.4f} | {dense_ms / sparse_ms:.2f} | {difference:.1e} |"
 
 
 def main() -> None:
+    """Print supported layers of every network, then the table of times if there is a suitable GPU."""
     for name in MODELS:
         print(served(name), flush=True)
     if not available():

@@ -2,9 +2,9 @@
 
     python -m benchmarks.training_loop --model resnet18 --batch-size 128 --rounds 3
 
-Both train the same network on the same 32x32 images with the same optimiser, batch size and threads, in turn, in
-one process; the ratio is that of the medians. What the study's loop gains is bf16 and
-channels last (only where the processor or GPU multiplies bf16 in hardware), and whole batches augmented at once.
+Both train the same network on the same 32x32 images with the same optimiser, batch size and threads, in turn in one
+process; the ratio is of the medians. The study's loop uses bf16 and channels last (only with bf16 in hardware), and
+augments whole batches at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from study.training import device_data, loop, optimisers, precision
 
 
 class PilImages(Dataset):
-    """What torchvision's CIFAR10 gives: a PIL image per item, through the usual transforms."""
+    """Like torchvision's CIFAR10: a PIL image per item, with the usual transforms."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = images, labels
@@ -48,7 +48,14 @@ class PilImages(Dataset):
 
 
 def plain(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[[int], None]:
-    """The loop of most training scripts."""
+    """A typical training loop, as a function of the number of steps.
+
+    Args:
+      model: on its device.
+      images: uint8 (n, 32, 32, 3).
+      labels: int (n,).
+      batch_size: images per step.
+    """
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loader = DataLoader(PilImages(images, labels), batch_size, shuffle=True, drop_last=True)
@@ -65,7 +72,14 @@ def plain(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, batch_
 
 
 def ours(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[[int], None]:
-    """The study's loop."""
+    """The study's training loop, as a function of the number of steps.
+
+    Args:
+      model: on its device.
+      images: uint8 (n, 32, 32, 3).
+      labels: int (n,).
+      batch_size: images per step.
+    """
     device = next(model.parameters()).device
     precision.placed(model, device)
     tensors = (torch.tensor(images), torch.tensor(labels), torch.tensor([0.49, 0.48, 0.45]), torch.tensor([0.25] * 3))
@@ -86,9 +100,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (4 * args.batch_size, 32, 32, 3), dtype=np.uint8)
-    labels = draw.integers(0, 10, len(images))
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (4 * args.batch_size, 32, 32, 3), dtype=np.uint8)
+    labels = generator.integers(0, 10, len(images))
     loops = {
         loop.__name__: loop(models.build(args.model, 10).to(device), images, labels, args.batch_size)
         for loop in (plain, ours)

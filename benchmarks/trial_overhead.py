@@ -1,10 +1,10 @@
-"""Seconds a trial costs beyond its fine-tuning: the sampler, Ray, scoring, masks, costs, the ledger, the tables.
+"""Seconds per trial beyond its fine-tuning: sampler, Ray, scoring, masks, costs, journal, tables.
 
     python -m benchmarks.trial_overhead --trials 20
 
-Runs the quickstart one trial at a time, and compares the time from one trial's end to the next one's with the
-seconds spent in its fine-tuning epochs (training and validation). The final evaluation on the test images is not
-taken off, so this is an upper bound.
+Runs the quickstart one trial at a time, and subtracts the seconds of its fine-tuning epochs (training and validation)
+from the time between the ends of consecutive trials. The final evaluation on the test images is included in the result,
+which is therefore an upper bound.
 """
 
 from __future__ import annotations

@@ -30,15 +30,15 @@ from study.training import device_data, evaluation, precision
 
 
 def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
-    """Measures of the network in `folder` on the test images of `data`, normalised as its card says.
+    """Measures of the network in `folder` on the test images of `data`, normalised as in its card.
 
-    Raises ValueError if the files are damaged, or the classes are not those the network was trained for.
+    Raises ValueError if the files are damaged, or the network was trained for other classes or image sizes.
     """
     model, card = models.load(folder)
     images = images_for(folder, card, data, device)
     model = precision.placed(model, device)
     rows = device_data.rows_of(data.test, device)
-    latency = measure_latency({"it": model}, images.batch(rows[:1])[0])["it"]
+    latency = measure_latency({"network": model}, images.batch(rows[:1])[0])["network"]
     return {
         "network": folder.name,
         "test accuracy": evaluation.evaluate(model, images, rows),
@@ -48,37 +48,47 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
         "MACs": cost.macs(model, data.in_shape),
         "size (bytes)": cost.size_bytes(model),
         "sparse (bytes)": cost.sparse_size_bytes(model),
-        "weights": _kind(model, folder),
+        "weights": _weights_summary(model, folder),
     }
 
 
 def images_for(folder: Path, card: Mapping[str, Any], data: Data, device: torch.device) -> device_data.Images:
-    """The images of `data` as the network of `folder` takes them: normalised as its card says. ValueError as above."""
+    """The images of `data`, normalised for the network in `folder`.
+
+    Args:
+      folder: of the network, for the error message.
+      card: of the network; `mean` and `std` normalise the images.
+      data: the images.
+      device: where the images are placed.
+
+    Raises:
+      ValueError: the network was trained for other classes or image sizes.
+    """
     if tuple(card["class_names"]) != data.class_names or tuple(card["in_shape"]) != data.in_shape:
         raise ValueError(
-            f"{folder}: is for images {card['in_shape']} of {', '.join(card['class_names'][:3])}, ...; "
+            f"{folder}: the network is for images {card['in_shape']} of {', '.join(card['class_names'][:3])}, ...; "
             f"the data set has {list(data.in_shape)} of {', '.join(data.class_names[:3])}, ..."
         )
     mean, std = (torch.tensor(card[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
     return device_data.on_device(data, device)._replace(mean=mean, std=std)
 
 
-def _kind(model: nn.Module, folder: Path) -> str:
+def _weights_summary(model: nn.Module, folder: Path) -> str:
     zeros = masks.sparsity(model)
-    cut = "cut" if (folder / "plan.json").exists() else "whole"
-    return cut if zeros < 1e-3 else f"{cut}, {zeros:.0%} zeros"
+    shape = "cut" if (folder / "plan.json").exists() else "whole"
+    return shape if zeros < 1e-3 else f"{shape}, {zeros:.0%} zeros"
 
 
 def _folders(paths: list[Path]) -> list[Path]:
-    found = []
+    folders = []
     for path in paths:
-        inside = [path / "baseline", *sorted((path / "models").glob("*"))]
-        found += [folder for folder in inside if (folder / "card.json").exists()] or [path]
-    return found
+        candidates = [path / "baseline", *sorted((path / "models").glob("*"))]
+        folders += [folder for folder in candidates if (folder / "card.json").exists()] or [path]
+    return folders
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m study.evaluate") -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog=prog, description="Measure saved networks.")
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a saved network, or a results folder")
     parser.add_argument("--dataset", choices=sources.DATASETS, help="default: the one the network was trained on")
@@ -102,21 +112,22 @@ def _data(folder: Path, args: argparse.Namespace) -> Data:
     dataset = args.dataset or card.get("dataset")
     if dataset is None:
         raise ValueError(f"{folder}: its card names no data set; give --dataset, one of {', '.join(sources.DATASETS)}")
-    size = card["in_shape"][1] if dataset in (card.get("dataset"), "imagefolder") else None  # as it was trained on
+    keeps_size = dataset in (card.get("dataset"), "imagefolder")  # the size that the network was trained on
+    size = card["in_shape"][1] if keeps_size else None
     return splits.load(dataset, data_dir=args.data_dir, image_size=size)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print a table: a line for each row, under the names of the first row's columns."""
+    """Print a table with a line per row; its columns are those of the first row."""
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(_cell_text(value) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def _text(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     return (
         f"{value:.4f}" if isinstance(value, (float, np.floating)) else f"{value:,}" if isinstance(value, int) else value
     )

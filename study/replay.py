@@ -1,14 +1,14 @@
-"""Searchers and early stopping tried out on what was recorded: any finished results folder stands in for training.
+"""Simulate searchers and early stopping on recorded trials: a finished results folder replaces training.
 
     python -m study.replay results/quickstart --sampler tpe --trials 200 --seeds 5 --stop-early 1,3
     python -m study.replay results/quickstart --sampler random --trials 100000 --workers 1000 --overhead 0.02
 
-A recipe that a searcher asks for gets the objectives, the seconds and the history of the recorded recipe nearest to
-it. Time is simulated: workers train side by side, and one driver serves them in turn, at the pace that this machine
-takes for the searcher, plus `--overhead` seconds a trial for what is left out (the ledger, Ray).
+A suggested recipe gets the objectives, the duration and the history of the nearest recorded recipe. Time is simulated:
+workers train in parallel, and one driver serves them in turn. The driver takes the measured time of the searcher on
+this machine plus `--overhead` seconds per trial for what is not simulated (journal, Ray).
 
-Distance: the sum over the axes; two choices differ by 1 or 0, two values of a range by their share of it (of its
-logarithm where the axis is logarithmic), and an axis that only one of the two recipes has counts 1.
+The distance of two recipes is a sum over the axes: different choices count 1; values of a range count their difference
+as a fraction of the range (of its logarithm for a log axis); an axis that only one of the recipes has counts 1.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import numpy as np
 from study.search.early_stopping import Stopper
 from study.simulation.recorded import Recorded
 from study.simulation.searchers import searchers
-from study.simulation.simulator import Course, replay
+from study.simulation.simulator import SimulatedSearch, replay
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m study.replay") -> int:
-    """Replay; the exit code."""
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog=prog, description="Try a searcher on recorded trials.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder")
     parser.add_argument("--sampler", default="tpe", help=", ".join(searchers()))
@@ -35,19 +35,19 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.replay") ->
     parser.add_argument("--seeds", metavar="K", type=int, default=1)
     parser.add_argument("--stop-early", metavar="MIN_EPOCHS,REDUCTION")
     parser.add_argument("--workers", metavar="W", type=int, default=1)
-    parser.add_argument("--overhead", metavar="SECONDS", type=float, default=0.0, help="of the driver, a trial")
+    parser.add_argument("--overhead", metavar="SECONDS", type=float, default=0.0, help="extra driver time per trial")
     args = parser.parse_args(argv)
     try:
         recorded = Recorded(args.folder)
-        courses = [_course(recorded, args, seed) for seed in range(args.seeds)]
+        searches = [_simulate(recorded, args, seed) for seed in range(args.seeds)]
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("\n".join(_report(recorded, courses, args)))
+    print("\n".join(_report(recorded, searches, args)))
     return 0
 
 
-def _course(recorded: Recorded, args: argparse.Namespace, seed: int) -> Course:
+def _simulate(recorded: Recorded, args: argparse.Namespace, seed: int) -> SimulatedSearch:
     stopper = None
     if args.stop_early:
         try:
@@ -60,15 +60,15 @@ def _course(recorded: Recorded, args: argparse.Namespace, seed: int) -> Course:
     )
 
 
-def _report(recorded: Recorded, courses: list[Course], args: argparse.Namespace) -> Iterator[str]:
+def _report(recorded: Recorded, searches: list[SimulatedSearch], args: argparse.Namespace) -> Iterator[str]:
     best = recorded.volume(set(range(len(recorded.runs))))
     yield f"{args.sampler} on {len(recorded.runs)} recorded trials, whose front has hypervolume {best:.4f}"
-    whole = min(course.compute[-1] for course in courses)
+    total = min(search.compute[-1] for search in searches)
     for share in (0.1, 0.25, 0.5, 1.0):
-        volumes = np.array([course.at(share * whole) for course in courses]) / best
+        volumes = np.array([search.at(share * total) for search in searches]) / best
         spread = f" +- {volumes.std(ddof=1):.3f}" if len(volumes) > 1 else ""
-        yield f"after {share * whole:10.0f} s of training: {volumes.mean():.3f}{spread} of it"
-    mean = np.mean([[c.stopped, c.makespan, c.idle, c.driver] for c in courses], axis=0)
+        yield f"after {share * total:10.0f} s of training: {volumes.mean():.3f}{spread} of it"
+    mean = np.mean([[s.stopped, s.makespan, s.idle, s.driver] for s in searches], axis=0)
     yield (
         f"{args.trials} trials, {mean[0]:.0f} stopped early; with {args.workers} workers {mean[1]:,.0f} s; "
         f"driver {1000 * mean[3]:.2f} ms a trial; workers idle {mean[2]:.2%}"

@@ -1,11 +1,11 @@
-"""The command: study file -> baseline -> search -> controls -> results folder.
+"""Run a study: study file -> baseline -> search -> controls -> results folder.
 
     python -m study.run --space quickstart
     python -m study.run --space schedules --data-dir images --out results --trials 100 --set baseline.epochs=10
     python -m study.run --space schedules --dry-run
     python -m study.run --resume results/schedules
 
-Exit codes: 0 done, 1 the study failed, 2 the input is wrong, 130 interrupted (all is kept).
+Exit codes: 0 done, 1 the study failed, 2 the input is wrong, 130 interrupted (finished trials are kept).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     args = _arguments(prog).parse_args(argv)
     try:
         file, folder, record = resumed_study(args) if args.resume else new_study(args)
@@ -52,16 +52,16 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> in
     try:
         return run_study(StudyRun(folder, record, data, queue, scans, options))
     except KeyboardInterrupt:
-        print(f"\ninterrupted; all finished trials are kept. Go on with:\n  {resume_command(folder)}")
+        print(f"\ninterrupted; all finished trials are kept. Continue with:\n  {resume_command(folder)}")
         return 130
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in _DISK_FULL
-        what = "the disk is full" if full else "the study failed"
-        hint = f"what is finished is kept; go on with: {resume_command(folder)}"
-        print(f"error: {what}: {type(error).__name__}: {error}\n{hint}", file=sys.stderr)
+        problem = "the disk is full" if full else "the study failed"
+        hint = f"finished trials are kept; continue with: {resume_command(folder)}"
+        print(f"error: {problem}: {type(error).__name__}: {error}\n{hint}", file=sys.stderr)
         return 1
 
 
@@ -69,11 +69,11 @@ def _arguments(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description="Search recipes for pruning a network, and report the best."
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--space", metavar="NAME_OR_PATH", help="the study file, or the name of one of the project's")
-    what.add_argument("--resume", metavar="DIR", type=Path, help="go on with the study in this results folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--space", metavar="NAME_OR_PATH", help="a study file, or a name in search_spaces/")
+    source.add_argument("--resume", metavar="DIR", type=Path, help="continue the study in this results folder")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"), help="where results folders go")
-    parser.add_argument("--trials", metavar="N", type=int, help="recipes to finish, those of a resumed study included")
+    parser.add_argument("--trials", metavar="N", type=int, help="recipes to finish, resumed ones included")
     parser.add_argument("--hours", metavar="H", type=float, help="start no trial after this much time")
     parser.add_argument("--seed", metavar="N", type=int, help="of the search and of all trials")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")

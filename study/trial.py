@@ -24,11 +24,12 @@ from study.trials.steps import run_trial
 
 
 def _scan(file: StudyFile, recipe: Recipe, context: TrialContext, device: torch.device) -> dict[str, Curves]:
-    """The curves that a recipe of scope `sensitivity` is allocated by; cuts that were not scanned before are now."""
-    wanted = scan.scan_study(file)
-    assert wanted is not None
+    """The sensitivity curves that a recipe of scope `sensitivity` needs; runs the cuts that are not cached."""
+    scan_file = scan.scan_study(file)
+    assert scan_file is not None
     cache, rows = scan.ScanCache(keeping.key(file.baseline, context.data)), []
-    points = [p for p in spaces.grid(resolve(wanted, context.data).axes) if curve_key(Recipe(**p)) == curve_key(recipe)]
+    axes = resolve(scan_file, context.data).axes
+    points = [p for p in spaces.grid(axes) if curve_key(Recipe(**p)) == curve_key(recipe)]
     print(f"sensitivity scan: {len(points)} cuts of one layer or group", flush=True)
     for point in points:
         known = cache.find(point)
@@ -38,7 +39,7 @@ def _scan(file: StudyFile, recipe: Recipe, context: TrialContext, device: torch.
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> int:
-    """Run one recipe in this process; the exit code."""
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog=prog, description="Run one recipe, without Ray.")
     parser.add_argument("--space", metavar="NAME_OR_PATH", required=True, help="the study file")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")

@@ -1,1 +1,1 @@
-"""What the driver of a study does, from the study file to the report."""
+"""The driver process of a study, from the study file to the report."""

@@ -1,4 +1,4 @@
-"""What is to run next: the search, until it is finished; then the front with more seeds, and controls."""
+"""Order of trials: first the search, then the front with further seeds, then controls."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FINE_TUNING = (
 
 
 class Agenda:
-    """Asks for one trial after another; None when no further one is to be begun, also once the deadline has passed."""
+    """Chooses the next trial of a study; none after the deadline."""
 
     def __init__(self, run: StudyRun, recorder: TrialRecorder) -> None:
         self._run, self._recorder, self._searching = run, recorder, True
 
     def ask(self) -> Ticket | Literal["wait"] | None:
-        """The next trial; WAIT where it depends on those that run now."""
+        """The next trial; WAIT if it depends on running trials; None if there are no more."""
         queue, store = self._run.queue, self._run.store
         if time.monotonic() >= self._run.options.deadline:
             return None
@@ -39,19 +39,19 @@ class Agenda:
         self._searching = self._searching and store.running > 0
         if self._searching:
             return WAIT
-        again = queue.ask_confirm(self._recorder.front) if self._run.file.study.confirm_seeds else None
-        return again or self._control() or (WAIT if store.running else None)
+        confirmation = queue.ask_confirm(self._recorder.front) if self._run.file.study.confirm_seeds else None
+        return confirmation or self._control() or (WAIT if store.running else None)
 
     def _control(self) -> Ticket | None:
-        """The next control: the dense network, fine-tuned as the most accurate one; cut ones, trained from scratch."""
-        queue, asked = self._run.queue, self._run.file.study.controls
+        """The next control: the dense network with the best trial's fine-tuning; then cut networks from scratch."""
+        queue, controls = self._run.queue, self._run.file.study.controls
         complete = [row for row in self._run.store.rows() if row["state"] == "complete"]
-        if "dense" in asked and complete:
+        if "dense" in controls and complete:
             best = max(complete, key=lambda row: row["accuracy"])
             recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in FINE_TUNING}}
             if ticket := queue.ask_control("dense", Recipe(**recipe).model_dump()):
                 return ticket
-        if "scratch" in asked and (ticket := queue.ask_scratch(self._recorder.front)):
+        if "scratch" in controls and (ticket := queue.ask_scratch(self._recorder.front)):
             plan = self._run.folder / "models" / str(ticket.confirms) / "plan.json"
             return ticket._replace(plan=json.loads(plan.read_text()))
         return None

@@ -1,4 +1,4 @@
-"""The dry run: what a study file resolves to, how many recipes it has, and what it would cost."""
+"""The dry run: prints the resolved study file, the number of recipes, and estimates of time and disk space."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pace(NamedTuple):
 
 
 def estimate(file: StudyFile, data_dir: Path | None) -> str:
-    """The resolved study as YAML, and below it the estimates. Raises ValueError for a missing data folder."""
+    """The resolved study as YAML, followed by the estimates. Raises ValueError for a missing data folder."""
     section = file.baseline
     in_shape, classes, train_images, test_images = splits.shape_of(
         section.dataset, data_dir=data_dir, image_size=section.image_size
@@ -51,8 +51,8 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
         at_once = torch.cuda.device_count()
     points = spaces.size(file.axes)
     networks = {"none": 0, "front": min(runs, 20), "all": runs}[file.study.save]
-    first = scan.scan_study(file)
-    scanned = of_network(first, model, in_shape).trials if first else 0
+    scan_file = scan.scan_study(file)
+    scanned = of_network(scan_file, model, in_shape).trials if scan_file else 0
     scanning = (validation + 512) * pace.evaluate * scanned / at_once
     lines = [
         yaml.safe_dump(file.resolved(), sort_keys=False, width=110),
@@ -61,10 +61,10 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
         f"probe on this machine ({device.type}, one core): {1 / pace.train:,.0f} images/s in training, "
         f"{1 / pace.evaluate:,.0f} in evaluation; the network has {cost.parameters(model):,} parameters",
         f"time: about {duration(baseline / (1 if device.type == 'cuda' else at_once))} for the baseline (none if it is "
-        f"kept from before), {duration(trial)} a trial, {duration(runs * trial / at_once)} for all, {at_once} at once",
+        f"cached), {duration(trial)} a trial, {duration(runs * trial / at_once)} for all, {at_once} at once",
         *(
-            [f"before them a sensitivity scan: {scanned} cuts of one layer, about {duration(scanning)}"]
-            if first
+            [f"before that a sensitivity scan: {scanned} cuts of one layer, about {duration(scanning)}"]
+            if scan_file
             else []
         ),
         f"disk: about {networks * cost.size_bytes(model) / 1e6:,.0f} MB for {networks} networks; "
@@ -75,7 +75,7 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
 
 def _pace(model: nn.Module, in_shape: tuple[int, int, int], batch_size: int) -> Pace:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a trial runs
+    torch.set_num_threads(1)  # as in a trial
     device = next(model.parameters()).device
     inputs = torch.randn(min(batch_size, 32 if device.type == "cpu" else batch_size), *in_shape, device=device)
     inputs = inputs.contiguous(memory_format=precision.memory_format(device))
@@ -96,12 +96,12 @@ def _pace(model: nn.Module, in_shape: tuple[int, int, int], batch_size: int) -> 
         torch.set_num_threads(threads)
 
 
-def _seconds(work: object, device: torch.device, least: float = 1.0) -> float:
-    """Seconds of one call, the shortest of those that fit into `least` seconds (two at the least, one to warm up)."""
+def _seconds(work: object, device: torch.device, min_seconds: float = 1.0) -> float:
+    """The shortest time of one call, measured for `min_seconds` (at least two calls, after one to warm up)."""
     assert callable(work)
     work()
     times: list[float] = []
-    while len(times) < 2 or sum(times) < least:
+    while len(times) < 2 or sum(times) < min_seconds:
         started = time.perf_counter()
         work()
         if device.type == "cuda":
@@ -111,7 +111,7 @@ def _seconds(work: object, device: torch.device, least: float = 1.0) -> float:
 
 
 def _mean_epochs(file: StudyFile) -> float:
-    """Fine-tuning epochs of a recipe, on average over the choices of the axes that decide it."""
+    """Fine-tuning epochs of a recipe, averaged over the axes that determine them (of a range, its two ends)."""
     axes = spaces.with_parents(file.axes, ("schedule", "steps", "finetune_epochs", "epochs_per_step"))
     axes = {k: a if a.values() else a.model_copy(update={"choices": (a.low, a.high)}) for k, a in axes.items()}
     totals = [sketch(point).epochs for point in spaces.grid(axes)]

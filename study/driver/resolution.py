@@ -1,4 +1,4 @@
-"""The study file held against the network and the data, before anything runs."""
+"""Checks the study file against the network and the data before anything runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from study.trials.scoring import criterion
 
 
 def resolve(file: StudyFile, data: Data) -> StudyFile:
-    """The study file with the network's own layers and groups where it says `each`.
+    """The study file with the network's layers and groups in place of `each`.
 
-    Finds, before anything runs, what would fail in every trial: the model, the criteria, the groups, the samples.
-    Raises ValueError naming the key.
+    Raises ValueError, naming the key, for what would fail in every trial: model, criteria, groups, sample counts.
     """
     model = making.check(file.baseline, data)
     for name in file.values("criterion"):
@@ -30,7 +29,7 @@ def resolve(file: StudyFile, data: Data) -> StudyFile:
 
 
 def of_network(file: StudyFile, model: nn.Module, in_shape: tuple[int, int, int]) -> StudyFile:
-    """The study file with the layers and groups of `model` where it says `each`. Raises ValueError naming the key."""
+    """The study file with the layers and groups of `model` in place of `each`. Raises ValueError naming the key."""
     groups: list[str] = []
     for granularity in file.values("granularity"):
         for protect in file.values("protect"):

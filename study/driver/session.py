@@ -1,4 +1,4 @@
-"""A study that is begun, or taken up again: its file, its folder, and the record of how it is run."""
+"""A new or resumed study: its study file, results folder, and the record of how it is run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from study.trials.scan import ScanCache
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How this run goes about its study.
+    """Ray address, TensorBoard, deadline.
 
-    address: of a Ray cluster; None: a cluster of this machine's own. tensorboard: whether curves are written for it.
-    deadline: in seconds of time.monotonic, after which no trial is begun.
+    Attributes:
+      address: of a Ray cluster; None: start a local one.
+      tensorboard: whether to write curves for TensorBoard.
+      deadline: on the clock of time.monotonic, in seconds; no trial starts after it.
     """
 
     address: str | None = None
@@ -33,15 +35,16 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A study while it is run.
+    """A running study.
 
-    folder: its results folder.
-    record: how it is run (versions, hardware, data folder, the baseline's measures), for study.yaml.
-    data: its images.
-    queue: what is to run next; with it the store of all trials.
-    scans: cuts of single layers that were scanned before.
-    options: how this run goes about it.
-    dashboard: the address of Ray's, or "".
+    Attributes:
+      folder: the results folder.
+      record: how it is run (versions, hardware, data folder, the baseline's measures), for study.yaml.
+      data: the images.
+      queue: the queue of trials, with the store of all trials.
+      scans: cached results of the sensitivity scan.
+      options: of this run.
+      dashboard: URL of Ray's dashboard, or "".
     """
 
     folder: Path
@@ -63,24 +66,24 @@ class StudyRun:
         return self.queue.store
 
     def of_scan(self, file: StudyFile) -> StudyRun:
-        """The run of the sensitivity scan that comes before this study, in a folder of its own."""
+        """The run of the sensitivity scan that precedes this study, in the subfolder `scan`."""
         folder = self.folder / "scan"
         folder.mkdir(exist_ok=True)
         return replace(self, folder=folder, queue=TrialQueue(folder, file, known=self.scans.find))
 
 
 def new_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
-    """The study file that the command names, its folder, and the record of this run.
+    """The study file, the results folder and the record of a new study, from the command line.
 
-    Raises ValueError where the file is wrong, or the folder is taken by another study.
+    Raises ValueError if the file is invalid or the folder is not empty.
     """
     flags = [f"study.{key}={value}" for key in ("trials", "hours", "seed") if (value := getattr(args, key)) is not None]
     file = read_study(args.space, args.set + flags)
     folder = args.out / file.study.name
-    # A lock and a journal alone are what a run leaves that was killed before it began.
+    # A run killed before its study started leaves only a lock and a journal.
     if not args.dry_run and folder.exists() and {p.name for p in folder.iterdir()} - {".lock", "optuna.journal"}:
         raise ValueError(
-            f"{folder}: this results folder is taken; go on with it by --resume {folder}, "
+            f"{folder}: this results folder is taken; continue it with --resume {folder}, "
             f"or choose another --out or --set study.name=..."
         )
     record = provenance.provenance([_command(), *sys.argv[1:]])
@@ -89,15 +92,15 @@ def new_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
 
 
 def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
-    """The study of a results folder, as `new_study`. Raises ValueError where there is none, or the flags change it."""
+    """The same for an existing results folder. Raises ValueError if it holds no study or the flags would change it."""
     folder = args.resume
     if not (folder / "optuna.journal").is_file() or not (folder / "study.yaml").is_file():
         raise ValueError(f"{folder}: no results folder of a study (study.yaml and optuna.journal are not both there)")
     if args.set or args.seed is not None:
-        raise ValueError("--resume: a study goes on as it began; only --trials and --hours may be given with it")
+        raise ValueError("--resume: only --trials and --hours can change; the rest of the study stays as it began")
     content = yaml.safe_load((folder / "study.yaml").read_text())
     if not isinstance(content, dict) or not isinstance(record := content.pop("record", None), dict):
-        raise ValueError(f"{folder / 'study.yaml'}: no study file that this command wrote")
+        raise ValueError(f"{folder / 'study.yaml'}: not written by this command")
     for key in ("trials", "hours"):
         if getattr(args, key) is not None:
             content["study"][key] = getattr(args, key)
@@ -107,7 +110,7 @@ def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
 
 
 def resume_command(folder: Path) -> str:
-    """What to type to go on with the study in `folder`."""
+    """The command that continues the study in `folder`."""
     return f"{_command()} --resume {folder}"
 
 

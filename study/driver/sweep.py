@@ -1,4 +1,4 @@
-"""A study from its baseline to its report."""
+"""Runs a study from the baseline to the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from study.driver.session import StudyRun, resume_command
 from study.results import files
 from study.results.handlers import TrialHandlers, TrialReport
 from study.results.live_view import LiveView
-from study.results.messages import describe
+from study.results.messages import row_line
 from study.results.monitor import TrialMonitor
 from study.results.recorder import TrialRecorder
 from study.training.epochs import Row
@@ -31,13 +31,13 @@ from study.trials.context import TrialContext
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# Of the baseline's card, what study.yaml does not repeat.
+# Keys of the baseline's card that are not copied to study.yaml.
 NOT_RECORDED = {"mean", "std", "class_names", "layers", "layer_scores", "sha256"}
 
 
 def run_study(run: StudyRun) -> int:
-    """Run a study to its end, or its deadline; the exit code: 0, or 1 where no trial was completed."""
-    from study.execution import cluster, remote  # Ray takes seconds to import: wrong input is refused without it
+    """Run a study to its end or deadline; returns the exit code: 0, or 1 if no trial was completed."""
+    from study.execution import cluster, remote  # slow to import; invalid input is refused before
 
     file, record = run.file, run.record
     files.write_study(run.folder, file.resolved(), record)
@@ -70,7 +70,7 @@ def _write_study(run: StudyRun, baseline: Baseline) -> None:
 
 
 def _run_scan(run: StudyRun, context: TrialContext) -> list[Row]:
-    """The rows of a sensitivity scan; what was scanned before is not run again."""
+    """Run a sensitivity scan, reusing cached results; returns its rows."""
     try:
         _write_study(run, context.baseline)
         _run_trials(run, context._replace(timed=False))
@@ -80,14 +80,13 @@ def _run_scan(run: StudyRun, context: TrialContext) -> list[Row]:
 
 
 def _run_trials(run: StudyRun, context: TrialContext) -> None:
-    """Run what is still to be run of a study, and record what it leaves."""
+    """Run the remaining trials of a study and record their results."""
     from study.execution import allotment, remote, tune
-    from study.execution import allotment as gpu_memory
 
     store, card, resources = run.store, context.baseline.card, run.file.resources
     allotted = allotment.allotment(resources, alone=context.timed)
-    if 0 < allotted.each["gpu"] < 1 and (memory := remote.on_device_alone(gpu_memory.trial_memory, context)):
-        gpu_memory.check_memory(allotted.each["gpu"], *memory)
+    if 0 < allotted.each["gpu"] < 1 and (memory := remote.on_device_alone(allotment.trial_memory, context)):
+        allotment.check_memory(allotted.each["gpu"], *memory)
     with LiveView(run.file.study.name, store.runs, allotted.at_once, run.dashboard, len(store.rows())) as view:
         recorder = TrialRecorder(run.folder, store, view, card, run.record["versions"])
 
@@ -99,8 +98,8 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
         curves = run.folder / "tensorboard" if run.options.tensorboard else None
         monitor = TrialMonitor(store, view, card, report, curves)
         disk = _DiskErrors()
-        keep = disk.keeping
-        handlers = TrialHandlers(keep(Agenda(run, recorder).ask), keep(report), keep(monitor.epoch))
+        wrap = disk.keeping
+        handlers = TrialHandlers(wrap(Agenda(run, recorder).ask), wrap(report), wrap(monitor.epoch))
         try:
             tune.run_trials(context, resources.cpus, allotted, handlers)
         except Exception:
@@ -112,13 +111,13 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
 
 
 class _DiskErrors:
-    """Keeps a callback's OSError to raise it again later; Ray turns exceptions into strings."""
+    """Keeps OSErrors of callbacks to raise them later, since Ray turns exceptions into strings."""
 
     def __init__(self) -> None:
         self.errors: list[OSError] = []
 
     def keeping(self, callback: Callable[P, T]) -> Callable[P, T]:
-        """`callback`, whose OSErrors are kept."""
+        """Wraps `callback` so that its OSErrors are kept."""
 
         def kept(*arguments: P.args, **named: P.kwargs) -> T:
             try:
@@ -131,7 +130,7 @@ class _DiskErrors:
 
 
 def _measure_front(run: StudyRun, baseline: Baseline, alone: Callable[..., Any]) -> None:
-    """Latencies of the saved networks, after the sweep: nothing else of ours runs on the device then."""
+    """Measure the latencies of saved networks, after all trials, when the study runs nothing else on the device."""
     _write_histograms(run, baseline)
     saved = sorted(
         p.name for p in (run.folder / "models").glob("*") if "latency_ms" not in run.store.records[p.name][0]
@@ -147,12 +146,12 @@ def _measure_front(run: StudyRun, baseline: Baseline, alone: Callable[..., Any])
 
 
 def _write_histograms(run: StudyRun, baseline: Baseline) -> None:
-    """How the weights of every saved network are distributed, beside the dense network's."""
+    """Write histograms of the weights of every saved network and of the dense network."""
     layers = [row["layer"] for row in baseline.card["layers"]]
-    for place in sorted(run.folder.glob("models/*")):
-        if not (place / "histograms.csv").exists():
-            network = arrays(models.load(place)[0])
-            files.write_rows(place / "histograms.csv", HISTOGRAM, histograms(layers, baseline.state, network))
+    for folder in sorted(run.folder.glob("models/*")):
+        if not (folder / "histograms.csv").exists():
+            network = arrays(models.load(folder)[0])
+            files.write_rows(folder / "histograms.csv", HISTOGRAM, histograms(layers, baseline.state, network))
 
 
 def _finish(run: StudyRun) -> int:
@@ -166,10 +165,10 @@ def _finish(run: StudyRun) -> int:
     )
     if left := run.store.runs - len(rows):
         print(
-            f"the time was up before {left} of {run.store.runs} trials; go on with: {resume_command(folder)} --hours H"
+            f"time limit: {left} of {run.store.runs} trials not run; continue with: {resume_command(folder)} --hours H"
         )
     if not states["complete"]:
-        errors = [describe(row) for row in rows][:3]
+        errors = [row_line(row) for row in rows][:3]
         print("error: no trial was completed. " + "; ".join(errors), file=sys.stderr)
         return 1
     return 0

@@ -1,15 +1,15 @@
-"""Trials on a cluster. The only place that knows Ray.
+"""Trials on a Ray cluster. The only package that imports Ray.
 
-Importing this package sets what Ray reads from the environment when it is itself imported.
+Importing it sets the environment variables that Ray reads when it is imported.
 """
 
 import os
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# A task without a GPU sees the GPUs there are, and no warning of it.
+# Tasks without a GPU request still see the GPUs, and Ray does not warn about it.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # they write each result three times over
-os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C comes to us
-os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # the trial store is what a study is resumed from
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # its default loggers write each result three times
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # tune.py handles Ctrl-C
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000000"  # studies resume from the trial store
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"

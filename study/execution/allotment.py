@@ -1,4 +1,4 @@
-"""What a trial gets of a cluster, and how many fit on its nodes and into the memory of its GPUs."""
+"""Resources of a trial, and how many trials fit on the cluster's nodes and into the memory of its GPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from study.trials.context import TrialContext
 
 
 class Allotment(NamedTuple):
-    """What one trial gets ({"cpu", "gpu"}), how many run at once, and how many devices there are to be alone on."""
+    """Resources of the trials.
+
+    Attributes:
+      each: {"cpu", "gpu"} of one trial.
+      at_once: trials that run in parallel.
+      devices: GPUs of the cluster, or nodes if it has none: trials that can each have a device to themselves.
+    """
 
     each: dict[str, float]
     at_once: int
@@ -22,15 +28,15 @@ class Allotment(NamedTuple):
 
 
 def allotment(resources: Resources, alone: bool = False) -> Allotment:
-    """What a trial gets of this cluster. `alone`: a whole node, since it measures latency.
+    """The resources of each trial on this cluster. `alone`: all CPUs of a node, for trials that measure latency.
 
-    What fits is counted node by node, and GPU by GPU: no trial is spread. Raises Refused if none could ever run.
+    Trials are counted per node and per GPU: none spans two. Raises Refused if no trial fits.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, gpus = ([node.get(what, 0.0) for node in nodes] for what in ("CPU", "GPU"))
+    cpus, gpus = ([node.get(name, 0.0) for node in nodes] for name in ("CPU", "GPU"))
     gpu = float(any(gpus)) if resources.gpus == "auto" else resources.gpus
     cpu = max(c for c, g in zip(cpus, gpus, strict=True) if bool(g) >= bool(gpu)) if alone else resources.cpus
-    fits = sum(_fits(c, g, cpu, gpu) for c, g in zip(cpus, gpus, strict=True))
+    fits = sum(_trials_on_node(c, g, cpu, gpu) for c, g in zip(cpus, gpus, strict=True))
     if fits < 1:
         raise Refused(
             f"resources: a trial asks for {cpu:g} CPUs and {gpu:g} GPUs; the nodes have "
@@ -40,16 +46,16 @@ def allotment(resources: Resources, alone: bool = False) -> Allotment:
     return Allotment({"cpu": cpu, "gpu": gpu}, wanted, int(sum(gpus)) or len(nodes))
 
 
-def _fits(cpus: float, gpus: float, cpu: float, gpu: float) -> int:
-    """How many trials fit on one node; a fraction of a GPU is one of a single one."""
-    by_cpu = int(cpus // cpu)
+def _trials_on_node(node_cpus: float, node_gpus: float, cpu: float, gpu: float) -> int:
+    """How many trials fit on one node; a trial with a fraction of a GPU does not span two GPUs."""
+    by_cpu = int(node_cpus // cpu)
     if not gpu:
         return by_cpu
-    return min(by_cpu, int(gpus // gpu) if gpu >= 1 else int(gpus) * math.floor(1 / gpu + 1e-9))
+    return min(by_cpu, int(node_gpus // gpu) if gpu >= 1 else int(node_gpus) * math.floor(1 / gpu + 1e-9))
 
 
 def check_memory(gpu: float, peak: int, total: int) -> None:
-    """Raise Refused if the trials that share a GPU of `total` bytes, `gpu` of it each, hold more at `peak` bytes."""
+    """Raise Refused if trials of `peak` bytes, each with the share `gpu` of a GPU, exceed its `total` bytes."""
     sharing = math.floor(1 / gpu + 1e-9)
     if peak * sharing > total:
         enough = math.ceil(100 / max(1, total // peak)) / 100
@@ -60,18 +66,19 @@ def check_memory(gpu: float, peak: int, total: int) -> None:
 
 
 def trial_memory(context: TrialContext, device: torch.device) -> tuple[int, int] | None:
-    """Bytes that a trial holds on `device` while it trains the dense network, and those the device has; CPU: None.
+    """Peak bytes of a trial on `device`, and the device's total bytes; None on a CPU.
 
-    A step at the baseline's batch size: images, weights, gradients, the optimiser's state, activations, CUDA's own.
+    Measured in one training step of the dense network at the baseline's batch size: images, weights, gradients,
+    optimiser state, activations and the CUDA context.
     """
     if device.type != "cuda":
         return None
     data = device_data.place(context.data, device)
     network = context.baseline.network(device)
-    optimizer = optimisers.OPTIMIZERS["adamw"](network.parameters(), 1e-6, 0.0)  # keeps the most
+    optimizer = optimisers.OPTIMIZERS["adamw"](network.parameters(), 1e-6, 0.0)  # the optimiser with the largest state
     section = context.section
     batches = device_data.endless_batches(data.images, data.train, section.batch_size, section.augment, 0)
     loop.train(network, batches, optimizer, [1e-6])
     free, total = torch.cuda.mem_get_info(device)
-    around = total - free - torch.cuda.memory_reserved(device)
-    return torch.cuda.max_memory_reserved(device) + around, total
+    outside_torch = total - free - torch.cuda.memory_reserved(device)
+    return torch.cuda.max_memory_reserved(device) + outside_torch, total

@@ -1,4 +1,4 @@
-"""A Ray cluster: joining it, and sending it the code."""
+"""Connects to a Ray cluster, or starts one, and sends it the code."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ _HOOK = f"{find_own_packages.__module__}.{find_own_packages.__name__}"  # run by
 
 @contextmanager
 def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
-    """A running Ray: the one at `address`, or one of this machine's own; gives the dashboard's address.
+    """Connects to the Ray cluster at `address`, or starts a local one; yields the dashboard's URL, or "".
 
-    A cluster is sent the code, the user's own modules included, so that its nodes need only what is installed. Raises
-    Refused if there is no cluster, or it is reached as a client, whose searcher would run far from its journal.
+    A remote cluster is sent the code, user modules included, so its nodes need only the installed packages.
+
+    Raises:
+      Refused: no cluster at `address`, or Ray Client (`ray://`), where the searcher would run far from its journal.
     """
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
     try:
         with tempfile.TemporaryDirectory(prefix="pruning-study-") as parcels:
-            joining = _joining(address, file, Path(parcels))
-            context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **joining)
+            arguments = _init_arguments(address, file, Path(parcels))
+            context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **arguments)
     except (ConnectionError, ValueError) as error:
         raise Refused(
-            f"--address {address}: no Ray cluster to be reached there: {error}; if it asks for a token (as those of "
-            f"`ray start` do where ~/.ray/auth_token is), set RAY_AUTH_MODE=token and have its token there"
+            f"--address {address}: cannot reach a Ray cluster there: {error}; if it needs a token (`ray start` does "
+            f"where ~/.ray/auth_token exists), set RAY_AUTH_MODE=token and put the token in that file"
         ) from None
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
@@ -46,7 +48,7 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
         ray.shutdown()
 
 
-def _joining(address: str | None, file: StudyFile, parcels: Path) -> dict[str, Any]:
+def _init_arguments(address: str | None, file: StudyFile, parcels: Path) -> dict[str, Any]:
     if ray_adapter.JOB_CONFIG in os.environ:  # submitted as a job, which has brought the code with it
         return {"address": address or "auto"}
     if address and address.startswith("ray://"):
@@ -81,7 +83,7 @@ def code(file: StudyFile, parcels: Path) -> list[str]:
     files = {place for place in places if place.endswith(".py")}
     modules = {place.split(".")[0] for place in places - files}
     ours = [str(ROOT / name) for name in PACKAGES]
-    theirs = sorted(place for place in map(_place, modules) if "site-packages" not in place)
+    theirs = sorted(place for place in map(_module_path, modules) if "site-packages" not in place)
     return ours + theirs + [_parcelled(place, parcels) for place in sorted(files)]
 
 
@@ -92,6 +94,6 @@ def _parcelled(place: str, parcels: Path) -> str:
     return str(folder)
 
 
-def _place(module: str) -> str:
-    found = importlib.import_module(module)
-    return str(next(iter(found.__path__))) if hasattr(found, "__path__") else str(found.__file__)
+def _module_path(name: str) -> str:
+    module = importlib.import_module(name)
+    return str(next(iter(module.__path__))) if hasattr(module, "__path__") else str(module.__file__)

@@ -1,6 +1,6 @@
-"""All that is used of Ray's private names, each with its reason and what would replace it.
+"""All uses of Ray's private API (Ray 2.60), each with the reason and the public API that would replace it.
 
-Ray 2.60. `tests/study/execution/test_ray_adapter.py` names each of them, so that an upgrade that lacks one is noticed.
+`tests/study/execution/test_ray_adapter.py` checks each of them, so that an incompatible upgrade is noticed.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import ray
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
-# Private: an environment variable that is set in a job submitted by `ray job submit`, which has brought the code with
-# it. Would be replaced by a public way to ask whether this process is such a job.
+# Private: an environment variable that is set in a job of `ray job submit`, which includes the code. Replaceable by a
+# public test whether this process is such a job.
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
-# Private: `ray._raylet.setproctitle`. Shows the current trial in the dashboard, where an actor that is reused keeps the
-# name of its first one. Would be replaced by an actor name that can change.
+# Private: `ray._raylet.setproctitle`. Shows the current trial in the dashboard, where a reused actor keeps the name of
+# its first trial. Replaceable by a mutable actor name.
 set_title: Callable[[str], None] = getattr(ray._raylet, "setproctitle", lambda title: None)
 
 _task_failed = RayActorManager._actor_task_failed
 
 
 def _task_failed_or_killed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-    """An actor that Ray killed for its memory counts as one that died.
+    """Treats an actor that Ray killed for lack of memory as a dead actor.
 
-    Tune stops a whole study for it, since it does not know this error as a way for actors to end. Private:
-    `RayActorManager._actor_task_failed`. Would be replaced by Tune treating OutOfMemoryError as it does RayActorError.
+    Otherwise Tune aborts the study, since it does not expect this error. Private:
+    `RayActorManager._actor_task_failed`. Unnecessary once Tune treats OutOfMemoryError like RayActorError.
     """
     if isinstance(exception, OutOfMemoryError):
         exception = RayActorError(error_msg=str(exception))

@@ -1,4 +1,4 @@
-"""Ray tasks for work that needs a node's device to itself: training the baseline, measuring latency and memory."""
+"""Ray tasks that need exclusive use of a node's device: training the baseline, measuring latency and memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from study.training.epochs import Row
 
 
 def make_baseline(section: BaselineSection, data: Data) -> Iterator[Row | Baseline]:
-    """Trains and measures the baseline as a Ray task, on all cores of a node (and a GPU where there is one).
+    """Trains and measures the baseline as a Ray task, on all cores of a node (and a GPU if available).
 
-    Yields a record per epoch, and at last the baseline; see `study.baseline.making.make`.
+    Yields a record per epoch, then the baseline; see `study.baseline.making.make`.
     """
-    cores, gpus = _largest()
+    cores, gpus = _largest_node()
 
     @ray.remote(num_cpus=cores, num_gpus=gpus, num_returns="streaming", max_retries=2)
     def task(section: BaselineSection, data: Data) -> Any:
@@ -36,30 +36,30 @@ def make_baseline(section: BaselineSection, data: Data) -> Iterator[Row | Baseli
 def on_device_alone(work: Callable[..., Any], *arguments: Any) -> Any:
     """Runs `work(*arguments, device)` as a Ray task with one thread on an otherwise idle node, and returns its result.
 
-    The task takes all cores of the node, and a GPU where there is one, which is then the device.
+    The task reserves all cores of the node, and a GPU if available, which is then the device.
     """
-    cores, gpus = _largest()
+    cores, gpus = _largest_node()
 
     @ray.remote(num_cpus=cores, num_gpus=gpus)
     def task(*arguments: Any) -> Any:
         torch.set_num_threads(1)
         return work(*arguments, device(gpus))
 
-    return ray.get(task.remote(*arguments))  # as arguments they may be large; captured by the function they may not
+    return ray.get(task.remote(*arguments))  # Ray limits the size of captured variables, not of arguments
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """Places an actor on the driver's own node: what is lost with that is lost with the study."""
+    """Places an actor on the driver's node, so that it is lost only if the driver is."""
     return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=True)
 
 
 def device(gpus: float) -> torch.device:
-    """The device of a trial or task that was given this much of a GPU."""
+    """The device of a trial or task with this share of a GPU (0: the CPU)."""
     return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
 
 
-def _largest() -> tuple[float, int]:
-    """CPUs and GPUs (one, or none) of the largest node; where there are GPUs, of those that have one."""
+def _largest_node() -> tuple[float, int]:
+    """CPUs and GPUs (0 or 1) of the node with the most CPUs, among nodes with a GPU if there are any."""
     nodes: Iterable[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus, cores = max((min(1, int(node.get("GPU", 0))), node.get("CPU", 1.0)) for node in nodes)
     return cores, gpus

@@ -11,7 +11,7 @@ import ray
 from study.execution.remote import on_this_node
 from study.trials.context import ScoreArrays
 
-LEASE_SECONDS = 300.0  # after which scores that a worker began to compute, and did not bring, are another's to compute
+LEASE_SECONDS = 300.0  # time a worker has to compute scores before another worker may
 
 
 class ScoreCacheActor:
@@ -22,33 +22,33 @@ class ScoreCacheActor:
 
     def __init__(self) -> None:
         self._leases: dict[str, float] = {}
-        self._kept: dict[str, list[ray.ObjectRef]] = {}
+        self._scores: dict[str, list[ray.ObjectRef]] = {}
 
     def claim(self, key: str) -> list[ray.ObjectRef] | bool:
-        """The scores under `key` (in a list: Ray would resolve a bare reference); or whether to compute them."""
-        if key in self._kept:
-            return self._kept[key]
+        """The cached scores (in a list, since Ray resolves a bare reference), or whether the caller computes them."""
+        if key in self._scores:
+            return self._scores[key]
         free = self._leases.get(key, 0) < time.monotonic()
         if free:
             self._leases[key] = time.monotonic() + LEASE_SECONDS
         return free
 
     def keep(self, key: str, scores: ScoreArrays | None) -> None:
-        """Cache what was computed; None: it could not be, the next caller may try."""
+        """Cache computed scores; None: the computation failed, and the next caller may try."""
         self._leases.pop(key, None)
         if scores is not None:
-            self._kept[key] = [ray.put(scores)]
+            self._scores[key] = [ray.put(scores)]
 
 
 class ClusterScoreStore:
-    """The score store of a cluster: each worker's handle to the one cache actor."""
+    """A worker's handle to the cluster's cache actor; see `study.trials.context.ScoreStore`."""
 
     def __init__(self) -> None:
-        placed: Any = ray.remote
-        self._actor = placed(num_cpus=0, scheduling_strategy=on_this_node())(ScoreCacheActor).remote()
+        remote: Any = ray.remote
+        self._actor = remote(num_cpus=0, scheduling_strategy=on_this_node())(ScoreCacheActor).remote()
 
     def __call__(self, key: str, compute: Callable[[], ScoreArrays]) -> ScoreArrays:
-        """The scores under `key`, computed here if nobody else has or is about to."""
+        """The scores under `key`, computed here unless they are cached or another worker computes them."""
         found: Any
         while not (found := ray.get(self._actor.claim.remote(key))):
             time.sleep(0.2)

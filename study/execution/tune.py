@@ -1,4 +1,4 @@
-"""Ray Tune: trials on reused actors, results to the driver, lost trials elsewhere."""
+"""Runs trials with Ray Tune: reused actors, results sent to the driver, lost trials run again on other workers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from study.trials.context import TrialContext
 
 
 def run_trials(context: TrialContext, threads: int, allotted: Allotment, handlers: TrialHandlers) -> None:
-    """Run what `handlers.ask` gives until it gives None.
+    """Run trials from `handlers.ask` until it returns None.
 
-    context: what the trials share.
-    threads: of each trial.
-    allotted: what each trial gets, and how many run at once.
-    handlers: the driver's side.
+    Trials that ran out of memory on a shared GPU run again after the others have ended, each alone on a device.
 
-    Trials that found the memory of a GPU too small beside others run once more when the others have ended, each alone
-    on its device.
+    Args:
+      context: shared by all trials.
+      threads: CPU threads of each trial.
+      allotted: resources of each trial, and how many run at once.
+      handlers: the driver's callbacks.
     """
     context = context._replace(score_store=ClusterScoreStore())
     each, at_once, devices = allotted
@@ -78,7 +78,7 @@ def _fit(
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets: raised inside one of Ray's callbacks alone, the exception would be lost."""
+    """An event that Ctrl-C sets, in addition to KeyboardInterrupt, which some of Ray's callbacks swallow."""
     interrupted = threading.Event()
 
     def interrupt(*signal_and_frame: object) -> None:

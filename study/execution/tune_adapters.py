@@ -1,4 +1,4 @@
-"""What Ray Tune calls in the driver: where trials come from, whether they go on, and where their results go."""
+"""Callbacks that Ray Tune runs in the driver: a searcher, a stopper and a listener for results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from study.training.epochs import Row
 from study.trials.rows import failed_row
 
 MAX_RETRIES = 2  # after losing a worker or node
-OUT_OF_MEMORY = "OutOfMemoryError"  # how the error of a row begins that a GPU was too small for
-LOW_ON_MEMORY = "running low on memory"  # what Ray says of a worker that it killed to save the others
+OUT_OF_MEMORY = "OutOfMemoryError"  # start of a row's error after running out of GPU memory
+LOW_ON_MEMORY = "running low on memory"  # part of Ray's error for a worker that it killed for lack of memory
 
 
 class _NeverPickled:
-    """Tune pickles searchers and callbacks to restore them, which it never does here: the trial store has it all."""
+    """Pickles as empty. Tune pickles searchers and callbacks to restore them; here the trial store does that."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -33,7 +33,10 @@ class _NeverPickled:
 class SearcherAdapter(_NeverPickled, Searcher):
     """Tune's searcher: every suggestion is a ticket of the study.
 
-    again: tickets to be run once more; short: those that shared a GPU and found its memory too small.
+    Attributes:
+      tickets: Tune's trial id -> ticket, of running trials.
+      again: tickets of lost trials, to run next.
+      short: tickets of trials that ran out of memory on a shared GPU.
     """
 
     def __init__(self, ask: Callable[[], Ticket | Literal["wait"] | None]) -> None:
@@ -44,38 +47,38 @@ class SearcherAdapter(_NeverPickled, Searcher):
         self.short: list[Ticket] = []
 
     def suggest(self, trial_id: str) -> Any:
-        """A ticket; None: nothing yet; FINISHED: nothing any more. trial_id: Tune's own."""
+        """The next ticket; None: wait; FINISHED: no more trials. trial_id: Tune's id."""
         ticket = self.again.popleft() if self.again else self._ask()
-        if not isinstance(ticket, Ticket):  # a trial that runs may yet have to run again
+        if not isinstance(ticket, Ticket):  # a running trial may be lost and have to run again
             waits = self.tickets or (ticket == WAIT and not self.short)
             return None if waits else Searcher.FINISHED
         self.tickets[trial_id] = ticket
         return {"ticket": list(ticket)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Tune's word that a trial has ended; of errors the result listener is told too."""
+        """Called by Tune when a trial ends; errors are left to the result listener."""
         if not error:
             self.over(trial_id)
 
     def over(self, trial_id: str) -> Ticket | None:
-        """The ticket of a trial that has ended, well or not; None if it had before, whatever its worker does now."""
+        """Remove an ended trial and return its ticket; None if it had ended before (its worker may still report)."""
         return self.tickets.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, see _NeverPickled."""
+        """Nothing to save, see _NeverPickled."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """See save."""
+        """Nothing to restore, see _NeverPickled."""
 
 
 class EarlyStoppingAdapter(_NeverPickled, tune.Stopper):
-    """Tune's stopper: asks the study after every epoch whether the trial goes on."""
+    """Tune's stopper: asks the study after every epoch whether the trial continues."""
 
     def __init__(self, searcher: SearcherAdapter, epoch: Callable[[Ticket, Row], bool]) -> None:
         self._searcher, self._epoch = searcher, epoch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether the trial is to be stopped."""
+        """Whether to stop the trial."""
         ticket = self._searcher.tickets.get(trial_id)
         if ticket is None or "epoch" not in result or self._epoch(ticket, result["epoch"]):
             return False
@@ -83,15 +86,18 @@ class EarlyStoppingAdapter(_NeverPickled, tune.Stopper):
         return True
 
     def stop_all(self) -> bool:
-        """Never: a study ends when there is nothing to ask."""
+        """Never: a study ends when the searcher has no more trials."""
         return False
 
 
 class ResultListener(_NeverPickled, tune.Callback):
-    """Tune's callback: hands the driver what workers bring, and runs lost trials again.
+    """Tune's callback: reports outcomes to the driver, and queues lost trials again.
 
-    searcher: where lost trials are queued again. report: takes in ended trials. interrupted: set by Ctrl-C. shares:
-    whether trials share a GPU, so that one short of memory is worth another run alone.
+    Args:
+      searcher: where lost trials are queued again.
+      report: called with each ended trial.
+      interrupted: set by Ctrl-C.
+      shares: whether trials may share a GPU, so that one out of memory is run again alone.
     """
 
     def __init__(
@@ -105,12 +111,12 @@ class ResultListener(_NeverPickled, tune.Callback):
         self._losses: Counter[str] = Counter()
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-        """Raise what Ctrl-C raised inside another callback, where it is lost."""
+        """Raise KeyboardInterrupt again if Ctrl-C was pressed inside a callback that swallowed it."""
         if self._interrupted.is_set():
             raise KeyboardInterrupt
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-        """Report an outcome; the network's reference is taken off Tune's copy of the result."""
+        """Report an outcome, and remove it from Tune's copy of the result. Args: see `tune.Callback`."""
         if "outcome" not in result or not (ticket := self._searcher.over(trial.trial_id)):
             return
         row, history, network, traceback = result.pop("outcome")
@@ -119,17 +125,17 @@ class ResultListener(_NeverPickled, tune.Callback):
             return
         try:
             self._report(TrialReport(ticket, row, history, lambda: ray.get(network), traceback))
-        except RayError as error:  # the node went down, and the network with it
+        except RayError as error:  # the node died, and the network with it
             self._lost(ticket, str(error))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A worker or its node died."""
+        """Handle the loss of a worker or its node."""
         if ticket := self._searcher.over(trial.trial_id):
             self._lost(ticket, _last_error(trial))
 
     def _lost(self, ticket: Ticket, error: str) -> None:
-        """Let a trial run again whose worker or node was lost; Tune itself would only once it had begun to run."""
-        low = LOW_ON_MEMORY in error  # it would need as much again
+        """Queue a lost trial again, or report it as failed. Tune retries only trials that had started."""
+        low = LOW_ON_MEMORY in error  # a retry would need as much memory
         self._losses[ticket.trial_id] += 1
         count = self._losses[ticket.trial_id]
         if count <= (1 if low else MAX_RETRIES):
@@ -141,5 +147,5 @@ class ResultListener(_NeverPickled, tune.Callback):
 
 
 def _last_error(trial: Any) -> str:
-    """What Tune wrote down of a trial's failure, without the line that says when."""
+    """Tune's error file of a trial, without its first line (the time)."""
     return Path(trial.error_file).read_text().partition("\n")[2] if trial.error_file else "for no reason given"

@@ -1,1 +1,1 @@
-"""The results folder and what a person watches: files, recording of trials, live view."""
+"""The results folder and progress output: files, recording of trials, monitoring, live view."""

@@ -1,4 +1,4 @@
-"""The results folder, projected from the trial store: every file is written whole, by rename."""
+"""Writes the results folder from the trial store; every file is replaced atomically, by rename."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from study.config.columns import COLUMNS, HISTORY, IMPORTANCE, LAYERS
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """A CSV of `columns`, in that order; what a row lacks is an empty cell."""
+    """Write a CSV with `columns` in this order; missing values are empty cells."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -25,20 +25,20 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
 
 
 def write_layers(path: Path, dense: list[dict[str, Any]], pruned: list[dict[str, Any]]) -> None:
-    """A CSV of what a network keeps of every layer, beside the dense network's; both as `cost.layer_costs`."""
+    """Write a CSV with the costs of every layer, dense and pruned; both as returned by `cost.layer_costs`."""
     rows = [{**{f"dense_{k}": v for k, v in a.items()}, **b} for a, b in zip(dense, pruned, strict=True)]
     write_rows(path, LAYERS, rows)
 
 
 def project(folder: Path, records: Mapping[str, tuple[Mapping[str, Any], list[dict[str, Any]]]]) -> None:
-    """trials.csv and history.csv from the store's records (trial_id -> row, history)."""
+    """Write trials.csv and history.csv from the store's records (trial_id -> row, history)."""
     ordered = [records[trial_id] for trial_id in sorted(records, key=lambda trial_id: (len(trial_id), trial_id))]
     write_rows(folder / "trials.csv", COLUMNS, (row for row, _ in ordered))
     write_rows(folder / "history.csv", HISTORY, (line for _, history in ordered for line in history))
 
 
 def write_importance(folder: Path, shares: Mapping[str, Mapping[str, float]]) -> None:
-    """importance.csv: how much each axis decides, for each objective and for the front; only if that is known."""
+    """Write importance.csv (objective -> axis -> share), unless there are no importances."""
     rows = [
         {"objective": objective, "axis": axis, "importance": share}
         for objective, of_axes in shares.items()
@@ -49,12 +49,13 @@ def write_importance(folder: Path, shares: Mapping[str, Mapping[str, float]]) ->
 
 
 class Projector:
-    """Projects at most once a second, and at most a twentieth of the time however long the study has grown."""
+    """Calls `project` at most once a second, and for at most a twentieth of the time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._next = folder, 0.0
 
     def __call__(self, records: Mapping[str, tuple[Mapping[str, Any], list[dict[str, Any]]]]) -> None:
+        """Write the files if they are due."""
         started = time.monotonic()
         if started >= self._next:
             project(self._folder, records)
@@ -62,6 +63,6 @@ class Projector:
 
 
 def write_study(folder: Path, resolved: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """study.yaml: the study file with every key written out, and the record of how it was run."""
+    """Write study.yaml: the resolved study file, and the record of how it was run."""
     content = {**resolved, "record": dict(record)}
     write_whole(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))

@@ -1,4 +1,4 @@
-"""What the driver of a study does for its trials, whoever runs them."""
+"""Interface between the driver and whatever runs the trials: callbacks and the report of an ended trial."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ WAIT: Literal["wait"] = "wait"
 
 
 class TrialReport(NamedTuple):
-    """What the driver gets of a trial that has ended.
+    """The result of an ended trial.
 
-    fetch: brings the network to the driver; None if there is none. traceback: of what the trial failed from.
+    Attributes:
+      ticket: of the trial.
+      row: of trials.csv.
+      history: a row of history.csv per epoch.
+      fetch: returns the network, transferring it to the driver; None if there is none.
+      traceback: of a failed trial.
     """
 
     ticket: Ticket
@@ -26,11 +31,12 @@ class TrialReport(NamedTuple):
 
 
 class TrialHandlers(NamedTuple):
-    """What is called while the trials of a study run.
+    """Callbacks of the driver while trials run.
 
-    ask: the next trial to run; WAIT: none before those that run now have ended; None: no further one.
-    report: takes in a trial that has ended.
-    epoch: takes in the latest epoch of a trial that runs, and says whether it goes on.
+    Attributes:
+      ask: returns the next trial; WAIT: none until a running trial ends; None: no more trials.
+      report: called with each ended trial.
+      epoch: called with each epoch of a running trial; returns whether the trial continues.
     """
 
     ask: Callable[[], Ticket | Literal["wait"] | None]

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one calm live view on a terminal, a plain line per event elsewhere."""
+"""Progress of a running study: a live view on a terminal, otherwise a plain line per ended trial."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from study.results.messages import describe, duration, recipe_line
+from study.results.messages import duration, recipe_line, row_line
 from study.training.epochs import epoch_line
 
-SHOWN = 8  # running trials, at most
+SHOWN = 8  # running trials listed, at most
 
 
 class LiveView:
-    """A context manager; its methods are told of what happens."""
+    """A context manager that shows progress; its methods are called on each event.
+
+    Args:
+      name: of the study.
+      total: search trials that the study asks for.
+      at_once: trials that run in parallel.
+      dashboard: URL of Ray's dashboard, or "".
+      finished: search trials finished before this run.
+    """
 
     def __init__(self, name: str, total: int, at_once: int, dashboard: str, finished: int = 0) -> None:
         self._console = Console(highlight=False)
         self._total, self._at_once, self._dashboard = total, at_once, dashboard
-        self._began, self._already = time.monotonic(), finished
+        self._started, self._done_before = time.monotonic(), finished
         self._done, self._failed, self._front, self._volume = finished, 0, 0, 0.0
         self._stopped = 0
         self._running: dict[str, str] = {}
@@ -48,21 +56,35 @@ class LiveView:
             self._live.stop()
 
     def epoch(self, trial_id: str, recipe: Mapping[str, Any], record: Mapping[str, Any], epochs: int) -> None:
-        """A trial that runs has come to the end of an epoch."""
+        """Show the latest epoch of a running trial.
+
+        Args:
+          trial_id: the trial.
+          recipe: axis -> value.
+          record: the epoch's row of history.csv.
+          epochs: of the whole trial.
+        """
         self._running[trial_id] = f"{trial_id}  {recipe_line(recipe)}  {epoch_line(record, epochs)}"
 
     def trial(self, row: dict[str, Any], front: int, hypervolume: float, *, search: bool) -> None:
-        """A trial has ended."""
+        """Show an ended trial.
+
+        Args:
+          row: of the trial.
+          front: size of the front.
+          hypervolume: of the front.
+          search: whether the trial is part of the search.
+        """
         self._done += search
         self._failed += row["state"] == "failed"
         self._stopped += row["state"] == "stopped"
         self._running.pop(row["trial_id"], None)
         self._front, self._volume = front, hypervolume
-        self._last = describe(row)
+        self._last = row_line(row)
         self._bar.update(self._task, completed=self._done)
         if not self._console.is_terminal:
-            place = f"{self._done}/{self._total}" if search else row["kind"]
-            print(f"trial {row['trial_id']} ({place}): {self._last}; front {front}, hv {hypervolume:.4f}", flush=True)
+            label = f"{self._done}/{self._total}" if search else row["kind"]
+            print(f"trial {row['trial_id']} ({label}): {self._last}; front {front}, hv {hypervolume:.4f}", flush=True)
 
     def _renderable(self) -> Group:
         table = Table.grid(padding=(0, 2))
@@ -70,7 +92,7 @@ class LiveView:
         stopped = [f"stopped early [bold]{self._stopped}[/]"] * bool(self._stopped)
         table.add_row(
             f"running [bold]{running}[/]", f"failed [bold]{self._failed}[/]", *stopped, f"front [bold]{self._front}[/]",
-            f"hypervolume [bold]{self._volume:.4f}[/]", f"left [bold]{self._left()}[/]",
+            f"hypervolume [bold]{self._volume:.4f}[/]", f"left [bold]{self._time_left()}[/]",
         )  # fmt: skip
         lines = [f"last: {self._last}" if self._last else "the first trials are running"]
         lines += list(self._running.values())[-SHOWN:]
@@ -78,9 +100,9 @@ class LiveView:
             lines.append(f"dashboard: {self._dashboard}  (token: ray get-auth-token)")
         return Group(self._bar, table, *(f"[dim]{line}[/]" for line in lines))
 
-    def _left(self) -> str:
-        fresh = self._done - self._already
-        if not fresh:
+    def _time_left(self) -> str:
+        done_now = self._done - self._done_before
+        if not done_now:
             return "?"
-        seconds = (time.monotonic() - self._began) / fresh * (self._total - self._done)
+        seconds = (time.monotonic() - self._started) / done_now * (self._total - self._done)
         return duration(seconds)

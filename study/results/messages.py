@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def describe(row: dict[str, Any]) -> str:
-    """A row in a line: its recipe in short, and what came of it."""
+def row_line(row: dict[str, Any]) -> str:
+    """A trial as one line: its recipe in short, and its result or error."""
     if row["state"] == "failed":
         return f"failed: {row['error']}"
-    found = f"sparsity {row['sparsity']:.3f}, accuracy {row['accuracy']:.4f} ({row['wall_seconds']:.1f} s)"
-    return f"{'stopped early: ' * (row['state'] == 'stopped')}{recipe_line(row)}, {found}"
+    result = f"sparsity {row['sparsity']:.3f}, accuracy {row['accuracy']:.4f} ({row['wall_seconds']:.1f} s)"
+    return f"{'stopped early: ' * (row['state'] == 'stopped')}{recipe_line(row)}, {result}"
 
 
 def recipe_line(recipe: Mapping[str, Any]) -> str:
-    """What prunes, in short."""
+    """A recipe in short: criterion, granularity, scope, schedule."""
     return " ".join(str(recipe[key]) for key in ("criterion", "granularity", "scope", "schedule") if key in recipe)
 
 

@@ -1,4 +1,4 @@
-"""Monitoring of running trials: their epochs are shown and drawn, and the hopeless are stopped."""
+"""Monitors running trials: shows their epochs, writes TensorBoard curves, stops trials early."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ CURVES = ("sparsity", "train_loss", "accuracy")
 
 
 class TrialMonitor:
-    """Watches the epochs of all running trials; one that is stopped early is reported at once.
+    """Handles the epochs of all running trials; reports trials that it stops early.
 
-    store: earlier trials, which early stopping compares with.
-    view: shown every epoch.
-    card: the baseline's.
-    report: takes in a trial that was stopped.
-    tensorboard: the folder for a curve per trial, or None.
+    Args:
+      store: trials of earlier processes, which early stopping compares with.
+      view: shows every epoch.
+      card: the baseline's.
+      report: called with each trial that is stopped.
+      tensorboard: folder for a curve per trial, or None.
     """
 
     def __init__(
@@ -41,43 +42,43 @@ class TrialMonitor:
         early = store.file.study.stop_early
         self._stopper = Stopper(early.min_epochs, early.reduction) if early else None
         if self._stopper:
-            told = ((trial_id, *store.records[trial_id]) for trial_id in store.told)
-            earlier = ((t, Recipe(**store.recipe(t)), history) for t, row, history in told if row["kind"] == "search")
+            finished = ((trial_id, *store.records[trial_id]) for trial_id in store.told)
+            earlier = ((t, Recipe(**store.recipe(t)), lines) for t, row, lines in finished if row["kind"] == "search")
             refill(self._stopper, earlier)
 
     def epoch(self, ticket: Ticket, record: Row) -> bool:
-        """Takes in a trial's latest epoch; whether the trial goes on. One that was lost begins again at its first."""
+        """Handle a trial's latest epoch; returns whether it continues. A lost trial restarts at epoch 1."""
         if record["epoch"] == 1:
             self._histories[ticket.trial_id] = []
         history = self._histories[ticket.trial_id]
         history.append(record)
         recipe = Recipe(**ticket.recipe)
         self._view.epoch(ticket.trial_id, ticket.recipe, record, recipe.epochs)
-        self._draw(ticket.trial_id, record)
-        if self._goes_on(ticket, recipe, record):
+        self._write_curves(ticket.trial_id, record)
+        if self._continues(ticket, recipe, record):
             return True
         self._report(TrialReport(ticket, stopped_row(recipe, ticket.seed, history, self._card), history))
         self.over(ticket)
         return False
 
     def over(self, ticket: Ticket) -> None:
-        """A trial has ended, or is to begin anew."""
+        """Forget a trial that has ended."""
         self._histories.pop(ticket.trial_id, None)
         if writer := self._writers.pop(ticket.trial_id, None):
             writer.close()
 
-    def _goes_on(self, ticket: Ticket, recipe: Recipe, record: Row) -> bool:
+    def _continues(self, ticket: Ticket, recipe: Recipe, record: Row) -> bool:
         if self._stopper is None or ticket.kind != "search":
             return True
         passed = after_last_cut(recipe, record["epoch"])
-        goes_on = self._stopper.continues(ticket.trial_id, passed, record["accuracy"], recipe.sparsity)
-        return goes_on or record["epoch"] == recipe.epochs  # then it is through, and only its measures are left
+        continues = self._stopper.continues(ticket.trial_id, passed, record["accuracy"], recipe.sparsity)
+        return continues or record["epoch"] == recipe.epochs  # after the last epoch, only measuring is left
 
-    def _draw(self, trial_id: str, record: Row) -> None:
+    def _write_curves(self, trial_id: str, record: Row) -> None:
         if self._tensorboard is None:
             return
         if trial_id not in self._writers:
-            from tensorboardX import SummaryWriter  # takes half a second: only where it is asked for
+            from tensorboardX import SummaryWriter  # takes half a second to import
 
             self._writers[trial_id] = SummaryWriter(str(self._tensorboard / trial_id))
         for name in CURVES:

@@ -1,4 +1,4 @@
-"""What it takes to run a study again: command, start, versions, git commit and hardware."""
+"""Provenance of a study, for study.yaml: command, start time, versions, git commit and hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ["torch", "torchvision", "ray", "optuna", "numpy", "pandas", "matplot
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
-    """Command, start, versions, git commit and hardware: what it takes to run the study again."""
+    """The schema version, command, start time, package versions, git commit and hardware."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -37,10 +37,10 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    where = Path(__file__).parent
+    folder = Path(__file__).parent
     try:
         return subprocess.check_output(
-            ["git", "-C", where, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL
+            ["git", "-C", folder, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL
         ).strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,1 +1,1 @@
-"""Optuna's samplers by name, and the one file that uses its private names."""
+"""Optuna's samplers by name, and an adapter for the private names of Optuna that are used."""

@@ -1,6 +1,6 @@
-"""All that is used of Optuna's private names, each with its reason and what would replace it.
+"""All uses of Optuna's private API (Optuna 5), each with the reason and the public API that would replace it.
 
-Optuna 5. `tests/study/samplers/test_optuna_adapter.py` names each, so that an upgrade that lacks one is noticed.
+`tests/study/samplers/test_optuna_adapter.py` checks each of them, so that an incompatible upgrade is noticed.
 """
 
 from __future__ import annotations
@@ -13,73 +13,73 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial
 
 
-def identity(trial: Trial | FrozenTrial) -> int:
-    """The storage's number of a trial, which differs from `trial.number` where a journal holds several studies.
+def storage_id(trial: Trial | FrozenTrial) -> int:
+    """The storage's id of a trial. It differs from `trial.number` where a journal holds several studies.
 
-    Private: `_trial_id`. Would be replaced by a public way to look one trial up by its number.
+    Private: `_trial_id`. Replaceable by a public lookup of one trial by its number.
     """
     return trial._trial_id
 
 
-def frozen(storage: BaseStorage, trial: Trial) -> FrozenTrial:
-    """A trial as it stands in the storage.
+def stored_trial(storage: BaseStorage, trial: Trial) -> FrozenTrial:
+    """The current state of a trial in the storage.
 
-    Private: `_trial_id`. `study.get_trials()[number]` is public, and walks all trials: at 10,000 of them that is the
-    largest part of what a trial costs the driver.
+    Private: `_trial_id`. The public `study.get_trials()[number]` visits all trials: with 10,000 of them this is the
+    largest part of the driver's time per trial.
     """
     return storage.get_trial(trial._trial_id)
 
 
-def numbered(storage: BaseStorage, study: optuna.Study, number: int) -> FrozenTrial:
-    """The trial of that number; private, and replaced, as in `frozen`."""
+def trial_by_number(storage: BaseStorage, study: optuna.Study, number: int) -> FrozenTrial:
+    """The trial with this number. Private: `_study_id`, for the same reason as in `stored_trial`."""
     return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
 
-def reopened(study: optuna.Study, trial: FrozenTrial) -> Trial:
-    """A trial that an earlier process had asked for, to be told.
+def reopen_trial(study: optuna.Study, trial: FrozenTrial) -> Trial:
+    """A trial that an earlier process asked for, as an object that this process can write attributes to and tell.
 
-    Private: `_trial_id`. `study.tell` takes a number too, but then attributes cannot be written first.
+    Private: `_trial_id`. `study.tell` also takes a number, but attributes must be written first.
     """
     return Trial(study, trial._trial_id)
 
 
-def drawn(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters of a trial, those included that were enqueued and not yet drawn when its process was killed.
+def trial_parameters(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters of a trial, including enqueued ones not yet suggested when its process was killed.
 
-    Private: the system attribute `fixed_params`. Would be replaced by a public view of what is enqueued.
+    Private: the system attribute `fixed_params`. Replaceable by a public view of enqueued parameters.
     """
     return trial.system_attrs.get("fixed_params", {}) | trial.params
 
 
 def write_violations(storage: BaseStorage, trial: Trial, violations: Sequence[float]) -> None:
-    """Tell Optuna by how much constraints are broken: at most 0 where they hold.
+    """Write by how much a trial violates each constraint; at most 0 where it holds.
 
-    Private: the system attribute `constraints`, a list, as versions before 5 wrote it. `Trial.set_constraint` writes
-    what Optuna's samplers read, and its dashboard (0.21) does not.
+    Private: the system attribute `constraints`, a list, as written by versions before 5. optuna-dashboard 0.21 does
+    not read what `Trial.set_constraint` writes.
     """
     if violations:
         storage.set_trial_system_attr(trial._trial_id, "constraints", list(violations))
 
 
 def nsga_parents(study: optuna.Study) -> list[int]:
-    """The trials that NSGA noted down as the parents of its latest generation; none for other samplers.
+    """Storage ids of the parents of NSGA's latest generation; empty for other samplers.
 
-    Private: study system attributes whose key holds ":parent:". Needed since samplers here see a window of trials only
-    (`samplers.Windowed`), from which parents may have dropped out.
+    Private: study system attributes with ":parent:" in their key. Samplers here see only a window of trials
+    (`windowed.Windowed`), which the parents may have left.
     """
-    notes = study._storage.get_study_system_attrs(study._study_id)
-    return next((notes[key] for key in reversed(notes) if ":parent:" in key), [])
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return next((attributes[key] for key in reversed(attributes) if ":parent:" in key), [])
 
 
-def seen(study: optuna.Study, identities: Sequence[int]) -> Any:
-    """The study as a sampler sees it of which only these trials are known."""
-    return _SeenStudy(study, [study._storage.get_trial(identity) for identity in identities])
+def restricted_study(study: optuna.Study, storage_ids: Sequence[int]) -> Any:
+    """A view of the study that shows a sampler only these trials."""
+    return _RestrictedStudy(study, [study._storage.get_trial(storage_id) for storage_id in storage_ids])
 
 
-class _SeenStudy:
-    """A study of which only these trials are seen.
+class _RestrictedStudy:
+    """A view of a study that holds only these trials.
 
-    Private: samplers call `study._get_trials`. Would be replaced by a sampler's own limit on its history.
+    Private: samplers call `study._get_trials`. Replaceable by a sampler option that limits its history.
     """
 
     def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
@@ -95,5 +95,5 @@ class _SeenStudy:
 
 
 def constraints(trial: FrozenTrial) -> Mapping[Any, float]:
-    """By how much a trial breaks each constraint, however it was written."""
+    """By how much a trial violates each constraint, in either format (`write_violations`, `Trial.set_constraint`)."""
     return trial.constraints

@@ -1,1 +1,1 @@
-"""The search: the queue and the store of all trials, an Optuna study on a journal, and early stopping."""
+"""The search: queue and store of all trials (an Optuna study on a journal), recovery and early stopping."""

@@ -1,8 +1,8 @@
 """Early stopping for several objectives: MO-ASHA with epsilon-net (Schmucker et al. 2021, arXiv:2106.12639).
 
-Trials are compared at rungs: after min_epochs * reduction^k fine-tuning epochs that follow the last cut. Before that
-cut a gradual trial has lost less than a one-shot one, and would win unfairly. At a rung a trial goes on if it is among
-the best 1/reduction of all that came by so far; nobody waits for the others.
+Trials are compared at rungs: min_epochs * reduction^k fine-tuning epochs after the last cut. Before it a gradual trial
+is pruned less than a one-shot trial and would have an unfair advantage. At a rung a trial continues if it is among the
+best 1/reduction of the trials that have reached the rung so far; it does not wait for others.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ import numpy.typing as npt
 from pruning.schedules import cut_points
 from study.config import Recipe
 
-LATEST = 1000  # trials remembered at a rung: what one costs does not grow with their number
+LATEST = 1000  # trials kept per rung, which bounds the time of a comparison
 
 
 class Stopper:
-    """The rungs of a study: `continues` says after every epoch of a trial whether it goes on.
+    """The rungs of a study: `continues` decides after every epoch of a trial whether it continues.
 
-    min_epochs: fine-tuning epochs after the last cut at the first rung, at least 1. reduction: of the trials at a rung
-    one in so many goes on, at least 2. Raises ValueError for less.
+    Args:
+      min_epochs: fine-tuning epochs after the last cut at the first rung; at least 1.
+      reduction: one in this many trials continues at a rung; at least 2.
+
+    Raises:
+      ValueError: a value is too small.
     """
 
     def __init__(self, min_epochs: int, reduction: int) -> None:
@@ -35,17 +39,22 @@ class Stopper:
         self._rungs: dict[int, dict[str, tuple[float, float]]] = {}  # epochs -> trial -> accuracy, sparsity
 
     def continues(self, trial_id: str, epochs_after_last_cut: int, accuracy: float, sparsity: float) -> bool:
-        """Whether a trial goes on after this epoch; at a rung it is remembered.
+        """Whether a trial continues after this epoch; at a rung, its result is stored.
 
-        accuracy: on validation, now; sparsity: the one the recipe asks for in the end (fractions, more is better).
-        The first `reduction - 1` trials at a rung go on; a trial whose accuracy is no number does not.
+        The first `reduction - 1` trials at a rung continue; a trial with a non-finite accuracy does not.
+
+        Args:
+          trial_id: the trial.
+          epochs_after_last_cut: see `after_last_cut`.
+          accuracy: current validation accuracy, a fraction; more is better.
+          sparsity: the recipe's final sparsity, a fraction; more is better.
         """
         if not self._is_rung(epochs_after_last_cut):
             return True
         if not math.isfinite(accuracy):
             return False
         rung = self._rungs.setdefault(epochs_after_last_cut, {})
-        rung.pop(trial_id, None)  # one that ran before, and was lost
+        rung.pop(trial_id, None)  # of an earlier attempt that was lost
         rung[trial_id] = (accuracy, sparsity)
         if len(rung) > LATEST:
             del rung[next(iter(rung))]
@@ -54,7 +63,7 @@ class Stopper:
         )
 
     def _is_rung(self, epochs: int) -> bool:
-        rung = self._min_epochs  # then times the reduction, and again
+        rung = self._min_epochs  # times reduction at each further rung
         while rung < epochs:
             rung *= self._reduction
         return rung == epochs
@@ -62,14 +71,14 @@ class Stopper:
 
 def _last_is_among_best(points: npt.NDArray[np.float64], count: int) -> bool:
     ranks = front_ranks(points)
-    better, peers = int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
-    if better + len(peers) <= count or better >= count:
+    better, tied = int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
+    if better + len(tied) <= count or better >= count:
         return better < count
-    return len(points) - 1 in peers[epsilon_net(points[peers], count - better)]
+    return len(points) - 1 in tied[epsilon_net(points[tied], count - better)]
 
 
 def front_ranks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-    """For `points` (n, m), finite, more being better: 0 on the front, 1 on the front of the others, and so on.
+    """Non-dominated ranks (n,) of finite `points` (n, m), more is better: 0 on the front, 1 on the next front, etc.
 
     Equal points have equal ranks. O(n log n) for two objectives (Jensen 2003, doi:10.1109/TEVC.2003.817234).
     """
@@ -77,10 +86,10 @@ def front_ranks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
 
 
 def epsilon_net(points: npt.NDArray[np.float64], count: int) -> list[int]:
-    """The indices of at most `count` of `points` (n, 2), each the farthest from those before it.
+    """Indices of at most `count` of `points` (n, 2), each the farthest from those already chosen.
 
-    Begins with the point of the largest first column, and measures each column in the span it has among the points;
-    of equally far points the first. Source: Salinas et al. 2021, arXiv:2106.12639, section 4.
+    Starts with the largest first column. Distances are Euclidean, with each column divided by its range; ties go to the
+    first point. Source: Schmucker et al. 2021, arXiv:2106.12639, section 4.
     """
     span = np.ptp(points, axis=0)
     scaled = points / np.where(span > 0, span, 1.0)
@@ -96,16 +105,16 @@ def epsilon_net(points: npt.NDArray[np.float64], count: int) -> list[int]:
 
 
 def after_last_cut(recipe: Recipe, epoch: int) -> int:
-    """Whole fine-tuning epochs that have passed since the last cut when `epoch` (from 1) is over; below 1: none.
+    """Whole fine-tuning epochs since the last cut, at the end of `epoch` (counted from 1); below 1: none.
 
-    Fine-tuning is spread evenly over the cuts, and each cut comes before its share.
+    Fine-tuning is spread evenly over the cuts; each cut precedes its share.
     """
     cuts = len(cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity))
     return math.floor(epoch - recipe.epochs * (cuts - 1) / cuts + 1e-9)
 
 
 def refill(stopper: Stopper, trials: Iterable[tuple[str, Recipe, Iterable[Mapping[str, Any]]]]) -> None:
-    """Let a stopper know what earlier trials reached: for each its id, its recipe and its history."""
+    """Replay finished trials (id, recipe, history) into a stopper, after a restart."""
     for trial_id, recipe, history in trials:
         for line in history:
             passed = after_last_cut(recipe, int(line["epoch"]))

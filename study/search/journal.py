@@ -1,4 +1,4 @@
-"""The journal's file: one process writes it, whole lines only, and what a killed one left half-written is mended."""
+"""The journal file: one process writes it, in whole lines; a line left partial by a killed process is removed."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from filelock import FileLock, Timeout
 from optuna.storages.journal import BaseJournalBackend
 
 
-def hold(folder: Path) -> FileLock:
-    """Hold the folder for this process until the lock is released; the system releases it however the process dies.
+def lock_folder(folder: Path) -> FileLock:
+    """Lock the results folder for this process; the operating system releases the lock when the process ends.
 
-    Raises ValueError where another process holds it.
+    Raises ValueError if another process has the lock.
     """
     path = folder / ".lock"
-    # Any thread may release it. A file system without locks is refused: a mere file would outlive its process.
+    # Any thread may release it. File systems without locks are refused: a plain lock file would outlive its process.
     lock = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         holder = path.read_text().strip()
         raise ValueError(f"{folder}: another run (process {holder}) is writing to this results folder") from None
-    with suppress(OSError):  # on a full disk the lock holds without a name in it
+    with suppress(OSError):  # on a full disk the lock works without the process id
         path.write_text(str(os.getpid()))
     return lock
 
 
 class Journal(BaseJournalBackend):
-    """A backend for Optuna's `JournalStorage`: the same file as its own, for the one process that holds the folder.
+    """A backend for Optuna's `JournalStorage`, in its file format, for the one process that locked the folder.
 
-    Optuna's takes a lock, opens the file twice and waits for the disk at every line, ten times in a trial; and a line
-    cut off by a full disk spoils the file. Here a line is written whole or not at all, what was just written is not
-    read again, and `sync` waits for the disk when it matters: a process that is killed loses nothing without it.
+    Optuna's own backend takes a lock, opens the file twice and calls fsync for every line, ten times per trial; and a
+    line cut off by a full disk corrupts the file. Here a line is written completely or not at all, lines just written
+    are not read again, and `sync` calls fsync. A killed process loses nothing even without `sync`.
     """
 
     def __init__(self, path: Path) -> None:
-        lines = _mended(path)
+        lines = _repair(path)
         self._path, self._file = path, path.open("ab", buffering=0)
         self._size = path.stat().st_size
-        self._from, self._new = lines, list[str]()  # the lines that may still be asked for, from this number on
+        self._from, self._new = lines, list[str]()  # recent lines kept in memory, starting at line number _from
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """The lines from this number on."""
-        if log_number_from < self._from:  # of an earlier process
+        """The lines starting at this number."""
+        if log_number_from < self._from:  # no longer in memory
             with self._path.open("rb") as file:
                 yield from (json.loads(line) for number, line in enumerate(file) if number >= log_number_from)
             return
@@ -56,7 +56,7 @@ class Journal(BaseJournalBackend):
         yield from map(json.loads, tuple(self._new))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines. Raises OSError (a full disk), and the file is then as it was before."""
+        """Write lines. Raises OSError (a full disk) and leaves the file as it was."""
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
         content = memoryview("".join(line + "\n" for line in lines).encode())
         end = self._size + len(content)
@@ -70,7 +70,7 @@ class Journal(BaseJournalBackend):
         self._new += lines
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk: from here on they outlive a power failure, too."""
+        """Wait until all lines are on disk, where they survive a power failure."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -78,11 +78,8 @@ class Journal(BaseJournalBackend):
         self._file.close()
 
 
-def _mended(path: Path) -> int:
-    """Cut off what a killed process left half-written, and a lock that Optuna's own backend may have left.
-
-    Returns the number of lines.
-    """
+def _repair(path: Path) -> int:
+    """Remove a partial last line, and a lock file that Optuna's own backend may have left; returns the line count."""
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
     content = path.read_bytes() if path.exists() else b""
     end = len(content)

@@ -1,4 +1,4 @@
-"""Recipes as Optuna suggests them: the sampler of a study file, and axes as they are asked."""
+"""Recipes suggested by Optuna: the sampler of a study file, and axes as Optuna parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from study.samplers.registry import DIRECTIONS, SAMPLERS
 
 
 def sampler(file: StudyFile, begun: int) -> samplers.BaseSampler:
-    """The sampler of a study file; `begun`: trials already asked for, so that a resumed one draws others."""
+    """The sampler of a study file. `begun`: trials asked for so far; it changes the seed of a resumed study."""
     seed = int(np.random.SeedSequence([file.study.seed, begun]).generate_state(1)[0]) if begun else file.study.seed
     if file.study.search != "optuna":
         return samplers.RandomSampler(seed=seed)
@@ -25,21 +25,21 @@ def sampler(file: StudyFile, begun: int) -> samplers.BaseSampler:
 
 
 def in_memory(file: StudyFile) -> optuna.Study:
-    """An Optuna study of a study file, kept nowhere: to try samplers on."""
+    """An Optuna study of a study file, in memory, to simulate searches with."""
     directions = [DIRECTIONS[direction] for direction in file.study.objectives.values()]
     return optuna.create_study(directions=directions, sampler=sampler(file, 0))
 
 
 def tell(study: optuna.Study, trial: Trial, values: Sequence[float] | None) -> None:
-    """Tell a study a trial's objectives; None: it was stopped before it had any."""
+    """Tell a study the objectives of a trial; None: the trial was stopped early."""
     study.tell(trial, values, state=TrialState.PRUNED if values is None else None)
 
 
 def draw(trial: Trial, axes: spaces.Axes, sampler: str) -> dict[str, Any]:
-    """The recipe that a trial is to run.
+    """Suggests the recipe of a trial.
 
-    Only TPE groups axes by their conditions. The other samplers model what every trial has: they are asked for the
-    inactive axes too, which the recipe then leaves out.
+    Only TPE groups conditional axes. The other samplers model only parameters that every trial has, so they are asked
+    for inactive axes too, which the recipe then omits.
     """
     for key, axis in axes.items() if sampler != "tpe" else ():
         if axis.choices is None or len(axis.choices) > 1:
@@ -48,7 +48,7 @@ def draw(trial: Trial, axes: spaces.Axes, sampler: str) -> dict[str, Any]:
 
 
 def recipe(params: Mapping[str, Any], axes: spaces.Axes) -> dict[str, Any]:
-    """The recipe that a trial ran, from its parameters. Raises KeyError if it had not drawn them all."""
+    """The recipe of a trial from its parameters. Raises KeyError if one of its axes has none."""
 
     def chosen(key: str, axis: spaces.Axis) -> Any:
         if axis.choices is None:

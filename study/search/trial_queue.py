@@ -1,4 +1,4 @@
-"""The queue of trials: what is to run next, in the search and after it."""
+"""The queue of trials: the next trial of the search, and of the controls and confirmations after it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Known = Callable[[Row], tuple[Row, list[Row]] | None]  # a recipe -> its row and
 
 
 class TrialQueue:
-    """Asks for the next trial of the study in `folder`; a trial that is told to the `store` is done.
+    """Returns the next trial of the study in `folder`; finished trials are told to its `store`.
 
-    What an earlier process left open is recovered first. `known` is asked before a recipe of the search is handed out:
-    the row it gives is told at once, and nothing is run. Raises as `TrialStore`.
+    Open trials of an earlier process are recovered first. If `known` returns a row for a recipe of the search, that row
+    is recorded at once and nothing runs. Raises as `TrialStore`, and ValueError if the journal is another study's.
     """
 
     def __init__(self, folder: Path, file: StudyFile, known: Known = lambda recipe: None) -> None:
@@ -41,20 +41,20 @@ class TrialQueue:
         self._search = self.store.search
         try:
             self.store.check_identity()
-            self._jobs = recover(self.store)  # controls and confirmations that are done or running
+            self._jobs = recover(self.store)  # keys of controls and confirmations that finished or run
         except BaseException:
             self.store.close()
             raise
         trials = self._search.get_trials(deepcopy=False)
-        self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)  # enqueued and not yet asked for
-        # Recipes that the search has begun: repeats for further seeds and re-runs do not count.
+        self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)  # enqueued, not yet asked for
+        # Recipes started by the search, without further seeds and runs after a loss.
         self._begun = sum(_is_fresh(trial) for trial in trials if trial.state != TrialState.WAITING)
-        self._first: dict[str, str] = {}  # a recipe, as text -> the first trial that completed it
-        self._looked = 0  # at how many of the store's told trials, for _first
+        self._first_complete: dict[str, str] = {}  # recipe as JSON -> id of its first complete trial
+        self._indexed = 0  # of the store's told trials, how many are in _first_complete
         self._search.sampler = suggestions.sampler(file, len(trials))
 
     def ask(self) -> Ticket | None:
-        """The next trial of the search; None when no further one is to be started."""
+        """The next trial of the search, or None if no further one is to start."""
         while self.store.finished + self.store.running < self.store.runs:
             self._enqueue_fixed()
             trial = self._search.ask()
@@ -65,7 +65,7 @@ class TrialQueue:
             ticket = self.store.open(trial, "search", recipe)
             try:
                 Recipe(**recipe)
-            except ValueError as error:  # a combination that only the whole recipe shows to be wrong
+            except ValueError as error:  # an invalid combination of axes
                 self.store.tell(ticket, failed_row(recipe, str(error)), [])
                 continue
             if not (found := self._stored(recipe) or self._known(recipe)):
@@ -75,37 +75,37 @@ class TrialQueue:
         return None
 
     def ask_control(self, control: str, recipe: Row, confirms: str | None = None) -> Ticket | None:
-        """A trial outside the search, which the sampler never hears of; None if it has had its run."""
-        return self._ask_aside("control", recipe, {"control": control, "confirms": confirms})
+        """A control trial, outside the search and hidden from the sampler; None if it finished or runs."""
+        return self._ask_extra("control", recipe, {"control": control, "confirms": confirms})
 
     def ask_scratch(self, front: Iterable[Row]) -> Ticket | None:
-        """The next cut network of the front (rows of the search) to be trained from scratch; None if all have been.
+        """The next cut network of the front (rows of the search) to train from scratch, or None.
 
-        Source of the control: Liu et al. 2019, arXiv:1810.05270.
+        Source: Liu et al. 2019, arXiv:1810.05270.
         """
         cut = (row["trial_id"] for row in front if row["granularity"] == "channel" and not row.get("repeats"))
         tickets = (self.ask_control("scratch", self.store.recipe(trial_id), trial_id) for trial_id in cut)
         return next(filter(None, tickets), None)
 
     def ask_confirm(self, front: Iterable[Row]) -> Ticket | None:
-        """The next run of a recipe of the front (rows of the search) with a further seed; None if all have theirs."""
+        """The next run of a recipe of the front (rows of the search) with a further seed, or None."""
         for trial_id in (row["trial_id"] for row in front if not row.get("repeats")):
             for copy in range(self.file.study.confirm_seeds):
-                what = {"confirms": trial_id, "copy": copy}
-                if ticket := self._ask_aside("confirm", self.store.recipe(trial_id), what):
+                attributes = {"confirms": trial_id, "copy": copy}
+                if ticket := self._ask_extra("confirm", self.store.recipe(trial_id), attributes):
                     return ticket
         return None
 
-    def _ask_aside(self, kind: str, recipe: Row, what: Mapping[str, Any]) -> Ticket | None:
-        """A trial that is no part of the search; None if it is done, or running."""
-        job = _text([kind, what])
+    def _ask_extra(self, kind: str, recipe: Row, attributes: Mapping[str, Any]) -> Ticket | None:
+        """A control or confirmation; None if it finished or runs."""
+        job = _json([kind, attributes])
         if job in self._jobs:
             return None
         self._jobs.add(job)
-        numbers = (what.get("copy", 0), *([] if what["confirms"] is None else [int(what["confirms"])]))
+        confirmed = [] if attributes["confirms"] is None else [int(attributes["confirms"])]
         trial = self.store.studies[kind].ask()
-        seed = trial_seed(self.file.study.seed, kind, *numbers)
-        trial.set_user_attr("aside", {**what, "job": job, "recipe": recipe, "seed": seed})
+        seed = trial_seed(self.file.study.seed, kind, attributes.get("copy", 0), *confirmed)
+        trial.set_user_attr("aside", {**attributes, "job": job, "recipe": recipe, "seed": seed})
         return self.store.open(trial, kind, recipe)
 
     def _enqueue_fixed(self) -> None:
@@ -114,7 +114,7 @@ class TrialQueue:
             self._waiting += 1
 
     def _enqueue_copy(self, trial: Trial) -> None:
-        """Let a recipe run again, as often as the study has seeds."""
+        """Enqueue the recipe once more while runs with further seeds are due (`study.seeds`)."""
         copies = trial.user_attrs.get("copies", self.file.study.seeds - 1)
         if copies:
             attrs = {"copies": copies - 1, "copy": True, "of": trial.number}
@@ -122,20 +122,20 @@ class TrialQueue:
             self._waiting += 1
 
     def _stored(self, recipe: Row) -> tuple[Row, list[Row]] | None:
-        """The first complete run of a recipe, where the study reuses results."""
+        """Row and history of the first complete run of a recipe, if the study reuses results (`repeats: stored`)."""
         if self.file.study.repeats != "stored":
             return None
-        for trial_id in self.store.told[self._looked :]:
+        for trial_id in self.store.told[self._indexed :]:
             row = self.store.records[trial_id][0]
             if row["kind"] == "search" and row["state"] == "complete" and "repeats" not in row:
-                self._first.setdefault(_text(self.store.recipe(trial_id)), trial_id)
-        self._looked = len(self.store.told)
-        return self.store.records.get(self._first.get(_text(recipe), ""))
+                self._first_complete.setdefault(_json(self.store.recipe(trial_id)), trial_id)
+        self._indexed = len(self.store.told)
+        return self.store.records.get(self._first_complete.get(_json(recipe), ""))
 
 
 def _is_fresh(trial: Trial | FrozenTrial) -> bool:
     return "copy" not in trial.user_attrs
 
 
-def _text(value: Any) -> str:
+def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)

@@ -1,8 +1,8 @@
-"""The store of a study's trials: an Optuna study on a journal, and nothing beside it.
+"""The store of a study's trials: Optuna studies on one journal, the only record of the study.
 
-Each trial's whole row and history stand among its attributes, so everything else can be made anew from it. A trial is
-written in three steps - asked (RUNNING), recorded, told - and can be taken up after each of them. Nothing here looks at
-all trials once the study runs: what a trial costs does not grow with their number.
+Each trial's row and history are among its attributes, so all other files can be rebuilt from the journal. A trial is
+written in three steps - asked (RUNNING), recorded, told - and can be recovered after each. While the study runs,
+nothing here visits all trials, so the time per trial does not grow with their number.
 """
 
 from __future__ import annotations
@@ -21,17 +21,24 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from study.config import StudyFile
 from study.samplers import optuna_adapter, registry
 from study.search import importance, suggestions
-from study.search.journal import Journal, hold
+from study.search.journal import Journal, lock_folder
 from study.training.epochs import Row
 
-KINDS = {"search": "", "control": "c", "confirm": "k"}  # of trials, and how their ids begin
-LOST = "lost with its driver"  # how the error begins of a trial that its driver never came to report
+KINDS = {"search": "", "control": "c", "confirm": "k"}  # of trials -> prefix of their ids
+LOST = "lost with its driver"  # start of the error of a trial whose driver was killed
 
 
 class Ticket(NamedTuple):
-    """A trial to be run.
+    """A trial to run.
 
-    control: of which control; confirms: the trial it runs again with another seed, or from scratch; plan: of that one.
+    Attributes:
+      trial_id: unique in the study; starts with the prefix of its kind.
+      kind: of KINDS.
+      recipe: axis -> value.
+      seed: of the trial.
+      control: the name of the control (`dense`, `scratch`), if it is one.
+      confirms: the trial that it repeats with another seed, or trains from scratch.
+      plan: the channel plan of that trial, for training from scratch.
     """
 
     trial_id: str
@@ -44,17 +51,21 @@ class Ticket(NamedTuple):
 
 
 class TrialStore:
-    """The trials of the study in `folder`, which survive the process.
+    """The trials of the study in `folder`, persistent across processes.
 
-    records: trial_id -> its row and history, of all finished trials. told: their ids, in the order they finished.
-    studies: the Optuna study of each kind of trial. Raises ValueError where another process holds the folder, or its
-    journal is of another study file; OSError where the journal cannot be written (a full disk: what is in it stays
-    good).
+    Attributes:
+      records: trial_id -> row and history, of all finished trials.
+      told: ids of finished trials, in the order they finished.
+      studies: kind of trial -> Optuna study.
+
+    Raises:
+      ValueError: another process has the folder locked.
+      OSError: the journal cannot be written (a full disk); its content stays valid.
     """
 
     def __init__(self, folder: Path, file: StudyFile) -> None:
         self.file = file
-        self._lock = hold(folder)
+        self._lock = lock_folder(folder)
         self._journal = Journal(folder / "optuna.journal")
         self._storage = JournalStorage(self._journal)
         self.studies = {"search": self._study(""), "control": self._study("-controls")}
@@ -63,8 +74,8 @@ class TrialStore:
         self.search = self.studies["search"]
         self.records: dict[str, tuple[Row, list[Row]]] = {}
         self.told: list[str] = []
-        self.finished = 0  # trials of the search, of those told
-        self.running = 0  # trials of the search, of those open: until it is 0 the front may change
+        self.finished = 0  # search trials that are told
+        self.running = 0  # search trials that are open; until it is 0 the front may change
         self._open: dict[str, Trial] = {}
 
     def _study(self, suffix: str) -> optuna.Study:
@@ -76,42 +87,42 @@ class TrialStore:
             sampler=optuna.samplers.RandomSampler(),
             load_if_exists=True,
         )
-        if study.metric_names is None:  # what optuna-dashboard writes on its axes
+        if study.metric_names is None:  # shown by optuna-dashboard
             study.set_metric_names(list(self.file.study.objectives))
         return study
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Close the journal and unlock the folder."""
         self._journal.close()
         self._lock.release()
 
     def rows(self, kind: str = "search") -> list[Row]:
-        """The rows of all finished trials of a kind, in the order of their ids."""
+        """The rows of all finished trials of a kind, ordered by id."""
         return [self.records[key][0] for key in in_order(self.records) if self.records[key][0]["kind"] == kind]
 
     @property
     def runs(self) -> int:
-        """Search trials to be finished in all."""
+        """Search trials that the study asks for."""
         return self.file.trials * self.file.study.seeds
 
     def recipe(self, trial_id: str) -> Row:
-        """What a trial of the search was asked to run."""
-        trial = optuna_adapter.numbered(self._storage, self.search, int(trial_id))
+        """The recipe of a search trial."""
+        trial = optuna_adapter.trial_by_number(self._storage, self.search, int(trial_id))
         return suggestions.recipe(trial.params, self.file.axes)
 
     def open(self, trial: Trial, kind: str, recipe: Row) -> Ticket:
-        """The ticket of a trial that was asked for and is about to run."""
+        """Registers a trial as running and returns its ticket."""
         trial_id = f"{KINDS[kind]}{trial.number:04d}"
-        aside = trial.user_attrs.get("aside", {})
-        seed = aside.get("seed", trial.user_attrs.get("seed"))
+        extra = trial.user_attrs.get("aside", {})
+        seed = extra.get("seed", trial.user_attrs.get("seed"))
         if seed is None:
             seed = trial_seed(self.file.study.seed, kind, trial.number)
         self._open[trial_id] = trial
         self.running += kind == "search"
-        return Ticket(trial_id, kind, recipe, seed, aside.get("control"), aside.get("confirms"))
+        return Ticket(trial_id, kind, recipe, seed, extra.get("control"), extra.get("confirms"))
 
     def tell(self, ticket: Ticket, row: Row, history: list[Row]) -> None:
-        """Write a finished trial down; on return it outlives whatever happens. Raises OSError on a full disk."""
+        """Record a finished trial; it is on disk when this returns. Raises OSError on a full disk."""
         trial = self._open[ticket.trial_id]
         row = {**row, "trial_id": ticket.trial_id, "kind": ticket.kind, "seed": ticket.seed}
         row |= {"schedule": ticket.control or row.get("schedule"), "confirms": ticket.confirms}
@@ -120,12 +131,12 @@ class TrialStore:
         trial.set_user_attr("record", {"row": row, "history": history})
         self.conclude(trial, row)
         self._journal.sync()
-        self.take_up(optuna_adapter.frozen(self._storage, trial))
+        self.take_up(optuna_adapter.stored_trial(self._storage, trial))
         del self._open[ticket.trial_id]
         self.running -= ticket.kind == "search"
 
     def take_up(self, trial: FrozenTrial) -> None:
-        """Take up a recorded trial, of this process or of an earlier one, among the finished ones."""
+        """Add a recorded trial, of this process or an earlier one, to `records` and `told`."""
         record = trial.user_attrs["record"]
         record["row"] = row = _shared_keys(record["row"])
         record["history"] = history = [_shared_keys(line) for line in record["history"]]
@@ -134,7 +145,7 @@ class TrialStore:
         self.finished += row["kind"] == "search"
 
     def conclude(self, trial: Trial, row: Row) -> None:
-        """Tell Optuna. What a recipe itself made fail is told as infeasible, so that samplers keep away from it."""
+        """Tell Optuna. A failure caused by the recipe is told as infeasible, so that samplers avoid it."""
         study = self.studies[row["kind"]]
         if row["state"] == "complete":
             optuna_adapter.write_violations(self._storage, trial, list(self._violations(row).values()))
@@ -147,27 +158,28 @@ class TrialStore:
             study.tell(trial, state=TrialState.PRUNED)
 
     def measured(self, trial_id: str, columns: Row) -> None:
-        """Add what was measured after the trial had ended, which Optuna lets nobody write among its attributes."""
+        """Add columns measured after the trial ended, as study attributes: those of a finished trial are read-only."""
         self.search.set_user_attr(f"measured:{trial_id}", columns)
         self.records[trial_id][0].update(columns)
 
     def importance(self) -> dict[str, dict[str, float]]:
-        """How much each axis decides, for each objective and for the front; see `search.importance`."""
+        """Importance of each axis for each objective and for the front; see `search.importance`."""
         return importance.importance(self.search, list(self.file.study.objectives), self.file.axes)
 
     def check_identity(self) -> None:
-        """Raise ValueError where the journal is of another study file; how long to search may have changed."""
-        mine = self.file.resolved()
+        """Raise ValueError if the journal belongs to another study file; `trials` and `hours` may differ."""
+        current = self.file.resolved()
         for key in ("trials", "hours"):
-            mine["study"].pop(key)
-        theirs = self.search.user_attrs.get("file")
-        if theirs is None:
-            self.search.set_user_attr("file", mine)
-        elif theirs != json.loads(json.dumps(mine)):
-            raise ValueError("study.yaml was changed after the study began: " + "; ".join(_differences(theirs, mine)))
+            current["study"].pop(key)
+        stored = self.search.user_attrs.get("file")
+        if stored is None:
+            self.search.set_user_attr("file", current)
+        elif stored != json.loads(json.dumps(current)):
+            differences = "; ".join(_differences(stored, current))
+            raise ValueError(f"study.yaml was changed after the study began: {differences}")
 
     def _violations(self, row: Row) -> dict[str, float]:
-        """By how much each constraint is broken; at most 0 where it holds."""
+        """By how much each constraint is violated; at most 0 where it holds."""
         if row["state"] != "complete":
             return {}
         return {
@@ -177,17 +189,17 @@ class TrialStore:
 
 
 def in_order(trial_ids: Iterable[str]) -> list[str]:
-    """Trials in the order of their ids, the ten-thousandth after the ninth."""
+    """Trial ids in numeric order: 10000 comes after 9999."""
     return sorted(trial_ids, key=lambda trial_id: (len(trial_id), trial_id))
 
 
 def trial_seed(study_seed: int, kind: str, *numbers: int) -> int:
-    """The seed of a trial, from the study's, its kind and its number (of a further run: that of the first, too)."""
+    """The seed of a trial. numbers: its number; or, of a control or confirmation, its copy and the confirmed trial."""
     return int(np.random.SeedSequence([study_seed, list(KINDS).index(kind), *numbers]).generate_state(1)[0])
 
 
 def _shared_keys(line: Row) -> Row:
-    """The same, with one string for each column however many rows have it: a third of a study's memory."""
+    """The row with interned column names, which saves a third of a study's memory."""
     return {sys.intern(key): value for key, value in line.items()}
 
 

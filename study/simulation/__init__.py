@@ -1,1 +1,1 @@
-"""Searches tried out on recorded trials, in simulated time."""
+"""Simulates searches on recorded trials, in simulated time."""

@@ -1,4 +1,4 @@
-"""A results folder as a stand-in for training."""
+"""Recorded trials of a results folder, which replace training in a simulation."""
 
 from __future__ import annotations
 
@@ -10,75 +10,82 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import results_folder as frame
+from analysis import results_folder
 from analysis.statistics import pareto
 from study.config import axes as spaces
 from study.config import parse
 
-Record = dict[str, Any]
+RecipeDict = dict[str, Any]  # axis -> value
 
 
-class Run(NamedTuple):
-    """A recorded trial: its objectives, its seconds, and after each epoch the seconds so far and the accuracy."""
+class RecordedTrial(NamedTuple):
+    """A recorded trial.
 
-    recipe: Record
+    Attributes:
+      recipe: axis -> value.
+      values: of the objectives.
+      seconds: duration of the whole trial.
+      epochs: per epoch, the seconds since the trial's start and the accuracy.
+    """
+
+    recipe: RecipeDict
     values: tuple[float, ...]
     seconds: float
     epochs: list[tuple[float, float]]
 
 
 class Recorded:
-    """The complete search trials of a results folder. Raises ValueError where there are none."""
+    """The complete search trials of a results folder. Raises ValueError if there are none."""
 
     def __init__(self, folder: Path) -> None:
-        found = frame.read(folder)
-        self.file = parse(found.study, str(folder / "study.yaml"))
+        results = results_folder.read(folder)
+        self.file = parse(results.study, str(folder / "study.yaml"))
         self.axes = self.file.axes
-        rows = found.trials[(found.trials.kind == "search") & (found.trials.state == "complete")]
+        rows = results.trials[(results.trials.kind == "search") & (results.trials.state == "complete")]
         rows = rows.dropna(subset=list(self.file.study.objectives))
-        history = dict(tuple(found.history.groupby("trial_id")))
+        history = dict(tuple(results.history.groupby("trial_id")))
         self.runs = [self._run(row, history) for row in rows.to_dict("records")]
         if not self.runs:
-            raise ValueError(f"{folder}: no complete trial to stand in for others")
-        self._points = np.array([self._point(run.recipe) for run in self.runs])
-        self._choice = np.array([axis.choices is not None for axis in self.axes.values()])
-        worst = [0.0 if way == "max" else max(column) for way, column in zip(*self._columns(), strict=True)]
+            raise ValueError(f"{folder}: no complete trial to simulate with")
+        self._points = np.array([self._coordinates(run.recipe) for run in self.runs])
+        self._is_choice = np.array([axis.choices is not None for axis in self.axes.values()])
+        worst = [0.0 if direction == "max" else max(column) for direction, column in zip(*self._columns(), strict=True)]
         self.reference, self.directions = worst, list(self.file.study.objectives.values())
 
     def _columns(self) -> tuple[list[str], list[tuple[float, ...]]]:
         return list(self.file.study.objectives.values()), list(zip(*(run.values for run in self.runs), strict=True))
 
-    def _run(self, row: Mapping[Any, Any], history: Mapping[Any, Any]) -> Run:
+    def _run(self, row: Mapping[Any, Any], history: Mapping[Any, Any]) -> RecordedTrial:
         columns = {key: None if pd.isna(value) else value for key, value in row.items()}
         columns |= {"sparsity": row["requested_sparsity"], "protect": (columns["protect"] or "").split()}
-        # What a trial takes beside its epochs (scores, the last evaluation) is taken as spent before them.
+        # Time outside the epochs (scores, final evaluation) counts as spent before the first epoch.
         lines, before = history.get(row["trial_id"]), row["wall_seconds"] - row["train_seconds"]
         epochs = [] if lines is None else zip(before + lines.seconds.cumsum(), lines.accuracy, strict=True)
-        return Run(
+        return RecordedTrial(
             spaces.draw(self.axes, lambda key, axis: columns[key]),
             tuple(float(row[name]) for name in self.file.study.objectives),
             float(row["wall_seconds"]),
             [(float(seconds), float(accuracy)) for seconds, accuracy in epochs],
         )
 
-    def _point(self, recipe: Mapping[str, Any]) -> list[float]:
-        return [_place(axis, recipe[key]) if key in recipe else math.nan for key, axis in self.axes.items()]
+    def _coordinates(self, recipe: Mapping[str, Any]) -> list[float]:
+        return [_axis_position(axis, recipe[key]) if key in recipe else math.nan for key, axis in self.axes.items()]
 
     def nearest(self, recipe: Mapping[str, Any]) -> int:
-        """The number of the recorded run nearest to a recipe; the first of several."""
-        point = np.array(self._point(recipe))
-        apart = np.abs(self._points - point)
-        apart = np.where(self._choice, apart > 0, apart).astype(float)
+        """The index of the recorded trial nearest to a recipe; ties go to the first."""
+        point = np.array(self._coordinates(recipe))
+        distances = np.abs(self._points - point)
+        distances = np.where(self._is_choice, distances > 0, distances).astype(float)
         only_one = np.isnan(self._points) != np.isnan(point)
-        return int(np.argmin(np.where(only_one, 1.0, np.nan_to_num(apart)).sum(axis=1)))
+        return int(np.argmin(np.where(only_one, 1.0, np.nan_to_num(distances)).sum(axis=1)))
 
     def volume(self, runs: set[int]) -> float:
-        """The hypervolume of these runs."""
+        """The hypervolume of the recorded trials with these indices."""
         return pareto.hypervolume([self.runs[run].values for run in runs], self.directions, self.reference)
 
 
-def _place(axis: spaces.Axis, value: Any) -> float:
-    """Where a value lies on its axis: the number of the choice, or the share of the range."""
+def _axis_position(axis: spaces.Axis, value: Any) -> float:
+    """The coordinate of a value on its axis: the index of a choice, or the position in the range as a fraction."""
     if axis.choices is not None:
         return float([spaces.label(choice) for choice in axis.choices].index(spaces.label(value)))
     scale: Callable[[float], float] = math.log if axis.log else float

@@ -1,4 +1,4 @@
-"""Searchers to be replayed: Optuna's samplers, random draws and a grid."""
+"""Searchers for simulation: Optuna's samplers, random search and a grid."""
 
 from __future__ import annotations
 
@@ -11,53 +11,56 @@ from study.config import StudyFile
 from study.config import axes as spaces
 from study.samplers import registry
 from study.search import suggestions
-from study.simulation.recorded import Record
+from study.simulation.recorded import RecipeDict
 
-LISTED = ("random", "grid")  # searchers that learn nothing
-LEVELS = 5  # of a range without step, in a grid
+UNINFORMED = ("random", "grid")  # searchers that ignore results
+LEVELS = 5  # grid values of a range without a step
 
 
 def searchers() -> tuple[str, ...]:
     """The names of all searchers."""
-    return (*registry.SAMPLERS, *LISTED)
+    return (*registry.SAMPLERS, *UNINFORMED)
 
 
-class _Model:
-    """A searcher of Optuna's."""
+class OptunaSearcher:
+    """A searcher with one of Optuna's samplers, on a study in memory."""
 
     def __init__(self, file: StudyFile, name: str, seed: int) -> None:
-        changed = {"search": "optuna", "sampler": name, "seed": seed, "start_with": ()}
+        changes = {"search": "optuna", "sampler": name, "seed": seed, "start_with": ()}
         self._axes, self._name = file.axes, name
-        self._study = suggestions.in_memory(file.model_copy(update={"study": file.study.model_copy(update=changed)}))
+        self._study = suggestions.in_memory(file.model_copy(update={"study": file.study.model_copy(update=changes)}))
 
-    def ask(self) -> tuple[Any, Record]:
+    def ask(self) -> tuple[Any, RecipeDict]:
+        """A new trial and its recipe."""
         trial = self._study.ask()
         return trial, suggestions.draw(trial, self._axes, self._name)
 
     def tell(self, trial: Any, values: tuple[float, ...] | None) -> None:
+        """Tell the objectives of a trial; None: it was stopped early."""
         suggestions.tell(self._study, trial, values)
 
 
-class _List:
-    """A searcher that learns nothing: recipes drawn at random, or those of a grid in random order, over and over."""
+class UninformedSearcher:
+    """A searcher that ignores results: random recipes, or the points of a grid in random order, repeated."""
 
     def __init__(self, file: StudyFile, name: str, seed: int) -> None:
         self._recipes = _grid(file.axes, seed) if name == "grid" else _random(file.axes, seed)
 
-    def ask(self) -> tuple[Any, Record]:
+    def ask(self) -> tuple[Any, RecipeDict]:
+        """None in place of a trial, and the next recipe."""
         return None, next(self._recipes)
 
     def tell(self, trial: Any, values: tuple[float, ...] | None) -> None:
-        """Nothing is learned."""
+        """Ignored."""
 
 
-def _random(axes: spaces.Axes, seed: int) -> Iterator[Record]:
+def _random(axes: spaces.Axes, seed: int) -> Iterator[RecipeDict]:
     pick = spaces.picker(seed)
     while True:
         yield spaces.draw(axes, pick)
 
 
-def _grid(axes: spaces.Axes, seed: int) -> Iterator[Record]:
+def _grid(axes: spaces.Axes, seed: int) -> Iterator[RecipeDict]:
     finite = {key: axis if axis.values() else axis.model_copy(update=_levels(axis)) for key, axis in axes.items()}
     points = list(spaces.grid(finite))
     generator = np.random.default_rng(seed)
@@ -66,7 +69,7 @@ def _grid(axes: spaces.Axes, seed: int) -> Iterator[Record]:
             yield points[number]
 
 
-def _levels(axis: spaces.Axis) -> Record:
+def _levels(axis: spaces.Axis) -> RecipeDict:
     space = np.geomspace if axis.log else np.linspace
     kind = int if isinstance(axis.low, int) else float
     levels = space(axis.low or 0.0, axis.high or 0.0, LEVELS)

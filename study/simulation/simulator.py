@@ -1,4 +1,4 @@
-"""A search in simulated time, on recorded trials."""
+"""Simulates a search on recorded trials, in simulated time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import numpy.typing as npt
 
 from study.config import Recipe
 from study.search.early_stopping import Stopper, after_last_cut
-from study.simulation.recorded import Recorded, Run
-from study.simulation.searchers import LISTED, _List, _Model, searchers
+from study.simulation.recorded import Recorded, RecordedTrial
+from study.simulation.searchers import UNINFORMED, OptunaSearcher, UninformedSearcher, searchers
 
 
-class Course(NamedTuple):
-    """How a replayed search went: after each ended trial the seconds of training spent in all, and the hypervolume.
+class SimulatedSearch(NamedTuple):
+    """The result of a simulated search.
 
-    makespan: simulated seconds from the first trial's start to the last one's end. idle: share of the workers' time,
-    until the last trial was handed out, that they waited for the driver. driver: measured seconds a trial took here.
+    Attributes:
+      compute: after each ended trial, the total seconds of training so far.
+      volume: after each ended trial, the hypervolume.
+      stopped: number of trials stopped early.
+      makespan: simulated seconds from the start to the end of the last trial.
+      idle: fraction of the workers' time spent waiting for the driver, until the last trial started.
+      driver: measured seconds per trial in the driver, on this machine.
     """
 
     compute: npt.NDArray[np.float64]
@@ -32,7 +37,7 @@ class Course(NamedTuple):
     driver: float
 
     def at(self, compute: float) -> float:
-        """The hypervolume when so many seconds had been spent."""
+        """The hypervolume after this many seconds of training."""
         reached = int(np.searchsorted(self.compute, compute, side="right"))
         return float(self.volume[reached - 1]) if reached else 0.0
 
@@ -47,70 +52,81 @@ def replay(
     stopper: Stopper | None = None,
     workers: int = 1,
     overhead: float = 0.0,
-) -> Course:
-    """Search until so many trials are handed out, or so many seconds of training are spent in ended trials.
+) -> SimulatedSearch:
+    """Simulate a search until its budget of trials or training time is spent.
 
-    Raises ValueError for an unknown searcher.
+    Args:
+      recorded: recorded trials, which replace training.
+      searcher: its name, see `searchers`.
+      seed: of the searcher.
+      trials: maximum number of trials to start.
+      compute: seconds of training in ended trials after which no trial starts.
+      stopper: for early stopping, or None.
+      workers: trials that run in parallel.
+      overhead: seconds per trial of the driver, in addition to the measured time of the searcher.
+
+    Raises:
+      ValueError: unknown searcher.
     """
     if searcher not in searchers():
         raise ValueError(f"unknown sampler {searcher!r}; choices: {', '.join(searchers())}")
-    source = (_List if searcher in LISTED else _Model)(recorded.file, searcher, seed)
-    queue = [(0.0, worker) for worker in range(workers)]  # when something happens at which worker
-    running: dict[int, _Trial] = {}
+    search = (UninformedSearcher if searcher in UNINFORMED else OptunaSearcher)(recorded.file, searcher, seed)
+    queue = [(0.0, worker) for worker in range(workers)]  # (time of the worker's next event, worker)
+    running: dict[int, _RunningTrial] = {}
     done: set[int] = set()
-    course: list[tuple[float, float]] = []
+    curve: list[tuple[float, float]] = []  # compute and hypervolume after each ended trial
     spent = volume = makespan = driver_free = waited = measured = 0.0
-    handed = stops = 0
+    started = stops = 0
     while queue:
         now, worker = heapq.heappop(queue)
-        began = time.perf_counter()
+        clock = time.perf_counter()
         if worker in running:
             trial = running[worker]
             try:
-                heapq.heappush(queue, (trial.started + next(trial.story), worker))
+                heapq.heappush(queue, (trial.started + next(trial.events), worker))
                 continue
             except StopIteration as end:
                 stopped = bool(end.value)
             del running[worker]
-            source.tell(trial.handle, None if stopped else recorded.runs[trial.run].values)
+            search.tell(trial.handle, None if stopped else recorded.runs[trial.run].values)
             spent, makespan, stops = spent + now - trial.started, now, stops + stopped
             if not stopped and trial.run not in done:
                 done.add(trial.run)
                 volume = recorded.volume(done)
-            course.append((spent, volume))
-        if handed < trials and spent < compute:
-            handle, recipe = source.ask()
+            curve.append((spent, volume))
+        if started < trials and spent < compute:
+            handle, recipe = search.ask()
             run = recorded.nearest(recipe)
-            story = _story(recorded.runs[run], str(handed), stopper)
-            took = time.perf_counter() - began
+            events = _events(recorded.runs[run], str(started), stopper)
+            took = time.perf_counter() - clock
             measured += took
             driver_free = max(now, driver_free) + took + overhead
             waited += driver_free - now
-            running[worker] = _Trial(handle, run, driver_free, story)
-            heapq.heappush(queue, (driver_free + next(story), worker))
-            handed += 1
-    columns = np.array(course).T
+            running[worker] = _RunningTrial(handle, run, driver_free, events)
+            heapq.heappush(queue, (driver_free + next(events), worker))
+            started += 1
+    columns = np.array(curve).T
     idle = waited / (driver_free * workers) if driver_free else 0.0
-    return Course(columns[0], columns[1], stops, makespan, min(idle, 1.0), measured / max(1, handed))
+    return SimulatedSearch(columns[0], columns[1], stops, makespan, min(idle, 1.0), measured / max(1, started))
 
 
-class _Trial(NamedTuple):
-    """A trial on a worker: the searcher's name for it, the run that stands in for it, its start, what is to come."""
+class _RunningTrial(NamedTuple):
+    """A trial on a worker: the searcher's handle, index of the recorded trial, start time, its further events."""
 
     handle: Any
     run: int
     started: float
-    story: Generator[float, None, bool]
+    events: Generator[float, None, bool]
 
 
-def _story(run: Run, trial_id: str, stopper: Stopper | None) -> Generator[float, None, bool]:
-    """The seconds after its start at which something happens to a trial; returns whether it was stopped."""
+def _events(run: RecordedTrial, trial_id: str, stopper: Stopper | None) -> Generator[float, None, bool]:
+    """Yields the times of a trial's events (epochs, end) in seconds after its start; returns whether it was stopped."""
     if stopper:
         recipe = Recipe(**run.recipe)
         for epoch, (seconds, accuracy) in enumerate(run.epochs, start=1):
             yield seconds
-            goes_on = stopper.continues(trial_id, after_last_cut(recipe, epoch), accuracy, recipe.sparsity)
-            if not goes_on and epoch < len(run.epochs):
+            continues = stopper.continues(trial_id, after_last_cut(recipe, epoch), accuracy, recipe.sparsity)
+            if not continues and epoch < len(run.epochs):
                 return True
     yield run.seconds
     return False

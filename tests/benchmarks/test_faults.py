@@ -1,10 +1,10 @@
-"""Drivers killed over and over: a short run of benchmarks/faults.py."""
+"""Drivers killed repeatedly: a short run of benchmarks/faults.py."""
 
-from benchmarks.faults import batter
+from benchmarks.faults import kill_drivers
 
 
 def test_no_finished_trial_is_lost_and_none_runs_twice(tmp_path):
-    found = batter(tmp_path, kills=12, trials=40, seed=1)
+    found = kill_drivers(tmp_path, kills=12, trials=40, seed=1)
     assert found.pop("kills") >= 6  # of 12; a driver that comes to its end sooner is killed less often
     assert found.pop("finished") + found.pop("given_up") == 80
     assert set(found.values()) == {0}, found

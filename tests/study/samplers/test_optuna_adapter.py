@@ -68,7 +68,7 @@ def test_trials_and_studies_carry_the_storages_numbers(study, adapter):
     need(hasattr(BaseStorage, "get_trial_id_from_study_id_trial_number"), "get_trial_id_from_study_id_trial_number")
     frozen = study.get_trials()[0]
     need(getattr(frozen, "_trial_id", None) == trial._trial_id, "_trial_id")
-    need(adapter.identity(frozen) == adapter.identity(trial) == trial._trial_id, "_trial_id")
+    need(adapter.storage_id(frozen) == adapter.storage_id(trial) == trial._trial_id, "_trial_id")
 
 
 def test_a_trial_is_looked_up_without_walking_all_of_them(adapter):
@@ -77,15 +77,15 @@ def test_a_trial_is_looked_up_without_walking_all_of_them(adapter):
     first.ask()
     trials = [study.ask() for _ in range(3)]
     for trial in trials:
-        need(adapter.frozen(storage, trial).number == trial.number, "_trial_id")
-        found = adapter.numbered(storage, study, trial.number)
+        need(adapter.stored_trial(storage, trial).number == trial.number, "_trial_id")
+        found = adapter.trial_by_number(storage, study, trial.number)
         need(found.number == trial.number, "get_trial_id_from_study_id_trial_number")
-        need(adapter.identity(found) == adapter.identity(trial) != trial.number, "_study_id")
+        need(adapter.storage_id(found) == adapter.storage_id(trial) != trial.number, "_study_id")
 
 
 def test_a_trial_of_an_earlier_process_is_written_to_and_then_told(study, adapter):
     value_of(study.ask())
-    again = adapter.reopened(study, study.get_trials()[0])
+    again = adapter.reopen_trial(study, study.get_trials()[0])
     need(isinstance(again, Trial), "_trial_id")
     again.set_user_attr("record", {"row": 1})
     study.tell(again, [0.5, 0.5])
@@ -103,7 +103,7 @@ def test_what_was_enqueued_is_known_before_it_is_drawn(study, adapter):
     need(hasattr(frozen, "system_attrs"), "system_attrs")
     need(frozen.params == {} and frozen.system_attrs.get("fixed_params") == {"x": 0.25, "y": 3}, "fixed_params")
     value_of(trial)
-    need(adapter.drawn(study.get_trials()[0]) == {"x": 0.25, "y": 3}, "fixed_params")
+    need(adapter.trial_parameters(study.get_trials()[0]) == {"x": 0.25, "y": 3}, "fixed_params")
 
 
 def test_constraints_reach_samplers_and_the_dashboard(study, adapter):
@@ -142,16 +142,16 @@ def test_samplers_ask_the_study_that_they_are_shown_for_its_trials(name, adapter
 
     need(callable(getattr(optuna.Study, "_get_trials", None)), "_get_trials")
     asked = []
-    shown = adapter._SeenStudy._get_trials
+    shown = adapter._RestrictedStudy._get_trials
 
     def spied(self, *arguments, **named):
         found = shown(self, *arguments, **named)
         asked.append(len(found))
         return found
 
-    monkeypatch.setattr(adapter._SeenStudy, "_get_trials", spied)
-    monkeypatch.setattr(adapter._SeenStudy, "get_trials", spied)
-    monkeypatch.setattr(registry, "HISTORY", 5)
+    monkeypatch.setattr(adapter._RestrictedStudy, "_get_trials", spied)
+    monkeypatch.setattr(adapter._RestrictedStudy, "get_trials", spied)
+    monkeypatch.setattr(registry, "WINDOW", 5)
     monkeypatch.setattr(registry, "STARTUP", 2)
     monkeypatch.setattr(registry, "POPULATION", 3)
     study = optuna.create_study(directions=["maximize", "maximize"], sampler=registry.SAMPLERS[name](0, 0))
@@ -167,8 +167,8 @@ def test_a_window_answers_as_optunas_own_study_does(study, adapter):
     for state in (TrialState.COMPLETE, TrialState.PRUNED):
         study.tell(study.ask(), [1, 1] if state == TrialState.COMPLETE else None, state=state)
     study.ask()
-    everything = [adapter.identity(trial) for trial in study.get_trials()]
-    seen = adapter.seen(study, everything)
+    everything = [adapter.storage_id(trial) for trial in study.get_trials()]
+    seen = adapter.restricted_study(study, everything)
     for states in (None, (TrialState.COMPLETE,), (TrialState.RUNNING, TrialState.PRUNED)):
         own = study._get_trials(deepcopy=False, states=states, use_cache=False)
         theirs = seen._get_trials(deepcopy=False, states=states, use_cache=True)

@@ -140,4 +140,4 @@ def test_a_window_sees_the_parents_of_nsga_however_old():
     parents = optuna_adapter.nsga_parents(study)
     assert len(parents) == registry.POPULATION
     assert min(parents) < min(window._latest)
-    assert set(parents) <= {optuna_adapter.identity(trial) for trial in window._seen(study).get_trials()}
+    assert set(parents) <= {optuna_adapter.storage_id(trial) for trial in window._seen(study).get_trials()}

@@ -11,7 +11,7 @@ from study.config.columns import COLUMNS, HISTORY
 from study.results.files import write_rows, write_study
 from study.search.early_stopping import Stopper
 from study.simulation import simulator
-from study.simulation.recorded import Recorded, _place
+from study.simulation.recorded import Recorded, _axis_position
 
 SPACE = {
     "criterion": ["magnitude_l1", "random"],
@@ -75,8 +75,8 @@ def test_the_nearest_recipe_by_hand(recorded, asked, nearest):
 
 
 def test_values_of_a_log_axis_are_near_by_their_ratio(recorded):
-    assert _place(recorded.axes["finetune_lr"], 0.01) == pytest.approx(0.5)
-    assert _place(recorded.axes["sparsity"], 0.2) == pytest.approx(0.25)
+    assert _axis_position(recorded.axes["finetune_lr"], 0.01) == pytest.approx(0.5)
+    assert _axis_position(recorded.axes["sparsity"], 0.2) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("searcher", ["random", "grid", "tpe", "nsga2"])
