@@ -159,11 +159,11 @@ def test_trials_that_share_a_gpu_must_fit_in_its_memory():
 def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch, tmp_path):
     file = parse({"study": {"name": "x"}}, "here")
     with pytest.raises(Refused, match="does not run through Ray Client; run the command on the head node"):
-        cluster._joining("ray://head:10001", file, tmp_path)
-    sent = cluster._joining("head:6379", file, tmp_path)["runtime_env"]
+        cluster._init_arguments("ray://head:10001", file, tmp_path)
+    sent = cluster._init_arguments("head:6379", file, tmp_path)["runtime_env"]
     assert sent == {"py_modules": cluster.code(file, tmp_path)}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert cluster._joining(None, file, tmp_path) == {"address": "auto"}
+    assert cluster._init_arguments(None, file, tmp_path) == {"address": "auto"}
 
 
 def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(monkeypatch, tmp_path):
@@ -200,7 +200,7 @@ def test_workers_are_told_of_our_packages_where_others_of_their_names_are(monkey
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "theirs")
-    joining = cluster._joining(None, parse({"study": {"name": "x"}}, "here"), tmp_path)
+    joining = cluster._init_arguments(None, parse({"study": {"name": "x"}}, "here"), tmp_path)
     told = {} if own else {"worker_process_setup_hook": "study.find_own_packages"}
     assert joining["runtime_env"] == told
     assert os.environ["PYTHONPATH"] == os.pathsep.join([str(ROOT), "theirs"])
