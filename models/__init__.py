@@ -1,4 +1,4 @@
-"""Networks by name, and networks on disk."""
+"""Build networks by name; save, load and export them."""
 
 from models.saved import load, save
 from models.zoo import MODELS, build, imported
