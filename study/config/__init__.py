@@ -1,4 +1,4 @@
-"""The study file: its sections, the recipe, and the space of recipes, as validated, frozen models."""
+"""The study file as validated, frozen models: its sections, the recipe and the space of recipes."""
 
 from study.config.fields import Refused
 from study.config.recipe import EACH, Recipe
