@@ -16,7 +16,7 @@ import numpy as np
 
 from study.search.early_stopping import Stopper
 from study.simulation.recorded import Recorded
-from study.simulation.searchers import SEARCHERS
+from study.simulation.searchers import searchers as all_searchers
 from study.simulation.simulator import Course, replay
 
 SHARES = (0.25, 0.5, 1.0)
@@ -65,9 +65,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--sampler", action="append", choices=SEARCHERS, default=[])
+    parser.add_argument("--sampler", action="append", choices=all_searchers(), default=[])
     args = parser.parse_args()
-    searchers = args.sampler or list(SEARCHERS)
+    searchers = args.sampler or list(all_searchers())
     stops: list[tuple[int, int] | None] = [None, (1, 2), (1, 3)]
     print("\n".join(compare(Recorded(args.folder), searchers, args.trials, args.seeds, stops, args.workers)))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.files import write_whole
 from models.zoo import build
 
 CARD = {"model": str, "num_classes": int, "in_shape": list, "class_names": list, "mean": list, "std": list}
@@ -51,9 +51,8 @@ def save(
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files["card.json"] = _to_json(folder / "card.json", {**card, "sha256": hashes})
     _check_card(folder / "card.json", json.loads(files["card.json"]))
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        _write(folder / name, content)
+        write_whole(folder / name, content)
     if plan is None:
         (folder / "plan.json").unlink(missing_ok=True)  # left over from a network saved here before
 
@@ -139,12 +138,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -102,7 +102,7 @@ def _data(folder: Path, args: argparse.Namespace) -> Data:
     dataset = args.dataset or card.get("dataset")
     if dataset is None:
         raise ValueError(f"{folder}: its card names no data set; give --dataset, one of {', '.join(sources.DATASETS)}")
-    size = card["in_shape"][1] if dataset == "imagefolder" else None
+    size = card["in_shape"][1] if dataset in (card.get("dataset"), "imagefolder") else None  # as it was trained on
     return splits.load(dataset, data_dir=args.data_dir, image_size=size)
 
 

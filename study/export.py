@@ -16,7 +16,6 @@ import argparse
 import importlib.util
 import json
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 import models
 from analysis import results_folder as frame
 from analysis.figures import fronts
+from models.files import replacing
 from models.formats import FORMATS, About, Format, Run
 from pruning.measure.latency import measure_latency
 from study.baseline import making
@@ -83,15 +83,11 @@ def export(network: nn.Module, form: Format, path: Path, images: device_data.Ima
     Raises RuntimeError where the file gives another top-1 class on any image of `rows`, or what is no number, and
     whatever torch raises for a network that it cannot export.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with replacing(path) as temporary:
         form.write(network, _example(images, 2), about, temporary)
         found = compare(network, form.open(temporary), images, rows)
         if found.differ or not math.isfinite(found.difference):
             raise RuntimeError(f"the {form.engine} is not the network: {found}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return f"{form.engine} against PyTorch: {found}"
 
 
@@ -114,11 +110,18 @@ def latencies(networks: Mapping[str, nn.Module], form: Format, images: device_da
 
 
 class _Running(nn.Module):
-    """A file as a module, for `measure_latency`; `eval` does not reach what runs it (exported programs refuse it)."""
+    """A file as a module, for `measure_latency`.
+
+    `eval` does not reach what runs it (exported programs refuse it): in a tuple, it is no submodule.
+    """
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        self.forward = run
+        self._run = (run,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the file gives on `images`."""
+        return self._run[0](images)
 
 
 def _example(images: device_data.Images, batch: int) -> Tensor:

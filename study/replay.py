@@ -22,7 +22,7 @@ import numpy as np
 
 from study.search.early_stopping import Stopper
 from study.simulation.recorded import Recorded
-from study.simulation.searchers import SEARCHERS
+from study.simulation.searchers import searchers
 from study.simulation.simulator import Course, replay
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Replay; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m study.replay", description="Try a searcher on recorded trials.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder")
-    parser.add_argument("--sampler", default="tpe", help=", ".join(SEARCHERS))
+    parser.add_argument("--sampler", default="tpe", help=", ".join(searchers()))
     parser.add_argument("--trials", metavar="N", type=int, default=100)
     parser.add_argument("--seeds", metavar="K", type=int, default=1)
     parser.add_argument("--stop-early", metavar="MIN_EPOCHS,REDUCTION")

@@ -17,4 +17,4 @@ def score(pruned, criterion, batches=(), generator=None, **settings):
 
 def prune_to(pruned, sparsity, batches=(), generator=None, scores=None, **settings):
     """`pipeline.prune_to` with these settings in place of those the network began with."""
-    return pipeline.prune_to(pruned.with_settings(**settings), sparsity, batches, generator, scores)
+    return pipeline.prune_to(pruned.with_settings(**{"only": None, **settings}), sparsity, batches, generator, scores)

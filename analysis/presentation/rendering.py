@@ -34,6 +34,7 @@ def write_table(frame: pd.DataFrame, stem: Path, caption: str = "") -> list[Path
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all, its folder too: a temporary one beside it, then a rename."""
+    # As models.files, which is not for `analysis`: importing it imports torch, and tables are remade on a laptop.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from analysis.results_folder import candidates
 
-BLOCK = 256  # rows compared at once: bounds the memory of a comparison with n others to BLOCK x n
 SIGN = {"max": -1.0, "min": 1.0}
 
 
@@ -23,21 +22,15 @@ def is_nondominated(
     A row dominates another if it is at least as good in every objective, by `directions` ("max" or "min" for each
     of the m columns), and better in one. Equal rows do not dominate each other: all are kept, or only the first of
     them with `keep_duplicates=False`. A row with a value that is not finite is never kept.
-    Sorts for two objectives, O(n log n); compares pairs for three and more, O(n^2).
+    O(n log n) for up to three objectives (Kung et al. 1975, doi:10.1145/321906.321910).
 
     >>> is_nondominated([[0.9, 0.5], [0.8, 0.8], [0.8, 0.7]], ["max", "max"]).tolist()
     [True, True, False]
     """
     costs = _costs(values, directions)
-    finite = np.flatnonzero(np.isfinite(costs).all(axis=1))
-    # Sorted by the first column, then the second: a row can be dominated only by rows above it.
-    points, first, place = np.unique(costs[finite], axis=0, return_index=True, return_inverse=True)
-    best = _first_in_pairs(points) if points.shape[1] == 2 else _first_in_blocks(points)
     mask = np.zeros(len(costs), dtype=bool)
-    if keep_duplicates:
-        mask[finite] = best[place.reshape(-1)]
-    else:
-        mask[finite[first]] = best
+    finite = np.isfinite(costs).all(axis=1)
+    mask[finite] = moocore.is_nondominated(costs[finite], keep_weakly=keep_duplicates)
     return mask
 
 
@@ -120,20 +113,3 @@ def _costs(values: npt.ArrayLike, directions: Sequence[str]) -> npt.NDArray[np.f
     if array.ndim != 2 or array.shape[1] != len(directions):
         raise ValueError(f"values: shape {array.shape} does not go with {len(directions)} directions; expected (n, m)")
     return array * [SIGN[direction] for direction in directions] + 0.0  # + 0.0: a zero has no sign
-
-
-def _first_in_pairs(points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """For distinct rows (n, 2) in order: whether the second column is below all above it."""
-    lowest = np.minimum.accumulate(points[:, 1])
-    return np.concatenate([np.ones(min(1, len(points)), dtype=bool), points[1:, 1] < lowest[:-1]])
-
-
-def _first_in_blocks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """For distinct rows (n, m) in order: whether no row above is as low in every column."""
-    best = np.ones(len(points), dtype=bool)
-    for end in range(BLOCK, len(points) + BLOCK, BLOCK):
-        block = slice(end - BLOCK, end)
-        rivals = points[:end][best[:end]]  # the front so far, and the block itself
-        as_low = (rivals[None] <= points[block][:, None]).all(axis=2)
-        best[block] = as_low.sum(axis=1) == 1  # a row is as low as itself
-    return best

@@ -177,7 +177,7 @@ def _check(
 ) -> None:
     known = [name for name, form in SCOPES.items() if form.channels]
     if scope not in known:
-        raise ValueError(f"unknown scope {scope!r} of channels; choose from {', '.join(known)}")
+        raise ValueError(f"unknown scope {scope!r}; choose from {', '.join(known)}")
     if sparsity_of not in COSTS:
         raise ValueError(f"unknown sparsity_of {sparsity_of!r}; choose from {', '.join(COSTS)}")
     if not 0 <= target < 1:

@@ -6,6 +6,7 @@ the energy of the readers' outputs. Within a group that ranks by the order; betw
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 from pruning.channels.graph import Graph
 from pruning.channels.layers import CONVS
 from pruning.channels.plans import Plan
-from pruning.criteria.lasso import entries
 from pruning.criteria.reconstruction import damped, grams, place_products
 from pruning.criteria.scoring import Batches, by_group, gone_units, needed, units_left
 from pruning.weights.masks import Scores
+
+RIDGE = 1e-8  # of the mean diagonal, added to the diagonal, so that channels almost equal have one solution
+EQUAL = 1e-13  # of what they are, between numbers that differ by rounding alone
+TIE = 1e-15  # by which of channels that the LASSO's path would take up at once the later one loses
 
 
 class Reader(NamedTuple):
@@ -64,6 +68,45 @@ def lasso_order(products: np.ndarray) -> np.ndarray:
     return np.argsort(entries(products), kind="stable")
 
 
+def entries(gram: np.ndarray) -> np.ndarray:
+    """The penalty from which on each coefficient of the LASSO on channels is zero, (n,); 0 for those that always are.
+
+    gram: (n, n), inner products of the contributions. The coefficients at a penalty are b = argmin
+    |sum of contributions - sum of b_i contribution_i|^2 / 2 + penalty * |b|_1; their path as it falls, by the homotopy
+    of Efron et al. 2004 (arXiv:math/0406456), is scikit-learn's. Contributions that are equal, or opposite, share their
+    penalty. Below 1.2e-7 of the highest penalty scikit-learn ends the path, as only rounding would bend it.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # takes a second to import, which other criteria need not
+    from sklearn.linear_model import lars_path_gram
+
+    found = np.zeros(len(gram))
+    ridge = RIDGE * gram.diagonal().mean() if len(gram) else 0.0
+    alive = np.flatnonzero(gram.diagonal() > ridge)
+    pulls = gram.sum(1)[alive]
+    highest = np.abs(pulls).max(initial=0)  # the unit from here on: scikit-learn's tolerances are absolute
+    if not highest > 1e-5 * ridge:  # nothing there, or it cancels but for rounding
+        return found
+    # Of contributions that join at once scikit-learn's path overlooks all but one: equal ones go as one, the others
+    # are put one after another.
+    twin = _first_equals(gram[np.ix_(alive, alive)], pulls)
+    firsts = np.flatnonzero(twin == np.arange(len(alive)))
+    chosen = alive[firsts]
+    with warnings.catch_warnings():
+        # It may end the path early where rounding outweighs what is left: what it has not taken up by then keeps 0.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        penalties, _, betas = lars_path_gram(
+            Xy=pulls[firsts] / highest * (1 - TIE * np.arange(len(firsts))),
+            Gram=(gram[np.ix_(chosen, chosen)] + ridge * np.eye(len(chosen))) / highest,
+            n_samples=1,
+            max_iter=8 * len(chosen),  # a path with more corners is not worth walking to its end
+            method="lasso",
+        )
+    first = (betas != 0).argmax(1)  # the corner after the one at which it joins
+    found[chosen] = np.where(first > 0, highest * penalties[first - 1], 0.0)
+    found[alive] = found[alive[twin]]
+    return found
+
+
 def greedy_order(products: np.ndarray) -> np.ndarray:
     """The order in which units go so that at each step the sum of all that are gone has the least energy.
 
@@ -104,6 +147,21 @@ def sum_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
     for reader in readers:
         errors += _unit_products(reader, units).cumsum(0).cumsum(1).diagonal()
     return errors
+
+
+def _first_equals(gram: np.ndarray, pulls: np.ndarray) -> np.ndarray:
+    """For each contribution the first that is equal or opposite to it but for rounding, itself or one before it.
+
+    pulls: their inner products with the sum of all, which tell apart what is too close for a difference of squares.
+    """
+    energies, pulls = gram.diagonal(), np.abs(pulls)
+    distances = np.add.outer(energies, energies) - 2 * np.abs(gram)
+    equal = distances <= EQUAL * np.minimum.outer(energies, energies)
+    equal &= np.abs(np.subtract.outer(pulls, pulls)) <= EQUAL * pulls.max()
+    first = equal.argmax(1)
+    while (first[first] != first).any():
+        first = first[first]
+    return first
 
 
 def _scores(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 import models
 from study.baseline.network import Baseline, arrays
@@ -85,10 +84,7 @@ def _save(folder: Path, baseline: Baseline) -> None:
     models.save(folder, {name: torch.tensor(a) for name, a in baseline.state.items()}, baseline.card)
 
 
-@contextmanager
-def _training_lock(folder: Path) -> Iterator[None]:
+def _training_lock(folder: Path) -> FileLock:
     """Exclusive lock between studies for training the baseline of `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    return FileLock(folder.with_suffix(".lock"))

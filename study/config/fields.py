@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,17 +17,18 @@ class Refused(ValueError):  # noqa: N818
     """The user's input turned out to be unusable after the study had started; the message names what is available."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneOf:
     """Field metadata: accepts one of `choices`, or (dotted) a user-defined function.
 
     A user-defined function is written `package.module:function` or `path/file.py:function`.
 
     what: the kind of thing being named, for the error message.
+    choices: the registry itself, read on every use, so that names added later are known.
     """
 
     what: str
-    choices: tuple[str, ...]
+    choices: Collection[str]
     dotted: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -46,9 +47,9 @@ class OneOf:
         raise ValueError(f"unknown {self.what} {name!r}; choices: {listed}")
 
 
-def one_of(what: str, choices: Iterable[str], *, dotted: bool = False) -> OneOf:
+def one_of(what: str, choices: Collection[str], *, dotted: bool = False) -> OneOf:
     """Metadata for a field that accepts one of these names; see `OneOf`."""
-    return OneOf(what, tuple(choices), dotted)
+    return OneOf(what, choices, dotted)
 
 
 class Section(BaseModel):

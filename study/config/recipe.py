@@ -6,22 +6,32 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from pruning.allocation.scopes import SCOPES
 from pruning.criteria.registry import CRITERIA
 from pruning.schedules import SCHEDULES
-from pruning.settings import Granularity
+from pruning.settings import GRANULARITIES, Granularity
 from study.config.fields import Fraction, Section, one_of
 from study.training.optimisers import LR_SCHEDULES, OPTIMIZERS
 
 EACH = "each"  # value of `layer` or `group`: one recipe for each layer or group of the network
-CHANNELS_ONLY = tuple(name for name, form in CRITERIA.items() if form.weight is None)
 BLOCKS_ONLY = {"scope": "layer", "schedule": "one_shot", "sparsity_of": "params"}  # the only values valid for n:m
+
+_GRANULARITY_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "enum": list(GRANULARITIES[:-1])},
+        {"type": "string", "pattern": r"^[1-9][0-9]*:[1-9][0-9]*$"},
+    ]
+}
 
 
 def _known_granularity(name: str) -> str:
     return str(Granularity(name))
+
+
+def _values_channels_only(criterion: Any) -> bool:
+    return isinstance(criterion, str) and criterion in CRITERIA and CRITERIA[criterion].weight is None
 
 
 def implied_by(granularity: Any) -> dict[str, Any]:
@@ -42,7 +52,7 @@ class Recipe(Section):
         default="magnitude_l1",
         description="how a weight or channel is scored; also a function of your own, `package.module:function`",
     )
-    granularity: Annotated[str, AfterValidator(_known_granularity)] = Field(
+    granularity: Annotated[str, AfterValidator(_known_granularity), WithJsonSchema(_GRANULARITY_SCHEMA)] = Field(
         default="weight", description="what is removed at once; `n:m` stands for any two numbers, such as `2:4`"
     )
     channel_share: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -113,7 +123,7 @@ class Recipe(Section):
         follows: dict[str, Any] = {}
         if given.get("schedule", "one_shot") == "one_shot":
             follows = {"steps": 1, "initial_sparsity": 0.0}
-        if given.get("criterion") in CHANNELS_ONLY and "granularity" not in given:
+        if _values_channels_only(given.get("criterion")) and "granularity" not in given:
             follows["granularity"] = "channel"
         return {**given, **follows}
 
@@ -123,8 +133,8 @@ class Recipe(Section):
             raise ValueError(
                 f"initial_sparsity {self.initial_sparsity:g} is above the final sparsity {self.sparsity:g}"
             )
-        if self.criterion in CHANNELS_ONLY and self.granularity != "channel":
-            both = ", ".join(name for name in CRITERIA if name not in CHANNELS_ONLY)
+        if _values_channels_only(self.criterion) and self.granularity != "channel":
+            both = ", ".join(name for name in CRITERIA if not _values_channels_only(name))
             raise ValueError(f"criterion {self.criterion} values channels only; for weights there are {both}")
         self._check_granularity()
         for key, granularity in (("layer", "weight"), ("group", "channel")):
@@ -143,6 +153,9 @@ class Recipe(Section):
             found = getattr(self, key)
             if not (math.isclose(found, value) if key == "sparsity" else found == value):
                 raise ValueError(f"{key}: with granularity {self.granularity} it is {value}, not {found}")
+        if self.granularity in ("channel", "hybrid") and SCOPES[self.scope].channels is None:
+            both = ", ".join(name for name, form in SCOPES.items() if form.channels)
+            raise ValueError(f"scope {self.scope} is for weights only; for channels there are {both}")
         if self.granularity == "hybrid" and self.sparsity_of != "params":
             raise ValueError(f"sparsity_of: weights and channels have only params in common, not {self.sparsity_of}")
         if self.granularity == "hybrid" and self.scope == "sensitivity":

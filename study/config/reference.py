@@ -27,6 +27,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "space": Recipe,
 }
 COST = {
+    "": "not stated",
     "weights": "none",
     "forward": "forward",
     "backward": "forward, backward",
@@ -135,17 +136,13 @@ def _axis_schema(value: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a key of the space: a constant, a list of choices, or a mapping with choices or a range."""
     one = {key: part for key, part in value.items() if key not in ("description", "title", "default")}
     number = {"type": "number"}
-    axis = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "choices": {"type": "array", "items": one, "minItems": 1},
-            "low": number,
-            "high": number,
-            "log": {"type": "boolean"},
-            "step": number,
-            "when": {"type": "object"},
-        },
-    }
+    listed = {"type": "array", "items": one, "minItems": 1}
+    when = {"when": {"type": "object"}}
+    choices = {"choices": listed} | when
+    span = {"low": number, "high": number, "log": {"type": "boolean"}, "step": number} | when
+    axes = [
+        {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
+        for required, properties in ((["choices"], choices), (["low", "high"], span))
+    ]
     about = {"description": value["description"]} if "description" in value else {}
-    return about | {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}, axis]}
+    return about | {"anyOf": [one, listed, *axes]}

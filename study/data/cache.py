@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 
 FORMAT = 1  # increase when the format or meaning of cached files changes
 LOAD_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError)  # raised for missing, truncated or foreign files
@@ -60,18 +60,15 @@ def open_arrays(source: Source, cache: str | Path | None = None) -> Arrays:
         return _open(folder, source, fingerprint)
 
 
-@contextmanager
-def _build_lock(folder: Path) -> Iterator[None]:
-    """Exclusive lock between processes for building `folder`."""
+def _build_lock(folder: Path) -> AbstractContextManager[object]:
+    """Exclusive lock between processes for building `folder`; waits for it."""
     lock = folder.with_name(f".{folder.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.touch()
+        return FileLock(lock, fallback_to_soft=False).acquire()  # a soft lock would count the existing file as locked
     except OSError as error:
         raise ValueError(f"{lock.parent}: cannot be written ({error.strerror}); set STUDY_CACHE") from error
-    with open(lock, "a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _open(folder: Path, source: Source, fingerprint: str) -> Arrays:

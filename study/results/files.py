@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,18 +11,8 @@ from typing import Any
 
 import yaml
 
+from models.files import write_whole
 from study.config.columns import COLUMNS, HISTORY, IMPORTANCE, LAYERS
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, its folder too: a temporary one beside it, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

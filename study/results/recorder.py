@@ -11,6 +11,7 @@ import torch
 
 import models
 from analysis.statistics import pareto
+from models.files import write_whole
 from study.results import files
 from study.results.handlers import TrialReport
 from study.results.live_view import LiveView
@@ -48,7 +49,7 @@ class TrialRecorder:
         if report.fetch is not None and self._wanted(ticket, row):
             self._save(ticket, row, report.fetch())
         if report.traceback:
-            files.write_whole(self._folder / "errors" / f"{ticket.trial_id}.txt", report.traceback)
+            write_whole(self._folder / "errors" / f"{ticket.trial_id}.txt", report.traceback)
         self._store.tell(ticket, row, report.history)
         for told in self._take():
             self._view.trial(told, len(self.front), self._hypervolume(), search=told["kind"] == "search")

@@ -1,6 +1,6 @@
 """All that is used of Optuna's private names, each with its reason and what would replace it.
 
-Optuna 5. `tests/study/search/test_optuna_adapter.py` names each of them, so that an upgrade that lacks one is noticed.
+Optuna 5. `tests/study/samplers/test_optuna_adapter.py` names each, so that an upgrade that lacks one is noticed.
 """
 
 from __future__ import annotations

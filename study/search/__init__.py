@@ -1,1 +1,1 @@
-"""The search: Optuna's samplers, the store of all trials, and early stopping. The only place that knows Optuna."""
+"""The search: the queue and the store of all trials, an Optuna study on a journal, and early stopping."""

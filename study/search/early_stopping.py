@@ -8,10 +8,10 @@ the best 1/reduction of all that came by so far; nobody waits for the others.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import moocore
 import numpy as np
 import numpy.typing as npt
 
@@ -68,19 +68,12 @@ def _last_is_among_best(points: npt.NDArray[np.float64], count: int) -> bool:
     return len(points) - 1 in peers[epsilon_net(points[peers], count - better)]
 
 
-def front_ranks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """For `points` (n, 2), finite, more being better: 0 on the front, 1 on the front of the others, and so on.
+def front_ranks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """For `points` (n, m), finite, more being better: 0 on the front, 1 on the front of the others, and so on.
 
-    Equal points have equal ranks. O(n log n), as two objectives allow: by the first, every point goes to the first
-    front that nothing dominates it in.
+    Equal points have equal ranks. O(n log n) for two objectives (Jensen 2003, doi:10.1109/TEVC.2003.817234).
     """
-    distinct, place = np.unique(-points, axis=0, return_inverse=True)
-    lowest: list[float] = []  # of every front, its best second column so far, less being better: it rises by front
-    ranks = np.empty(len(distinct), dtype=np.int64)
-    for number, (_, second) in enumerate(distinct):
-        ranks[number] = bisect_right(lowest, second)
-        lowest[ranks[number] : ranks[number] + 1] = [second]
-    return ranks[place.reshape(-1)]
+    return moocore.pareto_rank(points, maximise=True)
 
 
 def epsilon_net(points: npt.NDArray[np.float64], count: int) -> list[int]:

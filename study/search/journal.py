@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,25 +9,26 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from optuna.storages.journal import BaseJournalBackend
 
 
-def hold(folder: Path) -> int:
-    """Hold the folder for this process; the system lets go when the process dies, however it dies.
+def hold(folder: Path) -> FileLock:
+    """Hold the folder for this process until the lock is released; the system releases it however the process dies.
 
-    Returns the file descriptor to be closed. Raises ValueError where another process holds it.
+    Raises ValueError where another process holds it.
     """
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    path = folder / ".lock"
+    # Any thread may release it. A file system without locks is refused: a mere file would outlive its process.
+    lock = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(handle, 20).decode().strip()
-        os.close(handle)
+        lock.acquire()
+    except Timeout:
+        holder = path.read_text().strip()
         raise ValueError(f"{folder}: another run (process {holder}) is writing to this results folder") from None
     with suppress(OSError):  # on a full disk the lock holds without a name in it
-        os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
-    return handle
+        path.write_text(str(os.getpid()))
+    return lock
 
 
 class Journal(BaseJournalBackend):

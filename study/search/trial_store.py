@@ -8,7 +8,6 @@ all trials once the study runs: what a trial costs does not grow with their numb
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,7 +83,7 @@ class TrialStore:
     def close(self) -> None:
         """Let another process have the folder."""
         self._journal.close()
-        os.close(self._lock)
+        self._lock.release()
 
     def rows(self, kind: str = "search") -> list[Row]:
         """The rows of all finished trials of a kind, in the order of their ids."""

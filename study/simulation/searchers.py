@@ -13,8 +13,13 @@ from study.samplers import registry
 from study.search import suggestions
 from study.simulation.recorded import Record
 
-SEARCHERS = (*registry.SAMPLERS, "random", "grid")
+LISTED = ("random", "grid")  # searchers that learn nothing
 LEVELS = 5  # of a range without step, in a grid
+
+
+def searchers() -> tuple[str, ...]:
+    """The names of all searchers."""
+    return (*registry.SAMPLERS, *LISTED)
 
 
 class _Model:

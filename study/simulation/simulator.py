@@ -14,7 +14,7 @@ import numpy.typing as npt
 from study.config import Recipe
 from study.search.early_stopping import Stopper, after_last_cut
 from study.simulation.recorded import Recorded, Run
-from study.simulation.searchers import SEARCHERS, _List, _Model
+from study.simulation.searchers import LISTED, _List, _Model, searchers
 
 
 class Course(NamedTuple):
@@ -52,9 +52,9 @@ def replay(
 
     Raises ValueError for an unknown searcher.
     """
-    if searcher not in SEARCHERS:
-        raise ValueError(f"unknown sampler {searcher!r}; choices: {', '.join(SEARCHERS)}")
-    source = (_List if searcher in ("random", "grid") else _Model)(recorded.file, searcher, seed)
+    if searcher not in searchers():
+        raise ValueError(f"unknown sampler {searcher!r}; choices: {', '.join(searchers())}")
+    source = (_List if searcher in LISTED else _Model)(recorded.file, searcher, seed)
     queue = [(0.0, worker) for worker in range(workers)]  # when something happens at which worker
     running: dict[int, _Trial] = {}
     done: set[int] = set()

@@ -21,7 +21,7 @@ def saved(shared_in_both, tmp_path_factory):
     rows = {}
     for granularity in ("weight", "channel"):
         recipe = Recipe(granularity=granularity, sparsity=0.5, finetune_epochs=1, calibration_samples=64)
-        rows[granularity], _, network = run_trial(recipe, 0, shared, torch.device("cpu"))
+        rows[granularity], _, network, _ = run_trial(recipe, 0, shared, torch.device("cpu"))
         card = {k: shared.baseline.card[k] for k in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
         tensors = {name: torch.tensor(array) for name, array in network.state.items()}
         models.save(folder / "models" / granularity, tensors, card | {"dataset": "digits"}, network.plan)
@@ -31,8 +31,8 @@ def saved(shared_in_both, tmp_path_factory):
 def test_a_fresh_process_finds_the_same_accuracy_and_cost(saved):
     folder, rows = saved
     code = (
-        "import json, sys, torch; from pathlib import Path; from study import evaluate, data\n"
-        "torch.set_num_threads(1); d = data.load('digits')\n"
+        "import json, sys, torch; from pathlib import Path; from study import evaluate; from study.data import splits\n"
+        "torch.set_num_threads(1); d = splits.load('digits')\n"
         "print(json.dumps([evaluate.evaluate(Path(p), d, torch.device('cpu')) for p in sys.argv[1:]]))"
     )
     paths = [str(folder / "models" / name) for name in rows]

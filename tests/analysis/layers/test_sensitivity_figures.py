@@ -11,6 +11,7 @@ import pytest
 
 from analysis import Results, read, tables
 from analysis.figures import registry
+from analysis.figures.fronts import front_data
 from analysis.figures.life import life_data
 from analysis.layers.sensitivity import heatmap, lines, sensitivity_data
 from analysis.page.answer import answer
@@ -113,9 +114,9 @@ def test_scans_are_no_candidates(tmp_path: Path) -> None:
     assert len(scans(after)) == 81
     assert networks(after.trials)["trial_id"].tolist() == networks(before.trials)["trial_id"].tolist()
     assert answer(after) == answer(before)
-    fronts = [pareto.front(results.trials, results.objectives)["trial_id"].tolist() for results in (before, after)]
-    assert fronts[0] == fronts[1]
-    for draw in (fronts.front_data, life_data):
+    both = [pareto.front(results.trials, results.objectives)["trial_id"].tolist() for results in (before, after)]
+    assert both[0] == both[1]
+    for draw in (front_data, life_data):
         pd.testing.assert_frame_equal(draw(before), draw(after))
     assert {"sensitivity_heatmap", "sensitivity_lines", "front"} <= set(registry.applicable(after))
 

@@ -76,7 +76,7 @@ def test_nondominated_is_its_definition(columns: int, data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize("columns", [2, 3])
-def test_many_rows_span_many_blocks(columns: int) -> None:
+def test_many_rows_are_theirs_by_definition(columns: int) -> None:
     values = np.random.default_rng(0).integers(0, 40, (1500, columns)).astype(float)
     assert is_nondominated(values, ["max"] * columns).tolist() == by_definition(values, ["max"] * columns)
 

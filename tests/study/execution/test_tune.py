@@ -44,7 +44,7 @@ def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step(monkeypatc
     monkeypatch.setattr(tune.tune, "Tuner", Tuner)
     monkeypatch.setattr(tune.tune, "with_parameters", lambda trainable, **parameters: trainable)
     monkeypatch.setattr(tune.tune, "with_resources", lambda trainable, resources: trainable)
-    monkeypatch.setattr(score_cache, "_Scores", lambda: None)
+    monkeypatch.setattr(tune, "ClusterScoreStore", lambda: None)
     allotted = Allotment({"cpu": 1, "gpu": 0}, 1, 1)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

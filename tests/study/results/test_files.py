@@ -1,9 +1,7 @@
 """The results folder: whole files, right cells."""
 
 import csv
-import os
 
-import pytest
 import yaml
 
 from study.config import columns
@@ -14,18 +12,6 @@ def test_rows_fill_their_columns_and_lack_nothing_else(tmp_path):
     files.write_rows(tmp_path / "x.csv", ["a", "b"], [{"a": 1, "other": 2}, {"b": 'x,"y"\n'}])
     with open(tmp_path / "x.csv", newline="") as file:
         assert list(csv.reader(file)) == [["a", "b"], ["1", ""], ["", 'x,"y"\n']]
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
-    files.write_whole(tmp_path / "x", "old")
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        files.write_whole(tmp_path / "x", "new")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "old")]
 
 
 def test_projection_orders_rows_by_trial(tmp_path):

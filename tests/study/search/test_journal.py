@@ -68,12 +68,41 @@ def test_a_full_disk_leaves_the_file_as_it_was_and_is_survived(tmp_path):
 
 
 def test_a_folder_is_held_by_one_and_free_once_its_holder_is_dead(tmp_path):
-    handle = hold(tmp_path)
+    lock = hold(tmp_path)
+    for _ in range(2):  # being refused leaves the holder's name where it is
+        with pytest.raises(ValueError, match=f"process {os.getpid()}\\)"):
+            hold(tmp_path)
+    lock.release()
+    if not (child := os.fork()):
+        held = hold(tmp_path)
+        os.kill(os.getpid(), signal.SIGKILL)
+        held.release()
+    os.waitpid(child, 0)
+    hold(tmp_path).release()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_forked_child_neither_holds_the_folder_nor_lets_it_go(tmp_path):
+    ready, says = os.pipe()
+    if not (holder := os.fork()):
+        held = hold(tmp_path)
+        if not (child := os.fork()):
+            signal.pause()
+        os.write(says, b"%d" % child)
+        signal.pause()
+        held.release()
+    child = int(os.read(ready, 20))
+    try:
+        with pytest.raises(ValueError, match=f"process {holder}"):
+            hold(tmp_path)
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        lock = hold(tmp_path)  # although the child lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+    if not (other := os.fork()):
+        os._exit(0)
+    os.waitpid(other, 0)
     with pytest.raises(ValueError, match=f"process {os.getpid()}"):
         hold(tmp_path)
-    os.close(handle)
-    if not (child := os.fork()):
-        hold(tmp_path)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(hold(tmp_path))
+    lock.release()

@@ -46,7 +46,7 @@ def test_what_was_in_flight_runs_again_with_its_seed_and_recipe(tmp_path):
     queue.store.close()
     queue = TrialQueue(tmp_path, study_file())
     again = queue.ask()
-    assert (again.store.recipe, again.seed) == (lost.recipe, lost.seed)
+    assert (again.recipe, again.seed) == (lost.recipe, lost.seed)
     queue.store.tell(again, row(), [])
     assert len(drain(queue)) == 2
     assert len(queue.store.rows()) == 4

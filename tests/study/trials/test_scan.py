@@ -14,8 +14,8 @@ def study(**space):
 
 
 def test_only_studies_with_the_scope_need_one():
-    assert scan.needed(study(scope=["global", "layer"])) is None
-    needed = scan.needed(study(scope=["global", "sensitivity"], criterion=["taylor", "random"], recalibrate=False))
+    assert scan.scan_study(study(scope=["global", "layer"])) is None
+    needed = scan.scan_study(study(scope=["global", "sensitivity"], criterion=["taylor", "random"], recalibrate=False))
     assert needed.study.search == "grid"
     assert needed.space["criterion"].choices == ("taylor", "random")
     assert needed.space["recalibrate"].choices == (False,)
@@ -26,7 +26,7 @@ def test_only_studies_with_the_scope_need_one():
 
 def test_only_granularities_of_single_parts_are_scanned():
     scope = {"choices": ["global", "sensitivity"], "when": {"granularity": "weight"}}
-    needed = scan.needed(study(scope=scope, granularity=["weight", "2:4", "hybrid"]))
+    needed = scan.scan_study(study(scope=scope, granularity=["weight", "2:4", "hybrid"]))
     assert needed.space["granularity"].choices == ("weight",)
 
 
@@ -50,29 +50,29 @@ def test_curves_are_those_of_their_criterion_and_granularity():
 
 @pytest.mark.usefixtures("cache")
 def test_a_cut_that_was_scanned_is_known_to_every_later_study():
-    scan.Kept("one").add(CUT, ROW)
-    kept = scan.Kept("one")
-    assert kept({**CUT, "finetune_lr": 0.5, "schedule": "one_shot"}) == (ROW, [])
+    scan.ScanCache("one").add(CUT, ROW)
+    kept = scan.ScanCache("one")
+    assert kept.find({**CUT, "finetune_lr": 0.5, "schedule": "one_shot"}) == (ROW, [])
     for other in ({"sparsity": 0.6}, {"layer": "conv2"}, {"criterion": "taylor"}, {"finetune_epochs": 1}):
-        assert kept({**CUT, **other}) is None
-    assert scan.Kept("another baseline")(CUT) is None
+        assert kept.find({**CUT, **other}) is None
+    assert scan.ScanCache("another baseline").find(CUT) is None
 
 
 @pytest.mark.usefixtures("cache")
 def test_what_is_no_scan_or_failed_is_not_kept():
-    kept = scan.Kept("two")
+    kept = scan.ScanCache("two")
     kept.add({**CUT, "finetune_epochs": 1}, ROW)
     kept.add({"sparsity": 0.5, "finetune_epochs": 0}, ROW)
     kept.add(CUT, {**ROW, "state": "failed"})
-    assert scan.Kept("two")(CUT) is None
+    assert scan.ScanCache("two").find(CUT) is None
 
 
 def test_half_a_line_of_a_killed_process_is_passed_over(cache):
-    kept = scan.Kept("three")
+    kept = scan.ScanCache("three")
     kept.add(CUT, ROW)
     path = cache / "scans" / "three.jsonl"
     path.write_text(path.read_text() + '{"cut": "[\\"magni')
-    kept = scan.Kept("three")
+    kept = scan.ScanCache("three")
     kept.add({**CUT, "sparsity": 0.6}, ROW)
-    assert scan.Kept("three")(CUT) == (ROW, [])
-    assert scan.Kept("three")({**CUT, "sparsity": 0.6}) == (ROW, [])
+    assert scan.ScanCache("three").find(CUT) == (ROW, [])
+    assert scan.ScanCache("three")({**CUT, "sparsity": 0.6}) == (ROW, [])

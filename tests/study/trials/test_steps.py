@@ -35,7 +35,7 @@ def run(shared, seed=0, **recipe):
 
 
 def test_a_row_tells_recipe_result_and_cost(shared):
-    row, history, (state, *_) = run(shared)
+    row, history, (state, *_), _ = run(shared)
     assert row["state"] == "complete"
     assert set(row) <= set(COLUMNS)
     weights = sum(a.size for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
@@ -61,16 +61,15 @@ def test_a_row_tells_recipe_result_and_cost(shared):
     ],
 )
 def test_every_schedule_has_the_same_budget_evenly_spread(shared, recipe, sparsities):
-    row, history, _ = run(shared, finetune_epochs=4, **recipe)
+    row, history, _, _ = run(shared, finetune_epochs=4, **recipe)
     assert [h["sparsity"] for h in history] == pytest.approx(sparsities, abs=1e-4)
     assert [h["progress"] for h in history] == [0.25, 0.5, 0.75, 1.0]
     assert row["finetune_epochs"] == 4
 
 
 def test_the_same_seed_gives_the_same_row_and_network(shared):
-    (first, _, (a, *_)), (second, _, (b, *_)), (other, _, _) = (
-        run(shared, seed, criterion="random") for seed in (1, 1, 2)
-    )
+    one, same, another = (run(shared, seed, criterion="random") for seed in (1, 1, 2))
+    first, second, other, a, b = one.row, same.row, another.row, one.network.state, same.network.state
     assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert first["accuracy"] != other["accuracy"] or first["test_accuracy"] != other["test_accuracy"]
@@ -83,14 +82,14 @@ def test_the_baseline_is_left_alone(shared):
 
 
 def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared):
-    row, history, _ = run(shared, sparsity=0.0, finetune_epochs=0, recalibrate=False)
+    row, history, _, _ = run(shared, sparsity=0.0, finetune_epochs=0, recalibrate=False)
     assert history == []
     assert (row["accuracy"], row["test_accuracy"]) == (row["baseline_accuracy"], row["baseline_test_accuracy"])
     assert row["compression_ratio"] == 1
 
 
 def test_protected_layers_stay_whole_and_still_count(shared):
-    row, _, (state, *_) = run(shared, protect=("conv1", "fc"), sparsity=0.9)
+    row, _, (state, *_), _ = run(shared, protect=("conv1", "fc"), sparsity=0.9)
     assert np.count_nonzero(state["conv1.weight"]) == state["conv1.weight"].size
     assert row["sparsity"] == pytest.approx(0.9, abs=1e-4)
 
@@ -116,7 +115,7 @@ class Fussy(nn.Module):
     ],
 )
 def test_a_recipes_own_failure_is_a_row_with_its_reason(shared, recipe, reason):
-    row, _, network = run(shared, **recipe)
+    row, _, network, _ = run(shared, **recipe)
     assert row["state"] == "failed"
     assert reason in row["error"]
     assert network is None
@@ -129,13 +128,13 @@ def nan_scores(model, batches, generator):
 
 def test_a_users_model_that_raises_is_a_failed_row(shared, monkeypatch):
     monkeypatch.setattr(Baseline, "network", lambda self, device: Fussy())
-    row, _, _ = run(TrialContext(shared.baseline, shared.data, shared.section))
+    row, _, _, _ = run(TrialContext(shared.baseline, shared.data, shared.section))
     assert row["state"] == "failed"
 
 
 def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(shared):
     recipe = Recipe(sparsity=0.5, granularity="channel", finetune_epochs=0, calibration_samples=64)
-    row, _, network = run_trial(recipe, 0, shared, CPU)
+    row, _, network, _ = run_trial(recipe, 0, shared, CPU)
     story = steps.trial_epochs(recipe, 1, shared, CPU, from_scratch=network.plan)
     epochs = []
     try:
@@ -154,7 +153,7 @@ def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(share
 
 
 def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared):
-    row, history, (state, plan, _) = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
+    row, history, (state, plan, _), _ = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
     assert (row["state"], row["error"], plan) == ("complete", None, None)
     assert (row["requested_sparsity"], row["scope"], row["steps"]) == (0.5, "layer", 1)
     weights = {name: array for name, array in state.items() if name.endswith("weight") and array.ndim > 1}
@@ -169,7 +168,7 @@ def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared)
 
 def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(shared, tmp_path):
     recipe = {"granularity": "hybrid", "schedule": "iterative", "steps": 4, "finetune_epochs": 4, "channel_share": 0.6}
-    row, history, (state, plan, _) = run(shared, sparsity=0.8, **recipe)
+    row, history, (state, plan, _), _ = run(shared, sparsity=0.8, **recipe)
     assert (row["state"], row["error"], row["channel_share"]) == ("complete", None, 0.6)
     weights = sum(a.size for n, a in shared.baseline.state.items() if n.endswith("weight") and a.ndim > 1)
     exact = [round(target * weights) / weights for target in (0.2, 0.4, 0.6, 0.8)]
@@ -224,7 +223,7 @@ def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(capsys, monke
     recipe = {"scope": "sensitivity", "granularity": "channel", "sparsity": 0.4, "criterion": "magnitude_l1"}
     settings = [*TINY, *(f"space.{key}={value}" for key, value in recipe.items())]
     rows, scanned = [], []
-    monkeypatch.setattr(steps, "run_trial", lambda *a, **k: scanned.append(a[0].part) or run_trial(*a, **k))
+    monkeypatch.setattr(trial, "run_trial", lambda *a, **k: scanned.append(a[0].part) or run_trial(*a, **k))
     for _ in range(2):
         assert trial.main(["--space", "quickstart", *(part for s in settings for part in ("--set", s))]) == 0
         rows.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
