@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 FORMS = "package.module:function, or path/file.py:function"
 
 
-def imported(name: str, what: str = "model") -> Callable:
+def imported(name: str, what: str = "model") -> Callable[..., Any]:
     """The function of that name; modules and relative paths are looked up from the current folder.
 
     The folder is put at the end of the path, so it hides nothing that is installed. A file is run once, as a module
@@ -32,7 +33,7 @@ def imported(name: str, what: str = "model") -> Callable:
     except Exception as error:  # a user's code may raise anything
         reason = str(error) if isinstance(error, (ImportError, _NoFile)) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{what} {name}: {place} cannot be imported from {os.getcwd()}: {reason}") from error
-    function = getattr(module, attribute, None)
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"{what} {name}: {module.__file__} has no function {attribute!r}")
     return function
