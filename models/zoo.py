@@ -54,7 +54,7 @@ def _resnet(block: type[BasicBlock | Bottleneck], depths: list[int], num_classes
 
     For images of up to 64 pixels it has the CIFAR stem: a 3x3 convolution of stride 1 and no max-pooling.
     """
-    model = ResNet(block, depths, num_classes)
+    model: nn.Module = ResNet(block, depths, num_classes)
     channels, *size = in_shape
     if max(size) <= LARGEST_CIFAR_IMAGE:
         model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
@@ -121,7 +121,7 @@ def _from_torchvision(
     channels, *size = in_shape
     if min(size) < smallest:
         raise ValueError(f"{name}: images of {tuple(size)} are too small, {smallest} pixels at least")
-    model = get_model(name, weights=None, num_classes=num_classes, **options)
+    model: nn.Module = get_model(name, weights=None, num_classes=num_classes, **options)
     path, stem = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
     shape: dict[str, Any] = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding")}
     if max(size) <= LARGEST_CIFAR_IMAGE:

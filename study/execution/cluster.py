@@ -29,7 +29,7 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
     A remote cluster is sent the code, user modules included, so its nodes need only the installed packages.
 
     Raises:
-      RefusedError: no cluster at `address`, or Ray Client (`ray://`), where the searcher would run far from its journal.
+      RefusedError: no cluster at `address`, or Ray Client (`ray://`): the searcher would run far from its journal.
     """
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
