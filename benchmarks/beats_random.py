@@ -23,7 +23,7 @@ from torch import nn
 from pruning.criteria.registry import CRITERIA
 from pruning.pipeline import Pruned, begin, prune_to, score
 from pruning.settings import Granularity, PruneSettings
-from study.baseline import making
+from study.baseline import training
 from study.config import BaselineSection
 from study.data.splits import calibration, stratified
 from study.training import device_data, evaluation, precision
@@ -47,7 +47,7 @@ def main() -> None:
     section = BaselineSection(
         model=args.model, checkpoint=args.checkpoint, dataset="imagefolder", image_size=args.image_size
     )
-    data = making.read_data(section, args.data_dir)
+    data = training.read_data(section, args.data_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
     images = device_data.on_device(data, device)
@@ -55,7 +55,7 @@ def main() -> None:
     test = device_data.rows_of(chosen, device)
 
     def dense() -> nn.Module:
-        return precision.placed(making.check(section, data), device)
+        return precision.placed(training.check(section, data), device)
 
     print(f"dense: {100 * evaluation.evaluate(dense(), images, test):.2f} % of {len(test)} test images\n")
     found: dict[tuple[str, Key], list[float]] = {}

@@ -13,7 +13,7 @@ import statistics
 
 import torch
 
-from study.baseline import making, network
+from study.baseline import network, training
 from study.config import BaselineSection
 from study.training import precision
 
@@ -28,10 +28,10 @@ def test_accuracy(section: BaselineSection, data_dir: str | None, seed: int, bf1
       bf16: train in bf16 autocast instead of fp32.
     """
     precision.gains_by_bf16 = lambda device: bf16
-    making.SEED = seed
-    data = making.read_data(section, data_dir)
+    training.SEED = seed
+    data = training.read_data(section, data_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    *_, baseline = making.make(section, data, device)
+    *_, baseline = training.make(section, data, device)
     assert isinstance(baseline, network.Baseline)
     return float(baseline.card["test_accuracy"])
 

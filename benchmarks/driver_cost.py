@@ -116,7 +116,7 @@ def through_ray(sampler: str, trials: int) -> None:
     """Measure the driver with Ray, with trials that prune a tiny network and do not train."""
     import torch
 
-    from study.baseline import keeping, making
+    from study.baseline import disk_cache, training
     from study.driver.resolution import resolve
     from study.execution import allotment, cluster, tune
     from study.trials.context import TrialContext
@@ -124,9 +124,9 @@ def through_ray(sampler: str, trials: int) -> None:
     tiny = {"model": "resnet8", "dataset": "digits", "epochs": 0, "train_samples": 100, "augment": False}
     content = study_file(sampler, trials, finetune_epochs=0, calibration_samples=16, recalibrate=False).resolved()
     file = parse(content | {"baseline": tiny}, "driver_cost")
-    data = making.read_data(file.baseline, None)
+    data = training.read_data(file.baseline, None)
     file = resolve(file, data)
-    baseline = keeping.obtain(file.baseline, data, lambda: making.make(file.baseline, data, torch.device("cpu")))
+    baseline = disk_cache.obtain(file.baseline, data, lambda: training.make(file.baseline, data, torch.device("cpu")))
     with tempfile.TemporaryDirectory() as name, cluster.cluster(None, file):
         folder = Path(name)
         queue = TrialQueue(folder, file)

@@ -31,7 +31,7 @@ from analysis.figures import fronts
 from models.files import replacing
 from models.formats import FORMATS, About, Format, Run
 from pruning.measure.latency import measure_latency
-from study.baseline import making
+from study.baseline import training
 from study.config import parse
 from study.evaluate import images_for, show
 from study.training import device_data
@@ -227,7 +227,7 @@ def _read_job(args: argparse.Namespace) -> Job:
     folder = args.folder / "models" / trial
     network, card = models.load(folder)
     section = parse(results.study, str(args.folder / "study.yaml")).baseline
-    data = making.read_data(section, args.data_dir or results.record.get("data_dir"))
+    data = training.read_data(section, args.data_dir or results.record.get("data_dir"))
     images = images_for(folder, card, data, CPU)
     about = {key: json.dumps(card[key]) for key in ("mean", "std", "class_names")} | {"trial_id": trial}
     baseline = args.folder / "baseline"

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from study.baseline import keeping, making
+from study.baseline import disk_cache, training
 from study.config import RefusedError
 from study.driver import dry_run
 from study.driver.resolution import resolve
@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> in
             print(dry_run.estimate(file, args.data_dir))
             return 0
         deadline = time.monotonic() + 3600 * (file.study.hours or float("inf"))
-        data = making.read_data(file.baseline, record["data_dir"])
+        data = training.read_data(file.baseline, record["data_dir"])
         file = resolve(file, data)
         folder.mkdir(parents=True, exist_ok=True)
-        scans = ScanCache(keeping.key(file.baseline, data))
+        scans = ScanCache(disk_cache.key(file.baseline, data))
         queue = TrialQueue(folder, file, known=scans.find)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from study.baseline import keeping, making
+from study.baseline import disk_cache, training
 from study.config import Recipe, StudyFile, read_study
 from study.config import axes as spaces
 from study.config.columns import COLUMNS
@@ -27,7 +27,7 @@ def _scan(file: StudyFile, recipe: Recipe, context: TrialContext, device: torch.
     """The sensitivity curves that a recipe of scope `sensitivity` needs; runs the cuts that are not cached."""
     scan_file = scan.scan_study(file)
     assert scan_file is not None
-    cache, rows = scan.ScanCache(keeping.key(file.baseline, context.data)), []
+    cache, rows = scan.ScanCache(disk_cache.key(file.baseline, context.data)), []
     axes = resolve(scan_file, context.data).axes
     points = [p for p in spaces.grid(axes) if curve_key(Recipe(**p)) == curve_key(recipe)]
     print(f"sensitivity scan: {len(points)} cuts of one layer or group", flush=True)
@@ -48,14 +48,14 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> 
     args = parser.parse_args(argv)
     try:
         file = read_study(args.space, args.set)
-        data = making.read_data(file.baseline, args.data_dir)
+        data = training.read_data(file.baseline, args.data_dir)
         file = resolve(file, data)
         recipe = Recipe(**spaces.draw(file.axes, spaces.picker(args.seed)))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    baseline = keeping.obtain(file.baseline, data, lambda: making.make(file.baseline, data, device))
+    baseline = disk_cache.obtain(file.baseline, data, lambda: training.make(file.baseline, data, device))
     context = TrialContext(baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds)
     if recipe.scope == "sensitivity":
         context = context._replace(curves=_scan(file, recipe, context, device))

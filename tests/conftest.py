@@ -34,13 +34,13 @@ def precision(request):
 
 def small_baseline():
     """A small baseline on the digits, with its data."""
-    from study.baseline import keeping, making
+    from study.baseline import disk_cache, training
     from study.config import read_study
     from study.trials.context import TrialContext
 
     section = read_study("quickstart", TINY).baseline
-    data = making.read_data(section, None)
-    baseline = keeping.obtain(section, data, lambda: making.make(section, data, torch.device("cpu")))
+    data = training.read_data(section, None)
+    baseline = disk_cache.obtain(section, data, lambda: training.make(section, data, torch.device("cpu")))
     return TrialContext(baseline, data, section)
 
 

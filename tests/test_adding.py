@@ -25,7 +25,7 @@ from pruning.criteria.registry import CRITERIA, Criterion
 from pruning.schedules import SCHEDULES
 from pruning.weights.masks import prunable
 from study import evaluate, export
-from study.baseline import making
+from study.baseline import training
 from study.baseline.network import Baseline
 from study.baseline.network import save as save_baseline
 from study.config import BaselineSection, Recipe, parse, read_study, reference
@@ -203,8 +203,8 @@ def tiny(num_classes, in_shape):
 
 def trained(section):
     """What a study of this baseline's trials share; trained in this process."""
-    data = making.read_data(section, None)
-    *_, baseline = making.make(section, data, CPU)
+    data = training.read_data(section, None)
+    *_, baseline = training.make(section, data, CPU)
     assert isinstance(baseline, Baseline)
     return TrialContext(baseline, data, section)
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from docs import module_map
 from tests.documents import (
     COLUMNS,
     DATASETS,
@@ -114,5 +115,16 @@ def test_no_page_takes_the_place_of_one_of_sphinx():
     assert {path.stem for path in PAGES} & {"search", "genindex"} == set()
 
 
-def test_the_map_of_modules_has_its_place():
-    assert re.search(r"<!-- map -->\n.*<!-- /map -->", page("how_it_is_built"), re.DOTALL)
+def test_the_map_of_modules_is_that_of_the_code():
+    fresh = module_map.markdown()
+    assert fresh in page("how_it_is_built"), "put what `python docs/module_map.py` prints into docs/how_it_is_built.md"
+
+
+def test_the_readme_names_every_module():
+    found = re.search(r"## How it is built\n\n(.*?)\n\n\S", README.read_text(), re.DOTALL)
+    assert found
+    blocks = re.split(r"(?m)^ *(\w+)/ *", found[1])[1:]
+    named = [set(text.split()) for text in blocks[1::2]]
+    modules = [set(names) - {"", "__main__"} for names in module_map.modules().values()]
+    assert blocks[::2] == [folder.split("/")[-1] for folder in module_map.modules()]
+    assert named == modules

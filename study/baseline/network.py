@@ -22,7 +22,7 @@ class Baseline:
     """The dense network.
 
     state: its state_dict as arrays, which Ray shares between workers without a copy.
-    card: JSON metadata: what `card_of` returns, and its measurements (see `study.baseline.making.make`).
+    card: JSON metadata: what `card_of` returns, and its measurements (see `study.baseline.training.make`).
     """
 
     state: dict[str, np.ndarray]

@@ -8,7 +8,7 @@ from torch import nn
 from pruning.pipeline import begin
 from pruning.settings import Granularity, PruneSettings
 from pruning.weights import masks
-from study.baseline import making
+from study.baseline import training
 from study.config import StudyFile
 from study.data.splits import Data
 from study.trials.scoring import criterion
@@ -19,7 +19,7 @@ def resolve(file: StudyFile, data: Data) -> StudyFile:
 
     Raises ValueError, naming the key, for what would fail in every trial: model, criteria, groups, sample counts.
     """
-    model = making.check(file.baseline, data)
+    model = training.check(file.baseline, data)
     for name in file.values("criterion"):
         criterion(name)
     samples = max(file.values("calibration_samples"))

@@ -13,7 +13,7 @@ import torch
 import models
 from analysis.report import report as write_report
 from pruning.measure.distributions import HISTOGRAM, SCORES, histograms
-from study.baseline import keeping
+from study.baseline import disk_cache
 from study.baseline.network import Baseline, arrays, save
 from study.driver.agenda import Agenda
 from study.driver.resolution import resolve
@@ -45,7 +45,7 @@ def run_study(run: StudyRun) -> int:
         token = f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""
         print(f"results: {run.folder}{token}")
         run = replace(run, dashboard=dashboard)
-        baseline = keeping.obtain(file.baseline, run.data, lambda: remote.make_baseline(file.baseline, run.data))
+        baseline = disk_cache.obtain(file.baseline, run.data, lambda: remote.make_baseline(file.baseline, run.data))
         record["baseline"] = {k: v for k, v in baseline.card.items() if k not in NOT_RECORDED}
         _write_study(run, baseline)
         about = {"metrics": record["baseline"], "dataset": file.baseline.dataset, "versions": record["versions"]}

@@ -9,7 +9,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study.baseline import making
+from study.baseline import training
 from study.baseline.network import Baseline
 from study.config import BaselineSection
 from study.data.splits import Data
@@ -19,14 +19,14 @@ from study.training.epochs import Row
 def make_baseline(section: BaselineSection, data: Data) -> Iterator[Row | Baseline]:
     """Trains and measures the baseline as a Ray task, on all cores of a node (and a GPU if available).
 
-    Yields a record per epoch, then the baseline; see `study.baseline.making.make`.
+    Yields a record per epoch, then the baseline; see `study.baseline.training.make`.
     """
     cores, gpus = _largest_node()
 
     @ray.remote(num_cpus=cores, num_gpus=gpus, num_returns="streaming", max_retries=2)
     def task(section: BaselineSection, data: Data) -> Any:
         torch.set_num_threads(int(cores))
-        yield from making.make(section, data, device(gpus))
+        yield from training.make(section, data, device(gpus))
 
     references: Any = task.remote(section, data)
     for reference in references:

@@ -53,8 +53,8 @@ class ClusterScoreStore:
         while not (found := ray.get(self._actor.claim.remote(key))):
             time.sleep(0.2)
         if isinstance(found, list):
-            cached: ScoreArrays = ray.get(found[0])
-            return cached
+            cached: Any = ray.get(found[0])
+            return dict(cached)
         scores: ScoreArrays | None = None
         try:
             scores = compute()

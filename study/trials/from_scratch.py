@@ -16,7 +16,7 @@ from pruning.channels.surgery import apply_plan
 from pruning.pipeline import Pruned, begin
 from pruning.settings import CHANNEL, PruneSettings
 from pruning.weights import masks
-from study.baseline.making import train_epochs
+from study.baseline.training import train_epochs
 from study.config import Recipe
 from study.training import precision
 from study.training.device_data import DeviceData

@@ -157,13 +157,13 @@ def test_what_cannot_be_had_is_said_in_one_message(mine, monkeypatch, capsys, ch
 
 
 def test_a_baseline_is_trained_anew_when_its_file_changes(mine, monkeypatch):
-    from study.baseline import keeping, making
+    from study.baseline import disk_cache, training
     from study.config import read_study
 
     monkeypatch.chdir(mine)
     section = read_study("quickstart", [BY_FILE[0]]).baseline
-    data = making.read_data(section, None)
-    before = keeping.key(section, data)
-    assert keeping.key(section, data) == before
+    data = training.read_data(section, None)
+    before = disk_cache.key(section, data)
+    assert disk_cache.key(section, data) == before
     (mine / "nets" / "mine.py").write_text(MINE + "\n# another\n")
-    assert keeping.key(section, data) != before
+    assert disk_cache.key(section, data) != before

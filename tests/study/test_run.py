@@ -105,7 +105,7 @@ def test_the_dense_control_had_the_same_fine_tuning(killed):
 def test_a_network_of_the_front_is_the_one_that_was_measured(killed):
     import torch
 
-    from study.baseline.making import read_data
+    from study.baseline.training import read_data
     from study.config import read_study
     from study.training import device_data, evaluation
 
