@@ -1,10 +1,10 @@
-"""From a results folder to tables, figures and one page. Never torch or ray: figures can be remade on a laptop.
+"""Makes tables, figures and a report page from a results folder. Imports neither torch nor ray, so it runs on a laptop.
 
     python -m analysis.report results/schedules
     python -m analysis.compare results/schedules results/criteria
 
-In a notebook, `analysis.load(DIR)` gives the trials as a data frame, `analysis.read(DIR)` all that a results folder
-holds, and every function of `analysis.figures.FIGURES`, given the latter, a matplotlib figure.
+In a notebook, `analysis.load(DIR)` returns the trials as a data frame and `analysis.read(DIR)` the whole results
+folder as a `Results`. Every function of `analysis.figures.FIGURES` takes a `Results` and returns a matplotlib figure.
 """
 
 from analysis.comparisons import effects

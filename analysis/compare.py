@@ -1,9 +1,9 @@
-"""The command: two studies side by side, by what their best networks keep at the same sparsity.
+"""Command that compares two studies: test accuracy of their best networks in each sparsity range.
 
-    python -m analysis.compare results/a results/b               # a table on the terminal
-    python -m analysis.compare results/a results/b --out both    # and tables and figures in a folder
+    python -m analysis.compare results/a results/b               # prints tables
+    python -m analysis.compare results/a results/b --out both    # also writes tables and figures to a folder
 
-Exit codes: 0 done, 2 one is no results folder, or the folder cannot be written to.
+Exit codes: 0 done, 2 not a results folder, or DIR is not writable.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from analysis.results_folder import Results, candidates, read, tally
 from analysis.statistics import pareto, runs
 from analysis.statistics.intervals import difference_interval, verdict
 
-EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01)
+EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.01)  # of the ranges of achieved sparsity
 
 
 def name_of(results: Results) -> str:
-    """What a study calls itself, else its folder's name."""
+    """The study's name, or its folder's name if it has none."""
     return str(results.study["study"].get("name") or results.folder.name)
 
 
 def facts(one: Results, other: Results) -> Table:
-    """What the two studies are: a row for each fact, a column for each study, named `first` and `second`."""
+    """Summary of both studies: one row per fact (network, data, trials, ...), columns `fact`, `first` and `second`."""
     both = zip(_FACTS, _facts(one), _facts(other), strict=True)
     rows = [{"fact": fact, "first": a, "second": b} for fact, a, b in both]
     same = _facts(one)[1:3] == _facts(other)[1:3]
-    warning = "" if same else " They differ in network or data: accuracies are not comparable."
+    warning = "" if same else " Their networks or data differ, so accuracies are not comparable."
     return Table(pd.DataFrame(rows, dtype=object), f"Two studies side by side.{warning}")
 
 
@@ -66,15 +66,15 @@ def _facts(results: Results) -> list[Any]:
 
 
 def ranges(one: Results, other: Results) -> Table:
-    """At each range of achieved sparsity both studies' best network on validation, by what its recipe keeps.
+    """Compares both studies' best network on validation in each range of achieved sparsity.
 
-    Columns: sparsity_range, first_trial, first_accuracy, second_trial, second_accuracy (means of test accuracy over
-    the recipe's runs), runs, difference (first less second), low, high (Welch's 95 % interval over runs), clear. Rows
-    where either has a network.
+    Columns: sparsity_range, first_trial, first_accuracy, second_trial, second_accuracy (mean test accuracy over the
+    recipe's runs), runs, difference (first minus second), low, high (Welch's 95 % interval over runs), clear. A range
+    has a row if either study has a network in it.
     """
-    parts = [_best(results) for results in (one, other)]
+    parts = [_best_by_range(results) for results in (one, other)]
     lines = []
-    for label in dict.fromkeys(label for label in _labels() if any(label in part for part in parts)):
+    for label in dict.fromkeys(label for label in _range_labels() if any(label in part for part in parts)):
         found = [part.get(label, ("–", pd.Series(dtype="float64"))) for part in parts]
         gap = difference_interval(found[0][1], found[1][1])
         line = {"sparsity_range": label, "first_trial": found[0][0], "first_accuracy": found[0][1].mean()}
@@ -83,9 +83,9 @@ def ranges(one: Results, other: Results) -> Table:
         lines.append(line | {"high": gap.high, "clear": verdict(*gap)})
     return Table(
         pd.DataFrame(lines, columns=_COLUMNS),
-        f"First: {name_of(one)}, second: {name_of(other)}. In each range of sparsity the network of the best "
-        "validation accuracy; test accuracy is the mean over its recipe's runs, the difference that of the first less "
-        "the second. The best of more networks is better by luck alone, which the interval over runs does not hold.",
+        f"First: {name_of(one)}, second: {name_of(other)}. Each row compares the networks with the best validation "
+        "accuracy in a sparsity range. Test accuracy is the mean over the recipe's runs; the difference is first minus "
+        "second. Choosing from more networks raises the best by chance; the interval does not account for that.",
     )
 
 
@@ -95,14 +95,14 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def _labels() -> list[str]:
+def _range_labels() -> list[str]:
     return [f"{100 * low:.0f} to {100 * min(high, 1):.0f} %" for low, high in pairwise(EDGES)]
 
 
-def _best(results: Results) -> dict[str, tuple[str, pd.Series]]:
-    """For each range of sparsity the best trial on validation, and the test accuracies of its recipe's runs."""
+def _best_by_range(results: Results) -> dict[str, tuple[str, pd.Series]]:
+    """Sparsity range -> id of the best trial on validation, and the test accuracies of its recipe's runs."""
     rows = candidates(results.trials).dropna(subset=["accuracy", "sparsity", "test_accuracy"])
-    binned = pd.cut(rows["sparsity"].round(3), EDGES, right=False, labels=_labels())
+    binned = pd.cut(rows["sparsity"].round(3), EDGES, right=False, labels=_range_labels())
     chosen = rows.groupby(binned, observed=True)["accuracy"].idxmax()
     return {
         str(label): (rows.loc[place, "trial_id"], runs.runs_of(results, rows.loc[place])["test_accuracy"])
@@ -112,7 +112,7 @@ def _best(results: Results) -> dict[str, tuple[str, pd.Series]]:
 
 @styled
 def fronts(one: Results, other: Results) -> Figure:
-    """Both studies' fronts of sparsity and validation accuracy, drawn with test accuracy, each below its baseline."""
+    """Draws both fronts (sparsity against validation accuracy) with test accuracy, and both baselines as lines."""
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     ax = figure.subplots()
     entries = []
@@ -125,23 +125,26 @@ def fronts(one: Results, other: Results) -> Figure:
             ax.axhline(100 * dense, color=COLOURS[i], linewidth=0.8, linestyle=(0, (5, 3)))
     ax.set(xlabel="sparsity (%)", ylabel="test accuracy (%)")
     style.legend(figure, {"front": entries, "dashed": [style.key("baseline", color="#404040", linestyle="--")]})
-    said = "Fronts are chosen on sparsity and validation accuracy, and drawn with test accuracy, so they may bend back."
-    style.head(figure, "Two studies: what is on their fronts", said)
+    caption = (
+        "Fronts are selected by sparsity and validation accuracy but drawn with test accuracy, so the curves need not "
+        "be monotonic."
+    )
+    style.head(figure, "Pareto fronts of two studies", caption)
     return figure
 
 
 def hypervolumes(one: Results, other: Results) -> pd.DataFrame:
-    """Hypervolume after each trial of both, as `progress.hypervolume_data`, with a column `study`."""
+    """`progress.hypervolume_data` of both studies, with a column `study`."""
     parts = [progress.hypervolume_data(results).assign(study=name_of(results)) for results in (one, other)]
     return pd.concat(parts, ignore_index=True)
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m analysis.compare") -> int:
-    """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog=prog, description="Two studies side by side.")
-    parser.add_argument("first", metavar="A", type=Path, help="a results folder")
-    parser.add_argument("second", metavar="B", type=Path, help="another")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="a folder for tables and figures")
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog=prog, description="Compare two studies.")
+    parser.add_argument("first", metavar="A", type=Path, help="results folder of the first study")
+    parser.add_argument("second", metavar="B", type=Path, help="results folder of the second study")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="also write tables and figures to this folder")
     given = parser.parse_args(argv)
     try:
         pair = read(given.first), read(given.second)

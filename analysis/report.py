@@ -1,9 +1,9 @@
-"""The command: every table, figure and the page of a study, remade from its results folder.
+"""Command that rebuilds every table, every figure and the report page from a results folder.
 
     python -m analysis.report results/schedules
-    python -m analysis.report results/schedules --watch      # served on this machine alone, remade as the study runs
+    python -m analysis.report results/schedules --watch      # serve on localhost, rebuild while the study runs
 
-Exit codes: 0 done, 2 the folder is no results folder, or cannot be written to.
+Exit codes: 0 done, 2 not a results folder, or not writable.
 """
 
 from __future__ import annotations
@@ -27,10 +27,17 @@ from analysis.statistics import runs
 
 
 def report(folder: Path, *, jobs: int = 1, live: str = "") -> list[str]:
-    """Write pareto.csv, tables/, figures/ and report.html into a results folder, each file whole or not at all.
+    """Write pareto.csv, tables/, figures/ and report.html into a results folder, each file atomically.
 
-    The names of the figures made. jobs: processes that draw; more than one only where nothing else runs in this
-    process, since they are forks of it. Raises ValueError where `folder` is no results folder.
+    Args:
+      folder: the results folder.
+      jobs: drawing processes. They are forked, so use more than one only if this process has no other threads.
+      live: JavaScript added to a page that is served while the study runs.
+
+    Returns: the names of the figures made.
+
+    Raises:
+      ValueError: `folder` is not a results folder.
     """
     results = read(folder)
     rendering.write_whole(folder / "pareto.csv", rendering.as_csv(runs.front(results)))
@@ -51,36 +58,36 @@ Drawn = tuple[str, bytes, bytes, bytes]
 
 
 def _draw(results: Results, names: list[str], jobs: int) -> dict[str, Drawn]:
-    """Of each figure its title, png, pdf, and the image that the page shows."""
+    """Figure name -> its title, png, pdf, and the smaller png for the page."""
     if jobs < 2 or len(names) < 2:
-        return {name: _one(results, name) for name in names}
-    with ProcessPoolExecutor(min(jobs, len(names)), get_context("fork"), _remember, (results,)) as pool:
-        return dict(zip(names, pool.map(_remembered, names), strict=True))
+        return {name: _draw_figure(results, name) for name in names}
+    with ProcessPoolExecutor(min(jobs, len(names)), get_context("fork"), _init_worker, (results,)) as pool:
+        return dict(zip(names, pool.map(_draw_in_worker, names), strict=True))
 
 
-def _one(results: Results, name: str) -> Drawn:
+def _draw_figure(results: Results, name: str) -> Drawn:
     figure: Figure = registry.FIGURES[name](results)
     png = style.render(figure, "png")
     return style.title(figure), png, style.render(figure, "pdf"), smaller(png)
 
 
-_kept: list[Results] = []
+_worker_results: list[Results] = []
 
 
-def _remember(results: Results) -> None:
-    _kept[:] = [results]
+def _init_worker(results: Results) -> None:
+    _worker_results[:] = [results]
 
 
-def _remembered(name: str) -> Drawn:
-    return _one(_kept[0], name)
+def _draw_in_worker(name: str) -> Drawn:
+    return _draw_figure(_worker_results[0], name)
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m analysis.report") -> int:
-    """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog=prog, description="Remake the tables, figures and page of a results folder.")
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder, as study.run writes it")
-    parser.add_argument("--watch", action="store_true", help="serve the page, and remake it while the study runs")
-    parser.add_argument("--port", type=int, default=0, help="of --watch; by default one that is free")
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(prog=prog, description="Rebuild the tables, figures and page of a results folder.")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder written by study.run")
+    parser.add_argument("--watch", action="store_true", help="serve the page and rebuild it while the study runs")
+    parser.add_argument("--port", type=int, default=0, help="port for --watch (default: any free port)")
     given = parser.parse_args(argv)
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     try:

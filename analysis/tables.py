@@ -1,4 +1,4 @@
-"""Tables: what they hold, data frames of raw fractions."""
+"""The report's tables, as data frames of unrounded values (fractions, not percent) with captions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.comparisons import ranks
 from analysis.comparisons.criteria import criteria, scopes
 from analysis.comparisons.effects import effects
 from analysis.figures.life import iterations_data
-from analysis.presentation.looks import MOST
+from analysis.presentation.looks import MAX_NETWORKS
 from analysis.presentation.rendering import Table, label, text
 from analysis.results_folder import (
     LAYERS,
@@ -30,7 +30,7 @@ from analysis.results_folder import (
 from analysis.statistics import runs
 from analysis.statistics.pareto import front
 
-BINS = (0.0, 0.5, 0.8, 0.95, inf)  # of achieved sparsity, each from its lower edge up to the next
+EDGES = (0.0, 0.5, 0.8, 0.95, inf)  # of the ranges of achieved sparsity; a range excludes its upper edge
 MEASURES = [
     "requested_sparsity", "sparsity", "compression_ratio", "theoretical_speedup", "accuracy", "test_accuracy",
     "accuracy_drop",
@@ -49,12 +49,11 @@ _MEASURED = LATENCY[5:]
 
 
 def summary(results: Results) -> Table:
-    """The front, below a row for the baseline and one for each dense control. One row per network.
+    """The baseline, each dense control, then the front. One row per network.
 
-    Columns: trial_id, schedule and those recipe keys that vary in the study, the measures, the speeds that were
-    measured of a network on the front, other objectives; where recipes of the front ran several times, mean and
-    standard deviation of their test accuracy and n; where its cut networks were trained anew, the test accuracy of that
-    (scratch, the mean over runs).
+    Columns: trial_id, schedule and the recipe keys that vary in the study, the measures, any speeds measured for a
+    network on the front, and the other objectives. If front recipes ran several times: mean and standard deviation of
+    test accuracy, and n. If front networks were retrained from scratch: scratch, that mean test accuracy.
     """
     varying, constant = axes(results.trials)
     keys = [key for key in RECIPE if key in varying or key == "schedule"]
@@ -65,33 +64,33 @@ def summary(results: Results) -> Table:
     extra = dict.fromkeys(name for name in (*measured, *results.objectives) if name not in MEASURES)
     extra |= dict.fromkeys(["test_accuracy_mean", "test_accuracy_std", "n"] if (best["n"] > 1).any() else [])
     extra |= dict.fromkeys(["scratch"] if best["scratch"].notna().any() else [])
-    # A control is no recipe of the space: what prunes was at its default there, and did nothing.
+    # Controls prune nothing: their pruning keys hold defaults without effect, so these cells are left empty.
     searched = rows["kind"].isin(["search", "confirm"])
-    idle = {key: rows[key].where(searched) for key in keys if key not in _TRAINING}
+    blanked = {key: rows[key].where(searched) for key in keys if key not in _TRAINING_KEYS}
     shared = "; ".join(f"{label(key)} {text(key, value)}" for key, value in constant.items() if key not in keys)
-    what = f"{len(best) or 'No'} {'network is' if len(best) < 2 else 'networks are'} on the front"
+    count = f"{len(best) or 'No'} {'network is' if len(best) < 2 else 'networks are'} on the front"
     return Table(
-        rows.assign(**idle)[["trial_id", *keys, *MEASURES, *extra]],
-        f"{what}, which is chosen on validation accuracy." + f" The same for all: {shared}." * bool(shared),
+        rows.assign(**blanked)[["trial_id", *keys, *MEASURES, *extra]],
+        f"{count}, which is selected by validation accuracy." + f" The same for all: {shared}." * bool(shared),
     )
 
 
 def _scratch(trials: pd.DataFrame) -> pd.Series:
-    """For each row of the front the mean test accuracy of its cut network, trained anew."""
-    anew = (trials["kind"] == "control") & (trials["schedule"] == "scratch") & (trials["state"] == "complete")
-    return trials[anew].groupby("confirms")["test_accuracy"].mean()
+    """Trial id of a front network -> mean test accuracy of its pruned architecture retrained from scratch."""
+    retrained = (trials["kind"] == "control") & (trials["schedule"] == "scratch") & (trials["state"] == "complete")
+    return trials[retrained].groupby("confirms")["test_accuracy"].mean()
 
 
 def schedules(results: Results) -> Table:
-    """Every schedule against the baseline: in every range of achieved sparsity, how many networks, and the best one.
+    """The best network of each schedule in each range of achieved sparsity, and the number of networks there.
 
-    Columns: sparsity_range, schedule, networks, trial_id, COMPARED: the latter those of the network with the highest
-    validation accuracy. The baseline is the first row, its train_seconds those of its whole training. Ranges without a
-    network have no row.
+    Columns: sparsity_range, schedule, networks (count), and trial_id and COMPARED of the network with the highest
+    validation accuracy. The first row is the baseline; its train_seconds are those of its full training. Ranges
+    without a network have no row.
     """
     rows = candidates(results.trials).dropna(subset=["accuracy", "sparsity", "schedule"])
-    # Binned as they are printed: 0.94999, where 0.95 was asked for and weights come whole, is 95.0 %.
-    ranges = pd.cut(rows["sparsity"].round(3), BINS, right=False, labels=[_range(*edges) for edges in pairwise(BINS)])
+    # Binned as printed: a request of 0.95 may achieve 0.94999 (whole weights only), which is printed as 95.0 %.
+    ranges = pd.cut(rows["sparsity"].round(3), EDGES, right=False, labels=[_range(*edges) for edges in pairwise(EDGES)])
     names = pd.Categorical(rows["schedule"], ordered(rows["schedule"]))
     grouped = rows.assign(sparsity_range=ranges, schedule=names).groupby(["sparsity_range", "schedule"], observed=True)
     best = rows.loc[grouped["accuracy"].idxmax(), ["trial_id", *COMPARED]]
@@ -101,17 +100,17 @@ def schedules(results: Results) -> Table:
     dense = _baseline(results)[["trial_id", *shown]]
     return Table(
         pd.concat([dense, frame], ignore_index=True)[["sparsity_range", "schedule", "networks", "trial_id", *shown]],
-        "In each range of sparsity, each schedule's network of the best validation accuracy, below the baseline. The "
-        "more networks there are, the higher is their best by luck alone. Training is the fine-tuning, of the baseline "
-        "all of its training.",
+        "The baseline, then each schedule's network with the best validation accuracy in each sparsity range. Choosing "
+        "from more networks raises the best by chance. Training time is that of fine-tuning; for the baseline, of its "
+        "full training.",
     )
 
 
 def sizes(results: Results) -> Table:
-    """Pruned share against size against accuracy after fine-tuning: a row for each granularity and tenth of sparsity.
+    """Size and test accuracy after fine-tuning, for each granularity and 10 % range of achieved sparsity.
 
-    Columns: granularity, sparsity_range (achieved), networks; means of sparsity, nonzero_params, size_bytes,
-    sparse_size_bytes, test_accuracy over them; trial_id, best_test_accuracy of the best on validation.
+    Columns: granularity, sparsity_range, networks (count); means over these of sparsity, mean_params (non-zero),
+    size_bytes, sparse_size_bytes and test accuracy (mean); trial_id and best_test_accuracy of the best on validation.
     """
     rows = candidates(results.trials).dropna(subset=["accuracy", "sparsity", "granularity"])
     edges = [round(0.1 * tenth, 1) for tenth in range(10)] + [0.95, 1.01]
@@ -129,46 +128,46 @@ def sizes(results: Results) -> Table:
     frame = pd.concat([counts, means.rename(columns={"test_accuracy": "mean"}), best], axis=1)
     return Table(
         frame.astype({"granularity": "str", "sparsity_range": "str"}).rename(columns={"nonzero_params": "mean_params"}),
-        "Means over all networks of that granularity and achieved sparsity, and the one best on validation. Size is "
-        "that of the saved tensors, zeros included; sparse size that of a bitmap and the values left.",
+        "Means over all networks of each granularity and sparsity range, and the network with the best validation "
+        "accuracy there. Size: the saved tensors, including zeros. Sparse size: a bitmap plus the non-zero values.",
     )
 
 
 def iterations(results: Results) -> Table:
-    """Accuracy after each iteration of networks that were cut several times: `life.iterations_data`."""
+    """Accuracy after each pruning step of networks that were pruned several times: `life.iterations_data`."""
     return Table(
         iterations_data(results),
-        "Validation accuracy and train loss after each cut and its fine-tuning, the last epoch before the next cut; of "
-        f"the networks that were cut more than once, of those on the front where there are more than {MOST}.",
+        "Validation accuracy and train loss in the last epoch before the next pruning step, for networks pruned more "
+        f"than once. With more than {MAX_NETWORKS} complete networks, only those on the front.",
     )
 
 
 def latency(results: Results) -> Table:
-    """How fast the front's networks are and how big, below a row for each dense control. One row per network.
+    """Latency, speedup and size of each dense control and of the networks on the front. One row per network.
 
-    Columns: trial_id, granularity, sparsity; macs_ratio, dense MACs by those that dense kernels execute, and
-    theoretical_speedup, by those of non-zero weights; at batch 1 the median latency, its quartiles, the dense network's
-    median beside it, speedup; the large batch, the speedup there; bytes, dense and sparse. Of the measured columns
-    those are left out that are empty.
+    Columns: trial_id, granularity, sparsity; macs_ratio (dense MACs / MACs executed by dense kernels),
+    theoretical_speedup (dense MACs / MACs of non-zero weights); at batch 1 the median latency, its quartiles, the dense
+    network's median and the speedup; large_batch (its size) and the speedup there; bytes, dense and sparse. Measured
+    columns without a value are left out.
     """
     best, control = front(results.trials, results.objectives), dense_control(results.trials)
     rows = pd.concat([control.assign(granularity="dense"), best], ignore_index=True)
-    # Of two products of the same row, so no other record has to be at hand.
+    # theoretical_speedup x nonzero_macs = the dense network's MACs, so the baseline's record is not needed.
     ratio = rows["theoretical_speedup"] * rows["nonzero_macs"].astype("float64") / rows["macs"].astype("float64")
     shown = [name for name in LATENCY if name not in _MEASURED or rows[name].notna().any()]
-    how = (
-        "Latency: median and quartiles of one forward pass at batch 1; each network was measured beside the dense one, "
-        "in turn, after the search. The MACs ratio counts what dense kernels execute, the theoretical speedup skips "
-        "zeros. The dense control's speedup shows what is chance."
+    caption = (
+        "Latency: median and quartiles of one forward pass at batch 1, measured after the search, alternating with the "
+        "dense network. The MACs ratio counts what dense kernels execute; the theoretical speedup skips zeros. The "
+        "dense control's speedup shows the measurement noise."
     )
     known = rows[SPEEDS].notna().any(axis=None)
-    return Table(rows.assign(macs_ratio=ratio)[shown], how if known else "No latency was measured.")
+    return Table(rows.assign(macs_ratio=ratio)[shown], caption if known else "No latency was measured.")
 
 
 def importance(results: Results) -> Table:
-    """How much each axis decides of reaching the best tenth in each objective, and near the front. One row per axis.
+    """Importance of each axis for the best 10 % in each objective, and for being near the front. One row per axis.
 
-    Columns: axis, the objectives, front; the shares of a column add up to 1. PED-ANOVA, arXiv:2304.10255.
+    Columns: axis, the objectives, front. Each column sums to 1. PED-ANOVA, arXiv:2304.10255.
     """
     known = importance_of(results)
     shares = known.pivot(index="axis", columns="objective", values="importance")
@@ -176,16 +175,16 @@ def importance(results: Results) -> Table:
     rows = shares.sort_values(shares.columns[-1], ascending=False).reset_index() if len(known) else known[["axis"]]
     return Table(
         rows.rename_axis(columns=None),
-        "How much each axis decides of reaching the best tenth in an objective, and of being near the front: shares "
-        "that add up to 1 (PED-ANOVA over all complete trials of the search). Sparsity trivially determines itself.",
+        "Importance of each axis for reaching the best 10 % in each objective, and for being near the front (PED-ANOVA "
+        "over all complete trials of the search; each column sums to 1). Sparsity trivially determines itself.",
     )
 
 
 def layers(results: Results) -> pd.DataFrame:
-    """What the front's networks keep of every layer. One row per network, as the front has them, and layer.
+    """Weights and channels left in each layer of the front's networks. One row per network, in front order, and layer.
 
-    Columns: trial_id, requested_sparsity, sparsity (of the network), LAYERS. Written as csv only: a front of ResNet-50s
-    has hundreds of rows, absurdly long on paper; figures/layers shows them. Empty where no network has a layers.csv.
+    Columns: trial_id, requested_sparsity, sparsity (of the network), LAYERS. Empty if no network has a layers.csv.
+    Written as csv only, since a front of ResNet-50s has hundreds of rows; figures/layers shows them.
     """
     best = front(results.trials, results.objectives)
     rows = best[["trial_id", "requested_sparsity", "sparsity"]].merge(layers_of(results, best), on="trial_id")
@@ -200,9 +199,9 @@ def _baseline(results: Results) -> pd.DataFrame:
         "nonzero_macs": dense.get("macs"),
         "train_seconds": dense.get("seconds"),
     }
-    # In turn with the pruned networks is how theirs were measured; what the record has was measured alone.
-    if not pd.isna(in_turn := results.trials["baseline_latency_ms"].median()):
-        known["latency_ms"] = in_turn
+    # Prefer the latency measured alternating with the pruned networks: the record's was measured on its own.
+    if not pd.isna(alternating := results.trials["baseline_latency_ms"].median()):
+        known["latency_ms"] = alternating
     ratios = dict.fromkeys(("compression_ratio", "theoretical_speedup", "speedup", "batch_speedup"), 1.0)
     fixed = {**ratios, "sparsity": 0.0, "accuracy_drop": 0.0}
     row = pd.DataFrame([{**known, **fixed, "trial_id": "baseline", "kind": "baseline"}])
@@ -215,17 +214,17 @@ def _range(low: float, high: float) -> str:
     return f"{100 * low:.0f} % and above" if high == inf else f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
-_TRAINING = {  # the keys that a dense control has in earnest
+_TRAINING_KEYS = {  # recipe keys that take effect in a dense control
     "schedule", "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
 }  # fmt: skip
 
 
 def applicable(results: Results) -> dict[str, Table]:
-    """The tables of TABLES, made; those of one question alone (SOME) only where they have a row, of a scan none."""
+    """Makes the tables of TABLES; those in OPTIONAL only if they have a row. None for a study that is only a scan."""
     if networks(results.trials).empty and len(scans(results)):
         return {}
     made = {name: make(results) for name, make in TABLES.items()}
-    return {name: table for name, table in made.items() if name not in SOME or len(table.frame)}
+    return {name: table for name, table in made.items() if name not in OPTIONAL or len(table.frame)}
 
 
 TABLES: dict[str, Callable[[Results], Table]] = {
@@ -240,4 +239,4 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "iterations": iterations,
     "latency": latency,
 }
-SOME = {"criteria", "scopes", "ranks", "effects", "importance", "sizes", "iterations"}
+OPTIONAL = {"criteria", "scopes", "ranks", "effects", "importance", "sizes", "iterations"}

@@ -1,1 +1,1 @@
-"""Levels of an axis against each other: criteria, scopes, effects, ranks, importance."""
+"""Comparisons between the levels of an axis: criteria, scopes, effects, ranks, importance."""

@@ -1,4 +1,4 @@
-"""Which criterion, and which scope: networks at matched sparsity, against random pruning and one global ranking."""
+"""Compares criteria with random pruning, and scopes with the global scope, at matched requested sparsity."""
 
 from __future__ import annotations
 
@@ -16,73 +16,72 @@ from analysis.presentation.style import DASHED, INK, styled
 from analysis.results_folder import RECIPE, Results, networks, ordered
 from analysis.statistics.intervals import against, matched
 
-CONTROL = "random"  # the criterion that any other has to beat
-LEVELS = 6  # of sparsity, in one figure
+CONTROL = "random"  # the criterion that the others are compared with
+MAX_SPARSITIES = 6  # in one figure
 _COLUMNS = ["n", "mean", "std", "difference", "low", "high", "clear"]
 
 
 def criteria(results: Results) -> Table:
-    """Every criterion against random at matched requested sparsity. One row per criterion in its cell.
+    """Compares every criterion with random at the same requested sparsity. One row per criterion and cell.
 
-    Columns: criterion, granularity, scope, requested_sparsity, n (runs), mean, std (of test accuracy), difference (to
-    random in the same cell), low, high (its 95 % interval), beats_random. Only cells that have two criteria or more.
+    Columns: criterion, granularity, scope, requested_sparsity, n (runs), mean, std (of test accuracy), difference (from
+    random in the same cell), low, high (its 95 % interval), beats_random. Only cells with two or more criteria.
     """
-    frame, said = _compared(results, "criterion", CONTROL, ["granularity", "scope", "requested_sparsity"])
-    return Table(frame.rename(columns={"clear": "beats_random"}), said)
+    frame, caption = _comparison(results, "criterion", CONTROL, ["granularity", "scope", "requested_sparsity"])
+    return Table(frame.rename(columns={"clear": "beats_random"}), caption)
 
 
 def scopes(results: Results) -> Table:
-    """Every scope against `global` at matched granularity, criterion and requested sparsity. One row per scope there.
+    """Compares every scope with `global` at the same granularity, criterion and requested sparsity.
 
-    Columns as in `criteria`, with beats_global. Only cells that have two scopes or more.
+    One row per scope and cell. Columns as in `criteria`, with beats_global. Only cells with two or more scopes.
     """
-    frame, said = _compared(results, "scope", "global", ["granularity", "criterion", "requested_sparsity"])
-    return Table(frame.rename(columns={"clear": "beats_global"}), said)
+    frame, caption = _comparison(results, "scope", "global", ["granularity", "criterion", "requested_sparsity"])
+    return Table(frame.rename(columns={"clear": "beats_global"}), caption)
 
 
-def _compared(results: Results, axis: str, reference: str, within: list[str]) -> tuple[pd.DataFrame, str]:
+def _comparison(results: Results, axis: str, reference: str, within: list[str]) -> tuple[pd.DataFrame, str]:
     rows = networks(results.trials).dropna(subset=["test_accuracy", axis])
-    shared = matched(rows, axis, _cells(rows, within))
-    frame = against(shared, axis, reference, _cells(rows, within))
-    frame = frame[[axis, *_cells(rows, within), *_COLUMNS]]
-    drawn = int(frame["clear"].isin(["yes", "worse", "not clear"]).sum())
-    chance = f" Of {drawn} such intervals {drawn / 20:.0f} miss the truth by chance." if drawn >= 20 else ""
-    alone = len(rows) - len(shared)
-    without = f" Not here: {style.counted(alone)} whose sparsity no other {axis} was asked for." if alone else ""
+    cell = _cell_keys(rows, within)
+    shared = matched(rows, axis, cell)
+    frame = against(shared, axis, reference, cell)[[axis, *cell, *_COLUMNS]]
+    count = int(frame["clear"].isin(["yes", "worse", "not clear"]).sum())
+    chance = f" About {count / 20:.0f} of these {count} intervals miss the true value by chance." if count >= 20 else ""
+    unmatched = len(rows) - len(shared)
+    left_out = f" Left out: {style.counted(unmatched)} at sparsities with a single {axis}." if unmatched else ""
     return frame, (
-        f"Test accuracy of each {axis}'s networks at the same requested sparsity: mean and standard deviation over "
-        f"runs, and the difference of the mean to {reference}'s there with its 95 % interval (Welch's t interval: runs "
-        f"independent, unequal spread; none from a single run). Clear is what the interval says: yes, it lies above "
-        f"zero; worse, below.{chance}{_differing(shared, [axis, *_cells(rows, within)])}{without}"
+        f"Test accuracy by {axis} at the same requested sparsity: mean and standard deviation over runs, and the "
+        f"difference from {reference}'s mean with its 95 % interval (Welch's t; none for a single run). The last "
+        f"column: yes, the interval lies above zero; worse, below; not clear, it contains zero.{chance}"
+        f"{_uncontrolled(shared, [axis, *cell])}{left_out}"
     )
 
 
-def _cells(rows: pd.DataFrame, within: list[str]) -> list[str]:
-    """What has to be equal for networks to be compared; 80 % of the channels is not 80 % of the weights."""
+def _cell_keys(rows: pd.DataFrame, within: list[str]) -> list[str]:
+    """The keys that must be equal for a comparison; adds sparsity_of, as 80 % of channels is not 80 % of weights."""
     kinds = rows.groupby("granularity")["sparsity_of"].nunique(dropna=False)
     return [*within, "sparsity_of"] if (kinds > 1).any() else within
 
 
-def _differing(rows: pd.DataFrame, fixed: list[str]) -> str:
-    """What else differs between the runs of a cell, which their spread then holds too."""
+def _uncontrolled(rows: pd.DataFrame, fixed: list[str]) -> str:
+    """A sentence naming the other keys that vary between the runs of a cell and so add to their spread."""
     keys = [key for key in RECIPE if key not in fixed and len(rows)]
-    # `steps` follows from the schedule, and is no difference of its own.
     named = [key for key in keys if rows.groupby(fixed, dropna=False)[key].nunique(dropna=False).gt(1).any()]
-    return f" Runs of a cell differ also in {', '.join(map(label, named))}." if named else ""
+    return f" Runs in a cell also differ in {', '.join(map(label, named))}." if named else ""
 
 
 def criteria_data(results: Results) -> pd.DataFrame:
-    """Test accuracy of every criterion at matched requested sparsity: a row for each granularity, scope and sparsity.
+    """Test accuracy of every criterion in each cell (granularity, scope, requested sparsity) with several criteria.
 
-    Columns: criterion, granularity, scope, requested_sparsity, n, mean, lowest, highest (over runs, fractions). No more
-    than LEVELS sparsities, evenly spaced. Criteria come best first by their mean gain over the cells they share, random
-    last.
+    Columns: criterion, granularity, scope, requested_sparsity, n, mean, lowest, highest (over runs, fractions). At most
+    MAX_SPARSITIES sparsities, evenly spaced. Criteria are sorted by their mean gain over the cell's mean, best first;
+    random comes last.
     """
     within = ["granularity", "scope", "requested_sparsity"]
     rows = networks(results.trials).dropna(subset=["test_accuracy", "criterion"])
     rows = matched(rows, "criterion", within)
     levels = np.sort(rows["requested_sparsity"].unique())
-    chosen = levels[np.linspace(0, len(levels) - 1, min(LEVELS, len(levels))).round().astype(int)]
+    chosen = levels[np.linspace(0, len(levels) - 1, min(MAX_SPARSITIES, len(levels))).round().astype(int)]
     rows = rows[rows["requested_sparsity"].isin(chosen)]
     grouped = rows.groupby([*within, "criterion"])["test_accuracy"]
     drawn = grouped.agg(n="size", mean="mean", lowest="min", highest="max").reset_index()
@@ -96,10 +95,10 @@ def criteria_data(results: Results) -> pd.DataFrame:
 
 @styled
 def accuracies(results: Results) -> Figure:
-    """Test accuracy by criterion at matched sparsity, a panel for each granularity and scope, on the same axes."""
+    """Draws test accuracy by criterion at matched sparsity; a panel for each granularity and scope, shared axes."""
     rows = criteria_data(results)
     if rows.empty:
-        return style.words("No two criteria have a network of the same requested sparsity.", results.trials)
+        return style.words("No two criteria have networks at the same requested sparsity.", results.trials)
     names, levels = list(rows["criterion"].unique()), sorted(rows["requested_sparsity"].unique())
     down, across = ordered(rows["granularity"]), ordered(rows["scope"])
     inches = (1.8 + 2.5 * len(across), 1.3 + len(down) * (0.5 + 0.21 * max(4, len(names))))
@@ -119,13 +118,15 @@ def accuracies(results: Results) -> Figure:
     axes[0, 0].set_yticks(range(len(names)), [style.plain(name) for name in names])
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     dense = [style.key(f"baseline, {percent(baseline)} %", **DASHED)] if baseline is not None else []
-    asked = [style.key(f"{percent(level)} %", **{**looks[level], "linestyle": "none"}) for level in levels]
+    requested = [style.key(f"{percent(level)} %", **{**looks[level], "linestyle": "none"}) for level in levels]
     control = [style.key("random, the control", color="#e9e9e9", marker="s", markersize=9)] * (CONTROL in names)
-    style.legend(figure, {"asked for": asked, "network": dense + control})
+    style.legend(figure, {"requested": requested, "network": dense + control})
     several = rows["n"].max() > 1
-    spans = "Dots are means, bars reach from the lowest to the highest run" if several else "Every dot is one run"
+    marks = "Dots are means over runs; bars span the lowest to the highest" if several else "Each dot is one run"
     title = f"Test accuracy of {len(names)} criteria at the same requested sparsity"
-    style.head(figure, title, f"{spans}{_runs(rows)}. Criteria in the order of their mean over what they share.")
+    order = "Criteria are sorted by mean test accuracy relative to the others in the same cells"
+    order += "; random is last" * (CONTROL in names)
+    style.head(figure, title, f"{marks}{_runs_each(rows)}. {order}.")
     return figure
 
 
@@ -142,7 +143,7 @@ def _draw(ax: Axes, rows: pd.DataFrame, names: list[Any], looks: dict[float, dic
 
 
 def _by_level(levels: list[float]) -> dict[float, dict[str, Any]]:
-    """A look for each sparsity: the more is gone, the darker; shapes too, for print."""
+    """Colour and marker for each sparsity: higher is darker; markers differ too, for greyscale print."""
     shades = colormaps["viridis_r"](np.linspace(0.15, 1, len(levels)) if len(levels) > 1 else [0.8])
     edge = {"markeredgecolor": INK, "markeredgewidth": 0.3, "markersize": 4.8, "linestyle": "none"}
     return {
@@ -151,6 +152,6 @@ def _by_level(levels: list[float]) -> dict[float, dict[str, Any]]:
     }
 
 
-def _runs(rows: pd.DataFrame) -> str:
+def _runs_each(rows: pd.DataFrame) -> str:
     low, high = rows["n"].min(), rows["n"].max()
     return "" if high == 1 else f" ({low} each)" if low == high else f" ({low} to {high} each)"

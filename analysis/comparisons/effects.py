@@ -1,4 +1,4 @@
-"""What each axis of a recipe does to test accuracy at equal sparsity: paired differences, marginal effects, shares."""
+"""Effect of each recipe axis on test accuracy at equal sparsity: paired differences, marginal effects, importance."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from analysis.results_folder import RECIPE, Results, axes, candidates, networks
 from analysis.statistics.intervals import CONFIDENCE, MATCHED, holm, mean_interval, verdict
 
 COMPARED = ("criterion", "granularity", "scope", "schedule")
-CALIPER = 0.025  # of achieved sparsity: how far two networks may be apart to make a pair
-ENOUGH = 3  # pairs of recipes that differ in nothing else: with fewer, networks are paired by sparsity
-BINS, LEVELS = 10, 5  # of sparsity, and of another number, where there are more values than that
-_FOLLOW = {  # keys that mean something else, or nothing, on another level of an axis
+CALIPER = 0.025  # largest difference of achieved sparsity within a pair of networks
+MIN_PAIRS = 3  # of recipes that differ in one axis only; with fewer, networks are paired by sparsity
+SPARSITY_BINS, NUMBER_BINS = 10, 5  # quantile bins of sparsity, and of other numbers, if there are more values
+_DEPENDENT_KEYS = {  # axis -> keys with another meaning, or none, on another level of that axis
     "schedule": {"steps", "initial_sparsity"},
     "granularity": {"channel_share", "sparsity_of", "reduce", "min_channels", "round_to", "layer", "group"},
 }
@@ -24,31 +24,31 @@ _COLUMNS = ["axis", "level", "other", "pairs", "matched", "difference", "low", "
 
 
 class Pairs(NamedTuple):
-    """Differences of test accuracy, one level's network less the other's, and what the two have in common."""
+    """Differences of test accuracy between paired networks of two levels, and how they were paired."""
 
     differences: np.ndarray
     matched: str
 
 
 def effects(results: Results) -> Table:
-    """Of every axis the level that does best at equal sparsity, against each of the others, in pairs.
+    """Compares the best level of every axis with each other level, in pairs of networks at equal sparsity.
 
-    Columns: axis, level (the best by its marginal effect), other, pairs, matched ("recipe": the two differ in this axis
-    alone; "sparsity": they have the other COMPARED axes in common and achieved sparsities within CALIPER), difference
-    (mean over pairs, of test accuracy), low, high (95 % t interval), p (Holm's, over the axis), clear.
+    Columns: axis, level (best by marginal effect), other, pairs (count), matched ("recipe": a pair differs in this axis
+    only; "sparsity": the other COMPARED axes are equal and achieved sparsities within CALIPER), difference (mean over
+    pairs, of test accuracy), low, high (95 % t interval), p (Holm-adjusted within the axis), clear.
     """
     rows = candidates(results.trials).dropna(subset=["test_accuracy", "sparsity"])
     frames = [_against_others(networks(results.trials), rows, axis) for axis in COMPARED if rows[axis].nunique() > 1]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)
     return Table(
         frame,
-        "Of each axis the level with the best mean at equal sparsity against each other one: mean difference of test "
-        "accuracy over pairs of networks, with its 95 % interval (Student's t over pairs) and p adjusted for the "
-        "number of comparisons of the axis (Holm). Matched by recipe: the two differ in this axis alone, seeds are "
-        "averaged; by sparsity: the other axes of this table are equal and achieved sparsities within "
-        f"{100 * CALIPER:g} points, while rates and lengths of fine-tuning may differ. Which level is best was chosen "
-        "on the same networks. A sampler that learns runs its favourites more often and better tuned: clear says no "
-        "more than that chance alone does not make such a difference.",
+        "The best level of each axis (by mean test accuracy at equal sparsity) against each other level: mean "
+        "difference of test accuracy over pairs of networks, its 95 % interval (Student's t) and p, adjusted for the "
+        "number of comparisons in the axis (Holm). Matched by recipe: the two networks differ in this axis only; seeds "
+        "are averaged. Matched by sparsity: the other axes of this table are equal and achieved sparsities within "
+        f"{100 * CALIPER:g} points, but fine-tuning rates and epochs may differ. The best level was selected on the "
+        "same networks, and an adaptive sampler runs promising levels more often and with better settings: a clear "
+        "difference is more than chance, but the level need not be its cause.",
     )
 
 
@@ -62,7 +62,7 @@ def _against_others(every: pd.DataFrame, rows: pd.DataFrame, axis: str) -> pd.Da
             gap = mean_interval(found.differences)
             line = {"axis": axis, "level": best, "other": other, "pairs": len(found.differences)}
             line |= {"matched": found.matched, "difference": gap.value, "low": gap.low, "high": gap.high}
-            lines.append(line | {"p": _p(found.differences)})
+            lines.append(line | {"p": _p_value(found.differences)})
     frame = pd.DataFrame(lines)
     adjusted = holm(frame["p"].to_numpy())
     words = [
@@ -73,10 +73,19 @@ def _against_others(every: pd.DataFrame, rows: pd.DataFrame, axis: str) -> pd.Da
 
 
 def pairs(rows: pd.DataFrame, axis: str, level: object, other: object) -> Pairs:
-    """Pairs of networks of two levels of `axis`: by recipe where there are ENOUGH such, else by sparsity."""
+    """Pairs networks of two levels of `axis`: by recipe if there are at least MIN_PAIRS, otherwise by sparsity.
+
+    Args:
+      rows: trials.
+      axis: the column that holds both levels.
+      level: the first level; differences are its test accuracy minus the other's.
+      other: the second level.
+    """
     rows = rows.dropna(subset=["test_accuracy", "sparsity"])
     one, two = rows[rows[axis] == level], rows[rows[axis] == other]
-    keys = [key for key in [*RECIPE, "requested_sparsity"] if key != axis and key not in _FOLLOW.get(axis, set())]
+    keys = [
+        key for key in [*RECIPE, "requested_sparsity"] if key != axis and key not in _DEPENDENT_KEYS.get(axis, set())
+    ]
     first, second = (
         part.assign(requested_sparsity=part["requested_sparsity"].round(MATCHED))
         .groupby(keys, dropna=False)["test_accuracy"]
@@ -84,16 +93,18 @@ def pairs(rows: pd.DataFrame, axis: str, level: object, other: object) -> Pairs:
         for part in (one, two)
     )
     both = pd.merge(first.reset_index(), second.reset_index(), on=keys)
-    if len(both) >= ENOUGH:
+    if len(both) >= MIN_PAIRS:
         return Pairs((both["test_accuracy_x"] - both["test_accuracy_y"]).to_numpy(dtype=float), "recipe")
     strata = [key for key in COMPARED if key != axis]
     groups = dict(iter(two.groupby(strata, dropna=False)))
-    found = [_near(group, groups[key]) for key, group in one.groupby(strata, dropna=False) if key in groups]
+    found = [
+        _paired_by_sparsity(group, groups[key]) for key, group in one.groupby(strata, dropna=False) if key in groups
+    ]
     return Pairs(np.concatenate(found) if found else np.empty(0), "sparsity")
 
 
-def _near(one: pd.DataFrame, two: pd.DataFrame) -> np.ndarray:
-    """Differences over disjoint pairs within CALIPER of sparsity: as many as can be, since both go in rising order."""
+def _paired_by_sparsity(one: pd.DataFrame, two: pd.DataFrame) -> np.ndarray:
+    """Differences over disjoint pairs within CALIPER of sparsity. Greedy matching in sorted order is maximal."""
     one, two = one.sort_values("sparsity"), two.sort_values("sparsity")
     places, values = two["sparsity"].to_numpy(), two["test_accuracy"].to_numpy()
     found, j = [], 0
@@ -106,7 +117,7 @@ def _near(one: pd.DataFrame, two: pd.DataFrame) -> np.ndarray:
     return np.array(found, dtype=float)
 
 
-def _p(differences: np.ndarray) -> float:
+def _p_value(differences: np.ndarray) -> float:
     if len(differences) < 2:
         return float("nan")
     if np.ptp(differences) == 0:
@@ -115,7 +126,7 @@ def _p(differences: np.ndarray) -> float:
 
 
 def binned(values: pd.Series, most: int) -> pd.Series:
-    """Values as they are where no more than `most` differ, else the middle of their quantile range (of `most`)."""
+    """The values if at most `most` are distinct, otherwise the median of each value's quantile bin (of `most` bins)."""
     numbers = values.astype("float64").round(MATCHED)
     if numbers.nunique() <= most:
         return numbers
@@ -124,20 +135,20 @@ def binned(values: pd.Series, most: int) -> pd.Series:
 
 
 def residuals(rows: pd.DataFrame) -> pd.Series:
-    """Test accuracy less the mean of all networks at the same requested sparsity, or in the same tenth of them."""
+    """Test accuracy minus the mean of all networks at the same requested sparsity, or in the same sparsity bin."""
     return rows["test_accuracy"] - rows.groupby(_sparsities(rows))["test_accuracy"].transform("mean")
 
 
 def _sparsities(rows: pd.DataFrame) -> pd.Series:
     known = rows["requested_sparsity"].fillna(rows["sparsity"])
-    return binned(known, BINS if len(rows) >= 4 * BINS else max(2, len(rows) // 4))
+    return binned(known, SPARSITY_BINS if len(rows) >= 4 * SPARSITY_BINS else max(2, len(rows) // 4))
 
 
 def marginal(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Of every level of `axis` its networks' mean gain over all networks of the same sparsity, with 95 % t interval.
+    """Mean gain of each level of `axis` over all networks of the same sparsity, with its 95 % t interval.
 
-    Columns: axis, level, n, effect, low, high (of test accuracy, fractions); numbers of more than LEVELS values in
-    quantile ranges, named by their median. Every network counts once, whatever else differs between levels.
+    Columns: axis, level, n, effect, low, high (of test accuracy, fractions). Numbers with more than NUMBER_BINS values
+    are grouped into quantile bins, named by their median. Other differences between levels are not controlled for.
     """
     gains = residuals(rows)
     lines = []
@@ -150,20 +161,21 @@ def marginal(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 def _levels(values: pd.Series) -> pd.Series:
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    return binned(values.dropna(), LEVELS) if numeric else values.dropna().astype(str)
+    return binned(values.dropna(), NUMBER_BINS) if numeric else values.dropna().astype(str)
 
 
 def importance_data(results: Results) -> pd.DataFrame:
-    """How much of the variance of test accuracy each axis accounts for: a row for each that varies, most first.
+    """Share of the variance of test accuracy explained by each varying axis, largest first.
 
-    Columns: axis, levels, share (of all variance, in [0, 1]; omega squared, which is 0 on average for an axis that does
-    nothing), p (F test). Sparsity comes first into account; the others for what it leaves. Empty below ten networks.
+    Columns: axis, levels (count), share (of the total variance, in [0, 1]; omega squared, near 0 for an axis without
+    effect), p (F test). Sparsity is accounted for first, the other axes on its residuals. Empty below ten
+    networks.
     """
     rows = candidates(results.trials).dropna(subset=["test_accuracy", "sparsity"])
     if len(rows) < 10:
         return pd.DataFrame(columns=["axis", "levels", "share", "p"])
-    asked = _sparsities(rows)
-    lines: list[dict[str, Any]] = [{"axis": "sparsity", **_omega(rows["test_accuracy"], asked)}]
+    sparsities = _sparsities(rows)
+    lines: list[dict[str, Any]] = [{"axis": "sparsity", **_omega(rows["test_accuracy"], sparsities)}]
     rest = 1 - float(lines[0]["share"])
     for axis in axes(results.trials)[0]:
         found = _omega(residuals(rows), _levels(rows[axis]))
@@ -173,7 +185,7 @@ def importance_data(results: Results) -> pd.DataFrame:
 
 
 def _omega(values: pd.Series, levels: pd.Series) -> dict[str, float]:
-    """Omega squared of a one-way analysis of variance: the share of variance between levels, corrected for chance."""
+    """Omega squared of a one-way ANOVA: the share of variance between levels, corrected for chance."""
     groups = [part.to_numpy() for _, part in values.groupby(levels) if len(part)]
     known = np.concatenate(groups) if groups else np.empty(0)
     between = sum(len(part) * (part.mean() - known.mean()) ** 2 for part in groups)
@@ -188,18 +200,18 @@ def _omega(values: pd.Series, levels: pd.Series) -> dict[str, float]:
 
 
 def rates_data(results: Results) -> pd.DataFrame:
-    """How the fine-tuning rate does at each sparsity: finetune_lr, sparsity (medians of quantile ranges), n, gain.
+    """Gain by fine-tuning learning rate and sparsity: finetune_lr, sparsity (medians of quantile bins), n, gain.
 
-    gain: mean test accuracy of the networks there less that of all networks at that sparsity. Empty where the study has
-    one rate, or fewer than 20 networks.
+    gain: mean test accuracy of the networks in the cell minus that of all networks at that sparsity. Empty if the study
+    has one learning rate or fewer than 20 networks.
     """
     rows = candidates(results.trials).dropna(subset=["test_accuracy", "sparsity", "finetune_lr"])
     if rows["finetune_lr"].nunique() < 2 or len(rows) < 20:
         return pd.DataFrame(columns=["finetune_lr", "sparsity", "n", "gain"])
     table = pd.DataFrame(
         {
-            "finetune_lr": binned(rows["finetune_lr"], LEVELS),
-            "sparsity": binned(rows["requested_sparsity"].fillna(rows["sparsity"]), LEVELS),
+            "finetune_lr": binned(rows["finetune_lr"], NUMBER_BINS),
+            "sparsity": binned(rows["requested_sparsity"].fillna(rows["sparsity"]), NUMBER_BINS),
             "accuracy": rows["test_accuracy"],
         }
     )

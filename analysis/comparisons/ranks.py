@@ -1,4 +1,4 @@
-"""Which criterion ranks best over all cells of a study, and which ranks are apart by more than chance."""
+"""Mean ranks of the criteria over all cells of a study, with Friedman's and Nemenyi's tests."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from analysis.presentation.style import COLOURS, INK, styled
 from analysis.results_folder import RECIPE, Results, networks, ordered
 from analysis.statistics.intervals import CONFIDENCE, MATCHED
 
-FEWEST = 3  # criteria, and cells, below which ranks say nothing
-_FREE = {"criterion", "reduce"}  # keys in which the networks of a cell may differ
+MIN_TO_RANK = 3  # criteria, and cells, needed for ranks
+_FREE_KEYS = {"criterion", "reduce"}  # keys that may differ between the networks of a cell
 
 
 class Ranks(NamedTuple):
-    """Ranks of one granularity's criteria: mean (criterion -> mean rank, 1 the best), and what they rest on."""
+    """Ranks of one granularity's criteria.
+
+    mean: criterion -> mean rank, 1 is best. cells: how many were ranked. p: of Friedman's test that all criteria rank
+    alike. critical: Nemenyi's critical difference of two mean ranks.
+    """
 
     mean: pd.Series
     cells: int
@@ -31,14 +35,14 @@ class Ranks(NamedTuple):
 
 
 def rank(scores: pd.DataFrame, confidence: float = CONFIDENCE) -> Ranks:
-    """Mean ranks of the columns of `scores` (cells x criteria, higher is better, no gaps), ties sharing their ranks.
+    """Mean ranks of the columns of `scores` (cells x criteria, higher is better, no missing values); ties are averaged.
 
-    p is of Friedman's test that all rank alike; critical is Nemenyi's difference, by which two mean ranks have to be
-    apart. Cells count as independent. Source: Demsar, 2006, JMLR 7. Raises ValueError below FEWEST cells or criteria.
+    The tests treat cells as independent. Source: Demsar, 2006, JMLR 7.
+    Raises ValueError below MIN_TO_RANK cells or criteria.
     """
     cells, count = scores.shape
-    if cells < FEWEST or count < FEWEST:
-        raise ValueError(f"ranks of {count} criteria in {cells} cells: at least {FEWEST} of each are needed")
+    if cells < MIN_TO_RANK or count < MIN_TO_RANK:
+        raise ValueError(f"ranks of {count} criteria in {cells} cells: at least {MIN_TO_RANK} of each are needed")
     mean = scores.rank(axis=1, ascending=False).mean().sort_values()
     p = float(stats.friedmanchisquare(*scores.to_numpy().T).pvalue)
     q = float(stats.studentized_range.ppf(confidence, count, np.inf)) / sqrt(2)
@@ -46,13 +50,13 @@ def rank(scores: pd.DataFrame, confidence: float = CONFIDENCE) -> Ranks:
 
 
 def ranks(results: Results) -> dict[str, Ranks]:
-    """For each granularity the ranks of its criteria, over the cells in which all of them have a network.
+    """Granularity -> ranks of its criteria, over the cells in which all of them have a network.
 
-    A cell is a recipe with everything equal but the criterion; seeds are averaged. Criteria that lack most cells are
-    left out rather than the cells. Granularities without enough of both are left out.
+    A cell is a recipe without its criterion; seeds are averaged. Criteria missing from half of the cells or more are
+    dropped, to keep the cells. Granularities with too few criteria or cells are left out.
     """
     rows = networks(results.trials).dropna(subset=["test_accuracy", "criterion"])
-    keys = [key for key in [*RECIPE, "requested_sparsity"] if key not in _FREE]
+    keys = [key for key in [*RECIPE, "requested_sparsity"] if key not in _FREE_KEYS]
     rows = rows.assign(requested_sparsity=rows["requested_sparsity"].round(MATCHED))
     found = {}
     for kind in ordered(rows["granularity"].dropna()):
@@ -61,15 +65,15 @@ def ranks(results: Results) -> dict[str, Ranks]:
         scores = part.groupby([cell, part["criterion"]])["test_accuracy"].mean().unstack()
         scores = scores[scores.notna().sum(axis=1) > 1]
         scores = scores.loc[:, scores.notna().mean() > 0.5].dropna()
-        if min(scores.shape) >= FEWEST:
+        if min(scores.shape) >= MIN_TO_RANK:
             found[str(kind)] = rank(scores)
     return found
 
 
 def table(results: Results) -> Table:
-    """The mean rank of every criterion: granularity, criterion, mean_rank, cells, behind (the best, in ranks), clear.
+    """The mean rank of every criterion: granularity, criterion, mean_rank, cells, behind, clear.
 
-    clear: whether it is further behind the best than Nemenyi's critical difference.
+    behind: difference to the best mean rank. clear: "worse" if that exceeds Nemenyi's critical difference.
     """
     found = ranks(results)
     parts = [
@@ -83,33 +87,33 @@ def table(results: Results) -> Table:
     columns = ["granularity", "criterion", "mean_rank", "cells", "behind", "clear"]
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     frame.loc[frame["behind"] == 0, "clear"] = None
-    said = "Rank of test accuracy, 1 the best, in cells that differ in the criterion alone."
-    return Table(frame, f"{said} {_tests(found)}")
+    caption = "Criteria ranked by test accuracy (1 is best) within cells of recipes that differ only in the criterion."
+    return Table(frame, f"{caption} {_test_results(found)}")
 
 
 def ranks_data(results: Results) -> pd.DataFrame:
-    """What the figure of ranks draws: the frame of `table`."""
+    """The data of the figure: the frame of `table`."""
     return table(results).frame
 
 
 @styled
 def figure(results: Results) -> Figure:
-    """The mean ranks of all criteria, and bars that join those not told apart: a critical-difference diagram."""
+    """Draws a critical-difference diagram: mean ranks, and bars that join criteria without a significant difference."""
     found = ranks(results)
     if not found:
-        said = f"There are not {FEWEST} criteria with networks in {FEWEST} cells that differ in nothing else."
-        return style.words(said, results.trials)
+        text = f"There are not {MIN_TO_RANK} criteria with networks in {MIN_TO_RANK} common cells."
+        return style.words(text, results.trials)
     most = max(len(each.mean) for each in found.values())
     drawn = Figure(figsize=(1.2 + 3.4 * len(found), 1.5 + 0.27 * most), layout="constrained")
     panels = drawn.subplots(1, len(found), squeeze=False)[0]
     for ax, (kind, each) in zip(panels, found.items(), strict=True):
         _draw(ax, each, most)
         ax.set_title(f"{style.plain(kind)}: {each.cells} cells")
-    said = (
-        "Bars at the right join criteria whose mean ranks are within Nemenyi's critical difference: those are not told "
-        "apart. The open dot is the control."
+    caption = (
+        "Bars at the right join criteria without a significant difference: their mean ranks are within Nemenyi's "
+        "critical difference. The open dot is the control (random)."
     )
-    style.head(drawn, "Criteria by mean rank of test accuracy", f"{said} {_tests(found)}")
+    style.head(drawn, "Criteria by mean rank of test accuracy", f"{caption} {_test_results(found)}")
     return drawn
 
 
@@ -133,13 +137,13 @@ def _draw(ax: Axes, each: Ranks, lines: int) -> None:
 
 
 def cliques(values: np.ndarray, critical: float) -> list[tuple[int, int]]:
-    """Maximal runs (first, last) of rising `values` whose ends are no further apart than `critical`; of two or more."""
+    """Maximal index ranges (first, last) of ascending `values` that span at most `critical`; of two or more values."""
     ends = [int(np.searchsorted(values, value + critical, side="right")) - 1 for value in values]
     spans = [(first, last) for first, last in enumerate(ends) if last > first]
     return [span for i, span in enumerate(spans) if i == 0 or span[1] > spans[i - 1][1]]
 
 
-def _tests(found: dict[str, Ranks]) -> str:
+def _test_results(found: dict[str, Ranks]) -> str:
     return " ".join(
         f"{style.plain(kind).capitalize()}: Friedman's p = {each.p:.2g}, critical difference {each.critical:.2f} ranks "
         f"over {each.cells} cells."

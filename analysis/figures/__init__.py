@@ -1,7 +1,7 @@
-"""Figures: for each a function that computes what is drawn, and one that draws it; FIGURES has all of them by name.
+"""Figures: for each, one function that computes the data and one that draws it; FIGURES lists them by name.
 
-Drawn are test accuracies, which select nothing; the front is chosen on validation accuracy. Every figure says in
-words what is missing when a study is too small for it.
+Figures show test accuracy, which is not used for any selection; the front is selected by validation accuracy. If a
+study lacks the data for a figure, the figure says so in a sentence.
 """
 
 from analysis.figures.fronts import accuracy_by, front

@@ -1,6 +1,6 @@
-"""The front, and accuracy by the levels of an axis.
+"""Figures of the Pareto front, and of accuracy by the levels of an axis.
 
-Drawn are test accuracies, which select nothing; the front is chosen on validation accuracy.
+They show test accuracy, which is not used for any selection; the front is selected by validation accuracy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from analysis.statistics import pareto, runs
 from analysis.statistics.intervals import mean_interval
 from analysis.statistics.objectives import abscissa, unit_of
 
-AXES = ("criterion", "schedule", "granularity", "scope")  # of a recipe, each with a figure of its own
+AXES = ("criterion", "schedule", "granularity", "scope")  # recipe axes with an accuracy_by figure
 _LOOKS: dict[str, dict[str, Any]] = {
     "front": {"markersize": 7, "markeredgewidth": 0.9, "markeredgecolor": "black", "zorder": 3},
     "dominated": {"markersize": 4.5, "markeredgewidth": 0, "alpha": 0.35},
@@ -47,13 +47,12 @@ _RING: dict[str, Any] = {
 
 
 def front_data(results: Results) -> pd.DataFrame:
-    """A row for every complete network, by rising x.
+    """One row per complete network, by ascending x.
 
     Columns: trial_id, schedule, scope, granularity, x, test_accuracy, place, mean, low, high, n, knee. x is the first
-    objective that is not accuracy, in its own unit (sparsity if there is none); accuracy is a fraction; place is
-    "front", "dominated", or "infeasible" where a constraint is broken. Of the front's rows alone, mean, low and high
-    are the mean of test accuracy over the recipe's n runs and its 95 % t interval (missing for n = 1), and knee is true
-    for one of them, by `pareto.knee` on the objectives over all runs.
+    objective other than accuracy (sparsity if there is none), in the column's unit; test_accuracy is a fraction; place
+    is "front", "dominated" or "infeasible" (a constraint is not met). For front rows only: mean, low, high are the mean
+    test accuracy over the recipe's n runs and its 95 % t interval (missing for n = 1); knee is true for the knee.
     """
     rows = complete(results)
     best = runs.with_runs(pareto.front(rows, results.objectives), results.trials)
@@ -67,7 +66,7 @@ def front_data(results: Results) -> pd.DataFrame:
 
 
 def knee(results: Results) -> Any:
-    """The index, in the trials, of the front's knee by the objectives, accuracy over all runs; None without one."""
+    """The index (in the trials) of the front's knee, with accuracy averaged over runs; None if there is none."""
     best = runs.front(results)
     values = best.assign(accuracy=best["accuracy_mean"])[list(results.objectives)].to_numpy(dtype=float)
     place = pareto.knee(values, list(results.objectives.values()))
@@ -85,18 +84,18 @@ def _intervals(results: Results, best: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def front(results: Results) -> Figure:
-    """Test accuracy against sparsity (or what else was an objective): the front among all networks."""
+    """Draws test accuracy against sparsity (or another objective): the front among all networks."""
     rows, control = front_data(results), dense_control(results.trials)
     if rows.empty:
         return style.words("There is no complete network to draw a front of.", results.trials)
-    name, unit, one = unit_of(abscissa(results))
+    name, unit, scale = unit_of(abscissa(results))
     floor = closeup_floor(rows["test_accuracy"], baseline(results, "test_accuracy"))
     figure, axes = style.panels(1 if floor is None else 2, 1, (7.2, 4.0 if floor is None else 6.4), sharey=False)
     for ax in axes:
         _draw_front(
             ax, results, rows if floor is None or ax is axes[-1] else rows[rows["test_accuracy"] >= floor], rows
         )
-        ax.plot(control[abscissa(results)].astype("float64") / one, 100 * control["test_accuracy"], **STAR)
+        ax.plot(control[abscissa(results)].astype("float64") / scale, 100 * control["test_accuracy"], **STAR)
         dense = draw_baseline(ax, results, "test_accuracy")
         ax.set_ylabel("test accuracy (%)")
     axes[-1].set_xlabel(f"{name} ({unit})")
@@ -110,23 +109,25 @@ def front(results: Results) -> Figure:
     stars = [style.key("dense control", **STAR)] * bool(len(control))
     style.legend(figure, {**keys(results, rows), "network": places + dense + stars})
     style.head(
-        figure, f"{(rows['place'] == 'front').sum()} of {style.counted(len(rows))} on the front", _told(results, rows)
+        figure,
+        f"{(rows['place'] == 'front').sum()} of {style.counted(len(rows))} on the front",
+        _caption(results, rows),
     )
     return figure
 
 
 def _draw_front(ax: Axes, results: Results, shown: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """The networks `shown` of `rows`; the front's joined by a line, with the interval of the mean over their runs."""
-    one = unit_of(abscissa(results))[2]
+    """Draws the networks `shown`, and of all `rows` the front's line and the intervals of means over runs."""
+    scale = unit_of(abscissa(results))[2]
     colours, markers = looks_of(results)
     best = rows[rows["place"] == "front"]
-    if len(results.objectives) == 2:  # of three, what is seen is a shadow of the front: a line would mislead
-        ax.plot(best["x"] / one, 100 * best["test_accuracy"], color=INK, linewidth=0.9, zorder=2)
+    if len(results.objectives) == 2:  # with three objectives this is a projection, where a line would mislead
+        ax.plot(best["x"] / scale, 100 * best["test_accuracy"], color=INK, linewidth=0.9, zorder=2)
     for (schedule, kind, place), group in shown.groupby(["schedule", shape(results), "place"]):
-        ax.plot(group["x"] / one, 100 * group["test_accuracy"], **_look(place, colours[schedule], markers[kind]))
+        ax.plot(group["x"] / scale, 100 * group["test_accuracy"], **_look(place, colours[schedule], markers[kind]))
     several = best[best["low"].notna()]
     if len(several):
-        span = 100 * (several["high"] - several["mean"])
+        half_width = 100 * (several["high"] - several["mean"])
         bars: dict[str, Any] = {
             "fmt": "_",
             "color": INK,
@@ -136,25 +137,28 @@ def _draw_front(ax: Axes, results: Results, shown: pd.DataFrame, rows: pd.DataFr
             "zorder": 5,
         }
         limits = ax.get_ylim()
-        ax.errorbar(several["x"] / one, 100 * several["mean"], yerr=span, **bars)
-        ax.set_ylim(limits)  # the interval of two runs may reach far, and must not flatten all else
+        ax.errorbar(several["x"] / scale, 100 * several["mean"], yerr=half_width, **bars)
+        ax.set_ylim(limits)  # a wide interval of two runs must not compress the rest
     ring = shown[shown["knee"]]
-    ax.plot(ring["x"] / one, 100 * ring["test_accuracy"], **_RING)
+    ax.plot(ring["x"] / scale, 100 * ring["test_accuracy"], **_RING)
 
 
-def _told(results: Results, rows: pd.DataFrame) -> str:
+def _caption(results: Results, rows: pd.DataFrame) -> str:
     objectives = and_(unit_of(objective)[0] for objective in results.objectives)
-    said = [f"The front is chosen on {objectives}, but drawn with test accuracy, so it may bend back."]
+    sentences = [
+        f"The front is selected by {objectives} but drawn with test accuracy, so its line need not be monotonic."
+    ]
     if rows["knee"].any():
-        said.append("Knee: the front's point farthest out when every objective is scaled to [0, 1] over the front.")
+        sentences.append("Knee: the front's point with the largest sum of objectives, each scaled to [0, 1].")
     if rows["low"].notna().any():
-        said.append("Intervals: Student's t over the runs of a recipe; where they end at the frame they reach beyond.")
-    return " ".join(filter(None, [*said, not_drawn(results)]))
+        sentences.append("Intervals: Student's t over the runs of a recipe; those cut off by the frame are longer.")
+    return " ".join(filter(None, [*sentences, not_drawn(results)]))
 
 
 def accuracy_by_data(results: Results, axis: str) -> dict[str, pd.DataFrame]:
-    """For every level of `axis` (one of AXES) its complete networks: trial_id, scope, granularity, sparsity,
-    test_accuracy (fractions); by rising sparsity. Raises ValueError for another axis.
+    """Level of `axis` (one of AXES) -> its complete networks, by ascending sparsity.
+
+    Columns: trial_id, scope, granularity, sparsity, test_accuracy (fractions). Raises ValueError for another axis.
     """
     if axis not in AXES:
         raise ValueError(f"axis {axis!r}; choices: {', '.join(AXES)}")
@@ -164,14 +168,14 @@ def accuracy_by_data(results: Results, axis: str) -> dict[str, pd.DataFrame]:
 
 
 def compared_data(results: Results, axis: str) -> pd.DataFrame:
-    """All networks of `accuracy_by_data`, none where the axis has a single level."""
+    """All networks of `accuracy_by_data`; empty if the axis has a single level."""
     levels = accuracy_by_data(results, axis)
     return pd.concat(levels.values()) if len(levels) > 1 else pd.DataFrame()
 
 
 @styled
 def accuracy_by(results: Results, axis: str) -> Figure:
-    """Test accuracy against sparsity, a panel for each level of `axis`, on the same axes; other networks in grey."""
+    """Draws test accuracy against sparsity, a panel for each level of `axis`; the other networks are grey."""
     levels = accuracy_by_data(results, axis)
     if not levels:
         return style.words(f"There is no complete network to compare by {axis}.", results.trials)
@@ -202,8 +206,8 @@ def accuracy_by(results: Results, axis: str) -> Figure:
     hues = coloured(everything[tint], colours, markers if tint == form else {})
     forms = {form: shaped(everything[form], markers)} if tint != form else {}
     style.legend(figure, {tint: hues, **forms, "network": others + dense})
-    caption = "Every complete network is a point, each of one run; recipes differ in more than is told apart here."
-    caption += " Below: so many are below the axis." * (floor is not None)
+    caption = "Each point is one run of a complete network; recipes also differ in keys that are not shown."
+    caption += " In the panel titles, below: networks below the range of the axis." * (floor is not None)
     style.head(figure, f"Test accuracy by {axis}", caption)
     return figure
 

@@ -1,4 +1,4 @@
-"""A trial's life: accuracy, loss and sparsity over fine-tuning, parameters pruned over time, and after each cut."""
+"""Fine-tuning figures: accuracy, loss and sparsity per epoch, parameters pruned over time, accuracy after each step."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from analysis.presentation.looks import (
 from analysis.presentation.style import styled
 from analysis.results_folder import Results
 
-SAME = 1e-9  # of sparsity: less is no cut
+TOLERANCE = 1e-9  # smaller changes of sparsity are not pruning steps
 
 
 def life_data(results: Results) -> pd.DataFrame:
-    """The history of the selected networks: history's columns, schedule, scope, granularity; by trial and epoch."""
+    """The history of the selected networks, with schedule, scope and granularity; sorted by trial and epoch."""
     columns = ["trial_id", "schedule", "scope", "granularity"]
     return results.history.merge(selected(results)[columns], on="trial_id").sort_values(["trial_id", "epoch"])
 
 
 @styled
 def life(results: Results) -> Figure:
-    """Validation accuracy, train loss and sparsity after each fine-tuning epoch, for the selected networks."""
+    """Draws validation accuracy, train loss and sparsity after each fine-tuning epoch of the selected networks."""
     rows = life_data(results)
     if rows.empty:
-        return style.words("No network that could be drawn has a history of fine-tuning.", results.trials)
+        return style.words("No selected network has a fine-tuning history.", results.trials)
     colours, markers = looks_of(results)
     figure, axes = style.panels(3, 1, (7.2, 6.6), sharey=False)
     upper, middle, lower = axes
@@ -58,58 +58,58 @@ def life(results: Results) -> Figure:
         close_up(upper, floor, rows["accuracy"])
         upper.set_title(f"{(last < floor).sum()} of {len(last)} end below the axis")
     style.legend(figure, {**keys(results, rows), "network": dense})
-    caption = "Measured after each epoch, so a fall at a cut is seen once that epoch has mended part of it."
-    style.head(figure, f"The fine-tuning of {counted(results, len(last))}", caption)
+    caption = "Measured after each epoch, so the drop at a pruning step is shown after one epoch of recovery."
+    style.head(figure, f"Fine-tuning of {counted(results, len(last))}", caption)
     return figure
 
 
 def pruned_data(results: Results) -> pd.DataFrame:
-    """When networks lost their parameters: life_data's rows with time and gone.
+    """The rows of `life_data` with the parameters pruned so far.
 
-    time: seconds of fine-tuning since its beginning; gone: parameters of prunable weights that are away or zero by
-    then. Empty where the baseline's parameters are not known.
+    time: seconds since the start of fine-tuning. gone: parameters removed or zero by then. Empty if the baseline's
+    number of parameters is unknown.
     """
     rows, params = life_data(results), (results.record.get("baseline") or {}).get("params")
     trials = results.trials.set_index("trial_id")[["sparsity", "nonzero_params"]].astype("float64")
     ends = rows[["trial_id"]].join(trials, on="trial_id")
-    # The row knows how many parameters its final sparsity means, so the prunable ones need not be counted here.
-    each = (float(params or "nan") - ends["nonzero_params"]) / ends["sparsity"].where(ends["sparsity"] > 0)
+    # Parameters per unit of sparsity, from the final row; avoids counting the prunable ones.
+    per_sparsity = (float(params or "nan") - ends["nonzero_params"]) / ends["sparsity"].where(ends["sparsity"] > 0)
     time = rows.groupby("trial_id")["seconds"].cumsum()
-    return rows.assign(time=time, gone=rows["sparsity"] * each).dropna(subset=["time", "gone"])
+    return rows.assign(time=time, gone=rows["sparsity"] * per_sparsity).dropna(subset=["time", "gone"])
 
 
 @styled
 def pruned(results: Results) -> Figure:
-    """Parameters pruned against the time of fine-tuning, for the selected networks."""
+    """Draws parameters pruned against fine-tuning time, for the selected networks."""
     rows = pruned_data(results)
     if rows.empty:
-        return style.words("No network that could be drawn has a history of its parameters.", results.trials)
-    one, unit = (1e6, "millions") if rows["gone"].max() >= 1e6 else (1e3, "thousands")
+        return style.words("No selected network has a known history of pruned parameters.", results.trials)
+    scale, unit = (1e6, "millions") if rows["gone"].max() >= 1e6 else (1e3, "thousands")
     colours, markers = looks_of(results)
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     ax = figure.subplots()
     for (schedule, kind, _), trial in rows.groupby(["schedule", shape(results), "trial_id"]):
         look: dict[str, Any] = {"color": colours[schedule], "marker": markers[kind], "alpha": 0.75, "markersize": 4}
-        # A cut comes before the epoch that mends it: what is away at an epoch's end was away at its beginning.
+        # Pruning happens before an epoch, so the value at an epoch's end also holds at its start.
         times, gone = [0.0, *trial["time"]], [trial["gone"].iloc[0], *trial["gone"]]
-        ax.step(times, [value / one for value in gone], where="pre", **look)
+        ax.step(times, [value / scale for value in gone], where="pre", **look)
     ax.set(xlabel="seconds of fine-tuning", ylabel=f"parameters pruned ({unit})", xlim=(0, None), ylim=(0, None))
     style.legend(figure, keys(results, rows))
     number = rows["trial_id"].nunique()
-    said = "Masked parameters and those of removed channels. Marks are the ends of epochs; steps are the cuts."
-    style.head(figure, f"When {counted(results, number)} lost parameters", said)
+    caption = "Masked parameters and those of removed channels. Markers are ends of epochs; jumps are pruning steps."
+    style.head(figure, f"Parameters pruned over time: {counted(results, number)}", caption)
     return figure
 
 
 def iterations_data(results: Results) -> pd.DataFrame:
-    """What each cut left after its fine-tuning, for selected networks of several cuts, a row for each cut.
+    """State after each pruning step and its fine-tuning, for selected networks with several steps; one row per step.
 
-    Columns: trial_id, schedule, iteration (from 1), epoch (the last before the next cut), sparsity, train_loss,
+    Columns: trial_id, schedule, iteration (from 1), epoch (the last before the next step), sparsity, train_loss,
     accuracy (validation).
     """
     rows = life_data(results)
     after = rows.groupby("trial_id")["sparsity"].shift(-1)
-    rows = rows[~((after - rows["sparsity"]).abs() <= SAME)]
+    rows = rows[~((after - rows["sparsity"]).abs() <= TOLERANCE)]
     rows = rows.assign(iteration=rows.groupby("trial_id").cumcount() + 1)
     several = rows.groupby("trial_id")["iteration"].transform("max") > 1
     columns = ["trial_id", "schedule", "iteration", "epoch", "sparsity", "train_loss", "accuracy"]

@@ -1,4 +1,4 @@
-"""How far the search has come: hypervolume against trials and compute seconds; attainment over seeds."""
+"""Progress of the search: hypervolume against trials and compute time; attainment surfaces over seeds."""
 
 from __future__ import annotations
 
@@ -22,18 +22,27 @@ _SURFACES: dict[str, dict[str, Any]] = {
     "median": {"color": COLOURS[0], "linewidth": 1.8, "linestyle": "-"},
     "worst": {"color": "#7a7a7a", "linewidth": 1.1, "linestyle": "--"},
 }
-ZERO = {"accuracy", "test_accuracy", "sparsity", "compression_ratio", "theoretical_speedup", "speedup"}
+ZERO_REFERENCE = {  # maximised objectives with 0 as their reference; others take the lowest value of any network
+    "accuracy",
+    "test_accuracy",
+    "sparsity",
+    "compression_ratio",
+    "theoretical_speedup",
+    "speedup",
+}
 
 
 def reference(results: Results) -> list[float]:
-    """The hypervolume's reference point: 0 for what is maximised, the dense baseline for what is minimised.
+    """The hypervolume's reference point: the worst value of each objective.
 
-    Where the baseline is not known, the highest value of any network.
+    Maximised: 0 for ZERO_REFERENCE, otherwise the lowest value of any network. Minimised: the baseline's value or, if
+    that is unknown, the highest value of any network.
     """
     dense = results.record.get("baseline") or {}
     highest = candidates(results.trials)[list(results.objectives)].max()
     least = {
-        name: 0.0 if name in ZERO else float(candidates(results.trials)[name].min()) for name in results.objectives
+        name: 0.0 if name in ZERO_REFERENCE else float(candidates(results.trials)[name].min())
+        for name in results.objectives
     }
     return [
         least[name] if direction == "max" else float(dense.get(name) or highest[name])
@@ -42,10 +51,10 @@ def reference(results: Results) -> list[float]:
 
 
 def hypervolume_data(results: Results) -> pd.DataFrame:
-    """The hypervolume after each trial of the search, in the order in which they ended.
+    """The hypervolume after each trial of the search, in order of completion.
 
-    Columns: trial_id, trials (ended so far, failed ones too), seconds (wall seconds of all of them together),
-    hypervolume. Trials that failed, were stopped or broke a constraint add time, and no volume.
+    Columns: trial_id, trials (finished so far, including failed ones), seconds (their total wall time), hypervolume.
+    Trials that failed, were stopped or violate a constraint add time but no volume.
     """
     rows = results.trials[(results.trials["kind"] == "search") & results.trials[["layer", "group"]].isna().all(axis=1)]
     if candidates(rows).empty:
@@ -62,40 +71,45 @@ def hypervolume_data(results: Results) -> pd.DataFrame:
 
 @styled
 def hypervolume(results: Results) -> Figure:
-    """How much the front dominates, against trials and against compute seconds."""
+    """Draws the front's hypervolume against the number of trials and against compute time."""
     rows = hypervolume_data(results)
     if rows.empty:
-        return style.words("There is no complete network, so no volume that a front dominates.", results.trials)
-    one, name = (3600.0, "hours") if rows["seconds"].iloc[-1] > 3 * 3600 else (1.0, "seconds")
+        return style.words("There is no complete network, so there is no hypervolume.", results.trials)
+    scale, name = (3600.0, "hours") if rows["seconds"].iloc[-1] > 3 * 3600 else (1.0, "seconds")
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for ax, x, label in ((left, rows["trials"], "trials ended"), (right, rows["seconds"] / one, f"compute {name}")):
+    for ax, x, label in (
+        (left, rows["trials"], "finished trials"),
+        (right, rows["seconds"] / scale, f"compute {name}"),
+    ):
         ax.step([0, *x], [0, *rows["hypervolume"]], where="post", color=COLOURS[0])
         ax.set(xlabel=label, ylim=(0, 1.05 * max(rows["hypervolume"].iloc[-1], 1e-9)), xlim=(0, None))
     units = [unit_of(objective) for objective in results.objectives]
-    left.set_ylabel("hypervolume" + " (product of fractions)" * (set(results.objectives) <= ZERO))
+    left.set_ylabel("hypervolume" + " (product of fractions)" * (set(results.objectives) <= ZERO_REFERENCE))
     corner = zip(units, reference(results), strict=True)
     point = ", ".join(f"{name} {value / each:.4g} {unit}" for (name, unit, each), value in corner)
-    said = f"Reference point: {point}. Compute: the wall seconds of all trials together, failed and stopped ones too."
     last = rows.loc[rows["hypervolume"] < rows["hypervolume"].iloc[-1], "trials"].max()
-    late = f" It last grew at trial {0 if pd.isna(last) else last + 1} of {len(rows)}."
-    style.head(figure, "Progress of the front", said + late)
+    caption = (
+        f"Reference point: {point}. Compute: total wall time of all trials, including failed and stopped ones. Last "
+        f"increase: trial {0 if pd.isna(last) else last + 1} of {len(rows)}."
+    )
+    style.head(figure, "Hypervolume of the front during the search", caption)
     return figure
 
 
 def attainment_data(results: Results) -> pd.DataFrame:
-    """What fronts of single seeds reach: a row for each corner of the attainment surfaces of best, median and worst.
+    """Corners of the best, median and worst attainment surfaces over fronts of single seeds, one row each.
 
-    Columns: level ("best", "median", "worst" of the fronts), x (the abscissa), test_accuracy, fronts (how many). Of the
-    recipes that ran with several seeds, the i-th run of each makes the i-th front. Empty below two such fronts, or
-    where the front is not of two objectives.
+    Columns: level ("best", "median", "worst"), x (see `abscissa`), test_accuracy, fronts (count). The i-th front
+    consists of the i-th run of each recipe that ran with several seeds. Empty below two such fronts, or without exactly
+    two objectives.
     """
-    name, nothing = abscissa(results), pd.DataFrame(columns=["level", "x", "test_accuracy", "fronts"])
+    name, empty = abscissa(results), pd.DataFrame(columns=["level", "x", "test_accuracy", "fronts"])
     rows = runs(results.trials).dropna(subset=[name, "test_accuracy"])
     rows = rows[rows["feasible"].fillna(True).astype(bool)]
     sizes = rows.groupby("recipe")["recipe"].transform("size")
     if not (sizes > 1).any() or len(results.objectives) != 2 or name not in results.objectives:
-        return nothing
+        return empty
     fronts = int(sizes[sizes > 1].min())
     rows = rows[sizes >= fronts].assign(front=lambda r: r.groupby("recipe").cumcount())
     rows = rows[rows["front"] < fronts]
@@ -108,24 +122,24 @@ def attainment_data(results: Results) -> pd.DataFrame:
     parts = [surfaces[surfaces[:, 2] == level][:, :2] * signs for level in wanted.values()]
     frames = [pd.DataFrame(part, columns=["x", "test_accuracy"]) for part in parts]
     found = pd.concat(dict(zip(wanted, frames, strict=True)), names=["level"]).reset_index("level")
-    return found.sort_values(["level", "x"], ignore_index=True).assign(fronts=fronts)[list(nothing.columns)]
+    return found.sort_values(["level", "x"], ignore_index=True).assign(fronts=fronts)[list(empty.columns)]
 
 
 @styled
 def attainment(results: Results) -> Figure:
-    """What the front of every seed reaches, of half of them, and of the best: the spread that one front hides."""
+    """Draws what is attained by all seeds' fronts, by half of them and by the best: the spread between seeds."""
     rows = attainment_data(results)
     if rows.empty:
         return style.words("No recipe ran with several seeds, so there are no fronts to compare.", results.trials)
-    name, unit, one = unit_of(abscissa(results))
+    name, unit, scale = unit_of(abscissa(results))
     rising = results.objectives[abscissa(results)] == "max"
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     ax = figure.subplots()
     floor = 100 * rows["test_accuracy"].min()
     for level, look in _SURFACES.items():
         part = rows[rows["level"] == level]
-        x, y = part["x"].to_numpy() / one, 100 * part["test_accuracy"].to_numpy()
-        # A surface of what is maximised on both axes ends at its right in a fall, of costs it begins with a rise.
+        x, y = part["x"].to_numpy() / scale, 100 * part["test_accuracy"].to_numpy()
+        # Close the surface: a drop at the right end if x is maximised, a rise at the left end if it is minimised.
         x, y = (np.append(x, x[-1]), np.append(y, floor)) if rising else (np.insert(x, 0, x[0]), np.insert(y, 0, floor))
         ax.plot(x, y, drawstyle="steps-pre" if rising else "steps-post", **look)
     baseline = draw_baseline(ax, results, "test_accuracy")
@@ -133,9 +147,9 @@ def attainment(results: Results) -> Figure:
     count = int(rows["fronts"].iloc[0])
     entries = [style.key(f"{level} of {count}", **look) for level, look in _SURFACES.items()]
     style.legend(figure, {"front": entries, "network": baseline})
-    said = (
-        "Empirical attainment surfaces: what is reached by at least one, by half, and by all of the fronts that single "
-        "runs of each recipe make; recipes run less often are left out."
+    caption = (
+        "Empirical attainment surfaces: what at least one, half and all of the fronts attain. Each front consists of "
+        "one run of each recipe; recipes with fewer runs are left out."
     )
-    style.head(figure, f"Attainment over {count} seeds", said)
+    style.head(figure, f"Attainment over {count} seeds", caption)
     return figure

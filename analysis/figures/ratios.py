@@ -1,4 +1,4 @@
-"""Test accuracy against the sparsity asked for, a line for each recipe: what a grid over few recipes shows."""
+"""Figure of test accuracy against requested sparsity, a line for each recipe of a grid."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ from analysis.results_folder import RECIPE, Results
 from analysis.statistics.intervals import mean_interval
 from analysis.statistics.runs import runs
 
-LINES = 8  # more are a tangle
+MAX_RECIPES = 8  # more lines cannot be told apart
 
 
 def ratios_data(results: Results) -> pd.DataFrame:
-    """Columns: recipe (its name), requested_sparsity, test_accuracy (mean over runs), low, high (95 % t), n.
+    """Mean test accuracy of each recipe at each requested sparsity.
 
-    No rows unless there are two to LINES recipes, each at the same two or more sparsities.
+    Columns: recipe (its name), requested_sparsity, test_accuracy (mean over runs), low, high (95 % t interval), n. No
+    rows unless there are two to MAX_RECIPES recipes, all with the same two or more sparsities.
     """
     rows = runs(results.trials).dropna(subset=["requested_sparsity", "test_accuracy"])
     rows = rows.assign(recipe=_names(rows))
     lines = rows.groupby("recipe")["requested_sparsity"]
-    few = 1 < lines.ngroups <= LINES  # looked at first: a search has as many recipes as trials
+    few = 1 < lines.ngroups <= MAX_RECIPES  # checked first, because a search has as many recipes as trials
     sparsities = {tuple(sorted(set(line))) for _, line in lines} if few else set()
     if len(sparsities) != 1 or len(sparsities.pop()) < 2:
         rows = rows.iloc[:0]
     found = []
-    for (recipe, asked), group in rows.groupby(["recipe", "requested_sparsity"], sort=False):
+    for (recipe, sparsity), group in rows.groupby(["recipe", "requested_sparsity"], sort=False):
         mean, low, high = mean_interval(group["test_accuracy"].astype("float64"))
-        found.append((recipe, asked, mean, low, high, len(group)))
+        found.append((recipe, sparsity, mean, low, high, len(group)))
     table = pd.DataFrame(found, columns=["recipe", "requested_sparsity", "test_accuracy", "low", "high", "n"])
     return table.sort_values("requested_sparsity", kind="stable")
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:
-    """What tells a row's recipe from the others: the values of as few axes as do it."""
-    telling: list[str] = []
+    """A name for each row's recipe: the values of the axes needed to distinguish all recipes."""
+    distinguishing: list[str] = []
     groups = 1
     for key in RECIPE:
-        if (finer := rows.groupby([*telling, key], dropna=False).ngroups) > groups:
-            telling, groups = [*telling, key], finer
-    parts = [[_part(key, value) for value in rows[key]] for key in telling]
+        if (finer := rows.groupby([*distinguishing, key], dropna=False).ngroups) > groups:
+            distinguishing, groups = [*distinguishing, key], finer
+    parts = [[_part(key, value) for value in rows[key]] for key in distinguishing]
     named = [", ".join(filter(None, row)) for row in zip(*parts, strict=True)] if parts else ["all"] * len(rows)
     return pd.Series(named, index=rows.index, dtype="object")
 
@@ -61,10 +62,12 @@ def _part(key: str, value: Any) -> str:
 
 @styled
 def ratios(results: Results) -> Figure:
-    """Test accuracy against requested sparsity, a line for each recipe of a grid."""
+    """Draws test accuracy against requested sparsity, a line for each recipe of a grid."""
     rows = ratios_data(results)
     if rows.empty:
-        return style.words(f"There is no grid of two to {LINES} recipes over the same sparsities.", results.trials)
+        return style.words(
+            f"There is no grid of two to {MAX_RECIPES} recipes over the same sparsities.", results.trials
+        )
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     ax = figure.subplots()
     entries = []
@@ -79,6 +82,6 @@ def ratios(results: Results) -> Figure:
     ax.set(xlabel="requested sparsity (%)", ylabel="test accuracy (%)")
     style.legend(figure, {"recipe": entries, "network": dense})
     most = int(rows["n"].max())
-    said = f"Bars: Student's 95 % interval over {most} seeds." if most > 1 else "Each point is one run."
-    style.head(figure, "Test accuracy at each requested sparsity", f"{said} {not_drawn(results)}".strip())
+    caption = f"Bars: Student's 95 % interval over {most} seeds." if most > 1 else "Each point is one run."
+    style.head(figure, "Test accuracy at each requested sparsity", f"{caption} {not_drawn(results)}".strip())
     return figure

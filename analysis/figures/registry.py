@@ -1,4 +1,4 @@
-"""Figures by name."""
+"""Registry of figures: name -> drawing function."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from analysis.results_folder import Results, candidates, scans, scores_of
 
 
 def applicable(results: Results) -> list[str]:
-    """The names of FIGURES that this study has something for, or that say in words what it has not come to yet.
+    """The names of FIGURES to draw for this study.
 
-    Those of one question alone (NEEDS) only where there are data for them; of a mere scan, whose networks are no
-    candidates, nothing but those.
+    Figures in REQUIRED_DATA are drawn only if they have data. The others are always drawn, with a sentence instead of
+    a plot if data are missing, except for a study that is only a sensitivity scan.
     """
-    judged = len(candidates(results.trials)) or scans(results).empty
-    return [name for name in FIGURES if (len(NEEDS[name](results)) if name in NEEDS else judged)]
+    is_search = len(candidates(results.trials)) or scans(results).empty
+    return [name for name in FIGURES if (len(REQUIRED_DATA[name](results)) if name in REQUIRED_DATA else is_search)]
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
@@ -49,7 +49,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "weight_histograms": weights.histograms,
     "latency": latency,
 }
-NEEDS: dict[str, Callable[[Results], pd.DataFrame]] = {  # what the figures of one question alone are drawn of
+REQUIRED_DATA: dict[str, Callable[[Results], pd.DataFrame]] = {  # figure -> its data; not drawn if empty
     "attainment": progress.attainment_data,
     "ratios": ratios.ratios_data,
     "criteria": criteria.criteria_data,

@@ -1,4 +1,4 @@
-"""The figure of latency: measured against theoretical speedup. A function for what is drawn, one to draw it."""
+"""Figure of measured against theoretical speedup: a function for the data, one for the drawing."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DOTTED: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (1, 2
 
 
 def latency_data(results: Results) -> pd.DataFrame:
-    """The measured speedups of the front's networks and of the dense control: a row for each and batch size.
+    """Measured speedups of the front's networks and of the dense controls, one row per network and batch size.
 
-    Columns: trial_id, granularity ("dense" for the control), batch, theoretical_speedup (dense MACs by MACs of
-    non-zero weights), speedup (latency, dense by pruned). By batch and trial; what was not measured has no row.
+    Columns: trial_id, granularity ("dense" for a control), batch, theoretical_speedup (dense MACs / MACs of non-zero
+    weights), speedup (dense latency / pruned latency). Sorted by batch and trial; unmeasured networks have no row.
     """
     control = dense_control(results.trials).assign(granularity="dense")
     rows = pd.concat([pareto.front(results.trials, results.objectives), control])
@@ -30,13 +30,13 @@ def latency_data(results: Results) -> pd.DataFrame:
     columns = ["trial_id", "granularity", "batch", "theoretical_speedup", "speedup"]
     one = rows.assign(batch=1)[columns]
     large = rows.assign(batch=rows["large_batch"], speedup=rows["batch_speedup"])[columns]
-    both = pd.concat([one, large]).replace(inf, nan).dropna()  # a ratio to no MACs has no place on the axis
+    both = pd.concat([one, large]).replace(inf, nan).dropna()  # infinite with zero MACs left: cannot be drawn
     return both.astype({"batch": "int64"}).sort_values(["batch", "trial_id"], ignore_index=True)
 
 
 @styled
 def latency(results: Results) -> Figure:
-    """Measured against theoretical speedup, a panel for batch 1 and one for the large batch, on the same log axes."""
+    """Draws measured against theoretical speedup: panels for batch 1 and the large batch, shared log axes."""
     rows = latency_data(results)
     pruned = rows[rows["granularity"] != "dense"]
     if pruned.empty:
@@ -62,30 +62,30 @@ def latency(results: Results) -> Figure:
 
 
 def zeros(results: Results) -> str:
-    """What is to be said where networks on the front have single weights masked; empty where none has."""
+    """A note that masked weights save no time, if networks on the front have any; otherwise empty."""
     best = pareto.front(results.trials, results.objectives)
     masked = int((best["granularity"].notna() & best["granularity"].ne("channel")).sum())
     if not masked:
         return ""
     return (
         f"On the front {masked} of {style.counted(len(best))} {'has' if masked == 1 else 'have'} single weights "
-        "masked: such zeros gain no time in dense kernels, which multiply by them too; only cut channels do."
+        "masked: dense kernels multiply by these zeros too, so they save no time; only removed channels do."
     )
 
 
 def _caption(results: Results, number: int) -> str:
-    lost = len(pareto.front(results.trials, results.objectives)) - number
-    said = [
-        "Theoretical speedup: the dense network's MACs divided by those of the non-zero weights left.",
+    unmeasured = len(pareto.front(results.trials, results.objectives)) - number
+    sentences = [
+        "Theoretical speedup: the dense network's MACs divided by the MACs of the remaining non-zero weights.",
         zeros(results),
-        "What the dense control gains or loses is chance." if len(dense_control(results.trials)) else "",
-        f"Not measured: {style.counted(lost)}." if lost else "",
+        "The dense control's speedup is measurement noise." if len(dense_control(results.trials)) else "",
+        f"Not measured: {style.counted(unmeasured)}." if unmeasured else "",
     ]
-    return " ".join(filter(None, said))
+    return " ".join(filter(None, sentences))
 
 
 def _draw_lines(ax: Axes, rows: pd.DataFrame) -> None:
-    """The scales, to hold all of `rows` and a speedup of 2, and the lines of the promised speedup and of none."""
+    """Sets log scales that include all `rows` and a speedup of 2; draws lines of theoretical and of no speedup."""
     (left, right), (low, high) = (
         (min(0.8, rows[name].min() / 1.2), max(2.4, 1.2 * rows[name].max()))
         for name in ("theoretical_speedup", "speedup")

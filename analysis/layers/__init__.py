@@ -1,1 +1,1 @@
-"""What happens in single layers: what is kept of them, how sensitive they are, how their weights are distributed."""
+"""Per-layer figures: weights and channels kept, sensitivity to pruning, distributions of scores and weights."""

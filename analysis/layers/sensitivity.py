@@ -1,4 +1,4 @@
-"""How much of each layer can go: what a scan's networks, of which a single layer was cut, lose. Heatmap and lines."""
+"""Sensitivity scan: accuracy drop when a single layer is pruned, as a heatmap and as curves."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from analysis.presentation.rendering import percent
 from analysis.presentation.style import COLOURS, INK, MARKERS, PALE, styled
 from analysis.results_folder import Results, scans, scores_of
 
-PANELS = 4  # of a heatmap: kinds of scan beside each other
-WIDE, FEW = 6, 12  # panels of lines in a row; up to so many layers the rows are of four
-CUT = {"weight": "weights", "channel": "channels"}
+PANELS = 4  # of the heatmap: kinds of scan (granularity and criterion) drawn
+WIDE, FEW = 6, 12  # curves: 6 panels per row, but 4 for up to 12 layers
+UNITS = {"weight": "weights", "channel": "channels"}
 
 
 def sensitivity_data(results: Results) -> pd.DataFrame:
-    """What accuracy each layer costs: a row for every kind of scan, layer and ratio.
+    """Accuracy drop for every kind of scan, layer and pruning ratio, one row each.
 
-    Columns: criterion, granularity (weight: of a layer, channel: of a dependency group, named by its first layer),
-    layer, place (of the layer in the network, from 0), ratio (the share of that layer or group alone that was asked to
-    go), drop (of validation accuracy, a fraction; the mean over runs), n. Weights before channels, layers in the
-    network's order, by rising ratio.
+    Columns: criterion, granularity (weight: of a layer; channel: of a dependency group, named by its first layer),
+    layer, place (of the layer in the network, from 0), ratio (requested share pruned from that layer or group), drop
+    (of validation accuracy, a fraction; mean over runs), n. Sorted: weights before channels, layers in network order,
+    ascending ratio.
     """
     rows = scans(results)
     rows = rows.assign(layer=rows["layer"].fillna(rows["group"]), ratio=rows["requested_sparsity"].round(6))
@@ -46,28 +46,26 @@ def sensitivity_data(results: Results) -> pd.DataFrame:
 
 
 def costliest(rows: pd.DataFrame) -> str:
-    """Which layer costs most and which least, in a sentence; rows of `sensitivity_data`, at the ratio nearest to half.
+    """A sentence naming the layers with the largest and smallest drop at the ratio nearest 0.5.
 
-    Of the first kind of scan among `rows`; no layer is told from another that lost as much.
+    rows: of `sensitivity_data`; only the first kind of scan is used. Ties are not mentioned.
     """
     part = next(iter(_kinds(rows).values()))
     half = part["ratio"].iloc[(part["ratio"] - 0.5).abs().argmin()]
     ranked = part[part["ratio"] == half].sort_values("drop", kind="stable")
     what = "channels" if part["granularity"].iloc[0] == "channel" else "weights"
-    said = f"With {percent(half)} % of a single layer's {what} cut"
-    if len(ranked) == 1:
-        return (
-            f"{said}, {ranked['layer'].iloc[0]} costs {percent(ranked['drop'].iloc[0])} points of validation accuracy."
-        )
+    pruning = f"Pruning {percent(half)} % of a single layer's {what}"
     least, most = ranked.iloc[0], ranked.iloc[-1]
+    if len(ranked) == 1:
+        return f"{pruning} costs {percent(most['drop'])} points of validation accuracy in {most['layer']}."
     return (
-        f"{said}, {most['layer']} costs most, {percent(most['drop'])} points of validation accuracy, "
-        f"and {least['layer']} least, {percent(least['drop'])}."
+        f"{pruning} costs most in {most['layer']} ({percent(most['drop'])} points of validation accuracy) and least in "
+        f"{least['layer']} ({percent(least['drop'])})."
     )
 
 
 def _order(results: Results, rows: pd.DataFrame) -> dict[str, int]:
-    """Where a layer stands in the network: as layer_scores.csv has it, or else as the scan, which goes through them."""
+    """Layer -> position in the network: as in layer_scores.csv, otherwise by trial, since scans run in layer order."""
     known = scores_of(results)["layer"].drop_duplicates().tolist()
     scanned = rows.sort_values("trial_id")["layer"].drop_duplicates().tolist()
     return {name: place for place, name in enumerate([*known, *(name for name in scanned if name not in known)])}
@@ -75,10 +73,10 @@ def _order(results: Results, rows: pd.DataFrame) -> dict[str, int]:
 
 @styled
 def heatmap(results: Results) -> Figure:
-    """Layer x ratio: how many points of validation accuracy it costs to cut that share of that layer alone."""
+    """Draws a heatmap of layer x ratio: points of validation accuracy lost by pruning that share of that layer."""
     rows = sensitivity_data(results)
     if rows.empty:
-        return style.words("No layer was cut alone: this study has no sensitivity scan.", results.trials)
+        return style.words("No sensitivity scan was run in this study.", results.trials)
     kinds = _kinds(rows)
     tables = {kind: 100 * _table(part) for kind, part in list(kinds.items())[:PANELS]}
     most = max(1.0, 100 * rows["drop"].max())
@@ -95,20 +93,20 @@ def heatmap(results: Results) -> Figure:
     bar.set_label("drop of validation accuracy (points)")
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    style.head(figure, "What cutting a single layer costs", _caption(rows, len(kinds)))
+    style.head(figure, "Accuracy drop from pruning a single layer", _caption(rows, len(kinds)))
     return figure
 
 
 def _draw(ax: Axes, table: pd.DataFrame, norm: PowerNorm) -> QuadMesh:
-    """A cell for every layer, the first on top, and ratio of `table`, which holds points."""
+    """Draws `table` (layers x ratios, in points) with the first layer on top."""
     points = table.to_numpy()
     mesh = ax.pcolormesh(points, cmap="Oranges", norm=norm)
     if len(table) <= LINES:
         mesh.set(edgecolor="white", linewidth=0.4)
-        _write(ax, points, norm)
+        _write_cells(ax, points, norm)
     name_layers(ax, list(table.index))
     ax.set_xticks(np.arange(table.shape[1]) + 0.5, [f"{100 * ratio:.3g}" for ratio in table.columns], fontsize=7)
-    ax.set(xlabel="share of that layer cut (%)", facecolor=PALE)
+    ax.set(xlabel="share of the layer pruned (%)", facecolor=PALE)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.grid(False)
@@ -117,10 +115,10 @@ def _draw(ax: Axes, table: pd.DataFrame, norm: PowerNorm) -> QuadMesh:
 
 @styled
 def lines(results: Results) -> Figure:
-    """For every layer its curve: the drop of validation accuracy against the share of it that is cut."""
+    """Draws a panel for every layer: drop of validation accuracy against the share of the layer that is pruned."""
     rows = sensitivity_data(results)
     if rows.empty:
-        return style.words("No layer was cut alone: this study has no sensitivity scan.", results.trials)
+        return style.words("No sensitivity scan was run in this study.", results.trials)
     names = list(rows.sort_values("place", kind="stable")["layer"].unique())
     kinds = _kinds(rows)
     looks = {kind: _look(place) for place, kind in enumerate(kinds)}
@@ -138,17 +136,17 @@ def lines(results: Results) -> Figure:
         ax.set_visible(place < len(names))
         ax.tick_params(labelbottom=place + columns >= len(names), labelleft=place % columns == 0)
     figure.supylabel("drop of validation accuracy (points)", fontsize=9, color=INK)
-    style.legend(figure, {"cut": [style.key(_title(kind), **{**looks[kind], "linestyle": "-"}) for kind in kinds]})
-    said = (
-        "Across: the share of that layer or dependency group alone that is cut (%). The scale of drops is linear up to "
-        "1 point, then logarithmic; gains are drawn as 0. "
+    style.legend(figure, {"pruned": [style.key(_title(kind), **{**looks[kind], "linestyle": "-"}) for kind in kinds]})
+    axes_caption = (
+        "x axis: share of the layer or dependency group that is pruned (%). The y axis is linear up to 1 point, then "
+        "logarithmic; gains are drawn as 0. "
     )
-    style.head(figure, "What cutting a single layer costs", said + _caption(rows, 0))
+    style.head(figure, "Accuracy drop from pruning a single layer", axes_caption + _caption(rows, 0))
     return figure
 
 
 def _kinds(rows: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """The rows of each kind of scan, by granularity and criterion, in their order."""
+    """Kind of scan (granularity, criterion) -> its rows, in their order."""
     pairs = zip(rows["granularity"], rows["criterion"], strict=True)
     return {
         (granularity, criterion): rows[(rows["granularity"] == granularity) & (rows["criterion"] == criterion)]
@@ -157,7 +155,7 @@ def _kinds(rows: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
 
 
 def _title(kind: tuple[str, str]) -> str:
-    return f"{CUT.get(kind[0], kind[0])}, {style.plain(kind[1])}"
+    return f"{UNITS.get(kind[0], kind[0])}, {style.plain(kind[1])}"
 
 
 def _look(place: int) -> dict[str, Any]:
@@ -166,7 +164,7 @@ def _look(place: int) -> dict[str, Any]:
 
 
 def _scale(ax: Axes, top: float) -> None:
-    """Scales on which half a point is told from none, and forty from ten."""
+    """Sets the scales: a symmetric log y axis that resolves both drops below a point and drops of tens of points."""
     ax.set_yscale("symlog", linthresh=1, linscale=0.6)
     ticks = [tick for tick in (0, 1, 10, 100) if tick <= 1.5 * top]
     ax.set(xlim=(0, 100), xticks=[0, 50, 100], ylim=(-0.1, 1.5 * top))
@@ -175,22 +173,22 @@ def _scale(ax: Axes, top: float) -> None:
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Layers, in order, by ratios: the drop, a fraction."""
+    """The drop (a fraction) as a table of layers, in order, by ratios."""
     return rows.pivot(index="layer", columns="ratio", values="drop").reindex(rows["layer"].drop_duplicates())
 
 
-def _write(ax: Axes, points: npt.NDArray[np.float64], norm: PowerNorm) -> None:
+def _write_cells(ax: Axes, points: npt.NDArray[np.float64], norm: PowerNorm) -> None:
     small: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 5.5, "in_layout": False}
     for (line, column), drop in np.ndenumerate(points):
         if not np.isnan(drop):
-            said = f"{drop:.0f}" if abs(drop) >= 9.95 else f"{drop + 0.0:.1f}".replace("-0.0", "0.0").replace("-", "−")
-            ax.text(column + 0.5, line + 0.5, said, color="white" if norm(max(drop, 0)) > 0.6 else "black", **small)
+            text = f"{drop:.0f}" if abs(drop) >= 9.95 else f"{drop + 0.0:.1f}".replace("-0.0", "0.0").replace("-", "−")
+            ax.text(column + 0.5, line + 0.5, text, color="white" if norm(max(drop, 0)) > 0.6 else "black", **small)
 
 
 def _caption(rows: pd.DataFrame, kinds: int) -> str:
     runs = int(rows["n"].max())
-    left = f" Not drawn: {kinds - PANELS} further kinds of scan." if kinds > PANELS else ""
+    omitted = f" Not shown: {kinds - PANELS} further kinds of scan." if kinds > PANELS else ""
     return (
-        "Every network had one layer's weights, or one dependency group's channels, cut and nothing else, without "
-        f"fine-tuning; {'one run each' if runs == 1 else f'means of up to {runs} runs'}.{left}"
+        "Only one layer's weights, or one dependency group's channels, were pruned at a time, without fine-tuning; "
+        f"{'one run each' if runs == 1 else f'means of up to {runs} runs'}.{omitted}"
     )

@@ -1,4 +1,4 @@
-"""What is inside the layers: gradient norms and saliencies of the baseline, and weights before and after pruning."""
+"""Per-layer distributions: the baseline's gradient norms and saliencies, and weights before and after pruning."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from analysis.results_folder import Results, histograms_of, scores_of
 from analysis.statistics import pareto
 from analysis.statistics.choice import quoted
 
-SHOWN = 6  # layers of histograms
+MAX_LAYERS = 6  # with a histogram
 NAMES = {"gradient_norm": "gradient norm, |∂L/∂w|", "saliency": "saliency, |w · ∂L/∂w|"}
 
 
 @styled
 def maps(results: Results) -> Figure:
-    """For every layer of the baseline, how the gradient norms and the saliencies of its weights are distributed."""
+    """Draws the distribution of gradient norms and saliencies of the weights in each layer of the baseline."""
     rows = scores_of(results)
     if rows.empty:
-        return style.words("There is no layer_scores.csv: no gradients of the baseline are on file.", results.trials)
+        return style.words("There is no layer_scores.csv with the baseline's gradients.", results.trials)
     names, kinds = list(rows["layer"].unique()), list(rows["criterion"].unique())
     inches = (2.4 + 2.7 * len(kinds), 1.6 + LINE * min(max(len(names), 9), LINES))
     figure = Figure(figsize=inches, layout="constrained")
@@ -34,7 +34,7 @@ def maps(results: Results) -> Figure:
     for i, (ax, kind) in enumerate(zip(axes, kinds, strict=True)):
         part = rows[rows["criterion"] == kind].set_index("layer").reindex(names)
         places = np.arange(len(names)) + 0.5
-        # A logarithmic axis has no zero: what is below the lowest positive quantile begins there.
+        # A logarithmic axis has no zero: smaller values are drawn at the lowest positive quantile.
         quantiles = part[["q05", "q25", "q50", "q75", "q95"]]
         floor = quantiles[quantiles > 0].min().min()
         low, first, middle, third, high = quantiles.clip(lower=floor).to_numpy().T
@@ -51,20 +51,20 @@ def maps(results: Results) -> Figure:
         ax.tick_params(axis="y", length=0)
     axes[0].set_ylim(0, len(names))
     name_layers(axes[0], names)
-    said = (
-        "Scores of the untouched baseline's weights on calibration images. Thin lines reach from the 5 % to the 95 % "
-        "quantile, thick ones over the middle half; white dots are medians, strokes means. A layer that stands far "
-        "left is the first to be emptied by a global ranking of that score."
+    caption = (
+        "Scores of the baseline's weights on calibration images, before pruning. Thin lines span the 5 % to 95 % "
+        "quantiles, thick lines the 25 % to 75 % quantiles; white dots are medians, strokes means. A global ranking of "
+        "the score prunes the layers furthest left first."
     )
-    style.head(figure, "Scores of the baseline's layers", said)
+    style.head(figure, "Scores of the baseline's weights by layer", caption)
     return figure
 
 
 def histogram_data(results: Results) -> pd.DataFrame:
-    """The histograms of one network's weights: trial_id, HISTOGRAM; empty where no network on the front has any.
+    """Weight histograms of one network: trial_id, HISTOGRAM; empty if no network on the front has any.
 
-    The network is the one that the answer quotes, or else that of the front with histograms and the highest sparsity.
-    No more than SHOWN layers, evenly spaced, the first and the last among them.
+    The network is the one that the answer quotes or, if it has no histograms, the sparsest on the front that has. At
+    most MAX_LAYERS layers, evenly spaced, including the first and the last.
     """
     best = pareto.front(results.trials, results.objectives).sort_values("sparsity", ascending=False)
     first = quoted(results)
@@ -72,17 +72,17 @@ def histogram_data(results: Results) -> pd.DataFrame:
     for name in names:
         if len(rows := histograms_of(results, name)):
             layers = rows["layer"].unique()
-            shown = layers[np.linspace(0, len(layers) - 1, min(SHOWN, len(layers))).round().astype(int)]
+            shown = layers[np.linspace(0, len(layers) - 1, min(MAX_LAYERS, len(layers))).round().astype(int)]
             return rows[rows["layer"].isin(shown)].assign(trial_id=name)
     return pd.DataFrame(columns=["trial_id", "layer", "low", "high", "dense", "pruned"])
 
 
 @styled
 def histograms(results: Results) -> Figure:
-    """Weights of a few layers before and after pruning and fine-tuning, zeros left out."""
+    """Draws histograms of the non-zero weights of a few layers before and after pruning and fine-tuning."""
     rows = histogram_data(results)
     if rows.empty:
-        return style.words("No network on the front has its weights' histograms on file.", results.trials)
+        return style.words("No network on the front has a histograms.csv.", results.trials)
     names = list(rows["layer"].unique())
     columns = min(3, len(names))
     down = -(-len(names) // columns)
@@ -104,14 +104,14 @@ def histograms(results: Results) -> Figure:
             xlabel="weight" if place + columns >= len(names) else "", ylabel="" if place % columns else "weights in bin"
         )
     entries = [style.key("baseline", marker="s", markersize=9, color=PALE)]
-    entries += [style.key("pruned, not zero", color=COLOURS[0], linestyle="-", linewidth=1.1)]
+    entries += [style.key("pruned, non-zero", color=COLOURS[0], linestyle="-", linewidth=1.1)]
     style.legend(figure, {"network": entries})
     trial = results.trials.set_index("trial_id").loc[rows["trial_id"].iloc[0]]
     named = (trial[key] for key in ("criterion", "granularity", "scope", "schedule") if pd.notna(trial[key]))
-    said = (
-        f"Trial {rows['trial_id'].iloc[0]} ({', '.join(map(style.plain, named))}), the network that the answer quotes "
-        "or, where that has no such file, the sparsest on the front: without "
-        f"{percent(trial['sparsity'])} % of the prunable weights. Axes differ between layers."
+    caption = (
+        f"Trial {rows['trial_id'].iloc[0]} ({', '.join(map(style.plain, named))}) at {percent(trial['sparsity'])} % "
+        "sparsity: the network that the answer quotes or, if it has no histograms, the sparsest on the front. Axes "
+        "differ between layers."
     )
-    style.head(figure, "Weights before and after", said)
+    style.head(figure, "Weights before and after pruning", caption)
     return figure

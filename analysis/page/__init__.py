@@ -1,1 +1,1 @@
-"""The report page: its sentences, sections and interactive part, and the server that shows it while a study runs."""
+"""The HTML report: its answer, sections and interactive plot, and the server that shows it while a study runs."""

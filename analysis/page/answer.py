@@ -1,4 +1,4 @@
-"""The study's answer, made from its data: a sentence, and what its trials and seeds do not allow to be said."""
+"""Composes the report's answer from the data: the main result in one sentence, and its limitations."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from analysis.statistics.choice import _choose, quoted
 
 
 def answer(results: Results) -> tuple[str, str]:
-    """The study's answer in a sentence, and in others what it rests on and what may not be concluded from it.
+    """The main result in one sentence; then its basis and limitations in further sentences.
 
-    The network is chosen on validation accuracy, over all its runs, and quoted with test accuracy.
+    The network is selected by validation accuracy, averaged over its runs, and reported with test accuracy.
     """
     complete, chosen = candidates(results.trials), quoted(results)
     if complete.empty and len(scanned := sensitivity_data(results)):
-        limits = "Nothing was fine-tuned, and what a layer costs alone does not add up to what several cost together."
+        limits = "Nothing was fine-tuned, and drops of single layers do not add up when several are pruned together."
         return costliest(scanned), limits
     if complete.empty:
         return "No network was completed, so there is no answer yet.", f"Trials: {tally(results.trials)}."
@@ -28,25 +28,26 @@ def answer(results: Results) -> tuple[str, str]:
             f"{which} {'does not meet' if len(complete) == 1 else 'meets'} the constraints.",
             f"Trials: {tally(results.trials)}.",
         )
-    sentence = f"At {percent(chosen['sparsity'])} % sparsity, {recipe(chosen)} {_loses(results, chosen)}"
+    sentence = f"At {percent(chosen['sparsity'])} % sparsity, {recipe(chosen)} {_accuracy_change(results, chosen)}"
     return (
-        f"{sentence}{_smaller(results, chosen)}.",
-        f"{_which(results, chosen, len(complete))} {_limits(results, chosen)}",
+        f"{sentence}{_savings(results, chosen)}.",
+        f"{_selection(results, chosen, len(complete))} {_limitations(results, chosen)}",
     )
 
 
 def recipe(row: pd.Series) -> str:
-    """A recipe as a sentence says it: "global magnitude l1 of weights with a gradual schedule"."""
-    said = {key: None if pd.isna(row[key]) else str(row[key]).replace("_", " ") for key in _NAMED}
-    kind = said["granularity"]
-    cut = _CUT.get(kind or "", f" of {kind} blocks" if kind else "")
-    where = {"layer": "layer-wise"}.get(said["scope"] or "", said["scope"])
-    when = _WHEN.get(said["schedule"] or "", f"with the schedule {said['schedule']}" if said["schedule"] else None)
-    return " ".join(filter(None, (where, (said["criterion"] or "pruning") + cut, when)))
+    """A recipe in words: "global magnitude l1 of weights with a gradual schedule"."""
+    words = {key: None if pd.isna(row[key]) else str(row[key]).replace("_", " ") for key in _NAMED_KEYS}
+    kind = words["granularity"]
+    units = _UNITS.get(kind or "", f" of {kind} blocks" if kind else "")
+    scope = {"layer": "layer-wise"}.get(words["scope"] or "", words["scope"])
+    schedule = words["schedule"]
+    schedule = _SCHEDULES.get(schedule or "", f"with the schedule {schedule}" if schedule else None)
+    return " ".join(filter(None, (scope, (words["criterion"] or "pruning") + units, schedule)))
 
 
-def _loses(results: Results, row: pd.Series) -> str:
-    """What is lost, and no more than the runs allow."""
+def _accuracy_change(results: Results, row: pd.Series) -> str:
+    """The loss of test accuracy, with an interval if there are several runs."""
     found, count = runs.loss(results, row)
     if pd.isna(found.value):
         return f"has an unknown test accuracy{_of_runs(count)}"
@@ -54,28 +55,29 @@ def _loses(results: Results, row: pd.Series) -> str:
         verb = "lost" if found.value >= 0 else "gained"
         return f"{verb} {percent(abs(found.value))} points of test accuracy in its only run"
     change = f"{percent(abs(found.value))} ± {percent(found.high - found.value)} points of test accuracy"
-    said = f"{'loses' if found.value >= 0 else 'gains'} {change} (mean and 95 % interval over {count} runs)"
-    return f"{said}, which may be nothing," if found.low <= 0 <= found.high else said
+    text = f"{'loses' if found.value >= 0 else 'gains'} {change} (mean and 95 % interval over {count} runs)"
+    return f"{text}, which may be zero," if found.low <= 0 <= found.high else text
 
 
 def _of_runs(count: int) -> str:
     return f" over {count} runs" if count > 1 else ""
 
 
-def _smaller(results: Results, row: pd.Series) -> str:
-    """What is gained for it: bytes where tensors became smaller, else what is left that is not zero; and time."""
+def _savings(results: Results, row: pd.Series) -> str:
+    """The savings: bytes if tensors became smaller, otherwise non-zero parameters; and the measured speedup."""
     dense = (results.record.get("baseline") or {}).get("size_bytes")
-    said = []
+    parts = []
     if row["granularity"] in SMALLER and dense and pd.notna(row["size_bytes"]):
-        said.append(f"is {dense / row['size_bytes']:.1f} × smaller")
+        parts.append(f"is {dense / row['size_bytes']:.1f} × smaller")
     elif pd.notna(row["compression_ratio"]):
-        said.append(f"has {row['compression_ratio']:.1f} × fewer parameters that are not zero")
+        parts.append(f"has {row['compression_ratio']:.1f} × fewer non-zero parameters")
     if pd.notna(row["speedup"]) and row["granularity"] in SMALLER:
-        said.append(f"runs {row['speedup']:.1f} × as fast")
-    return "".join(f"{' and' if part == said[-1] else ','} {part}" for part in said)
+        parts.append(f"runs {row['speedup']:.1f} × as fast")
+    return "".join(f"{' and' if part == parts[-1] else ','} {part}" for part in parts)
 
 
-def _which(results: Results, row: pd.Series, count: int) -> str:
+def _selection(results: Results, row: pd.Series, count: int) -> str:
+    """Which trial is quoted, why it was selected, and its test accuracy beside those of the dense networks."""
     why = _choose(runs.front(results), results)[1]
     tested = runs.runs_of(results, row)["test_accuracy"].dropna()
     spread = f" ({percent(tested.min())} to {percent(tested.max())} %)" if len(tested) > 1 else ""
@@ -83,31 +85,32 @@ def _which(results: Results, row: pd.Series, count: int) -> str:
         "the baseline's": (results.record.get("baseline") or {}).get("test_accuracy"),
         "the dense control's": dense_control(results.trials)["test_accuracy"].mean(),
     }
-    beside = "".join(f", {whose} {percent(value)} %" for whose, value in known.items() if not pd.isna(value))
-    which = f"of {count} complete networks {why} on validation data" if count > 1 else "the only complete network"
+    dense = "".join(f", {name} {percent(value)} %" for name, value in known.items() if not pd.isna(value))
+    selected = f"selected from {count} complete networks as {why} on validation data"
+    which = selected if count > 1 else "the only complete network"
     accuracy = f"its test accuracy is {percent(tested.mean())} %{spread}" if len(tested) else "nothing was tested"
-    return f"This is trial {row['trial_id']}, {which}; {accuracy}{beside}."
+    return f"This is trial {row['trial_id']}, {which}; {accuracy}{dense}."
 
 
-def _limits(results: Results, row: pd.Series) -> str:
+def _limitations(results: Results, row: pd.Series) -> str:
     if len(candidates(results.trials)) == 1:
-        return "One run shows that it can be done, and compares nothing."
+        return "A single run shows what is possible but supports no comparison."
     if len(runs.runs_of(results, row)) > 1:
         return (
-            "It was picked for the run that looked best, which is among those of the mean: a little of it is luck. "
-            "Recipes whose intervals overlap are not told apart, and the baseline is one network of one seed."
+            "It was selected for its best run, which is included in the mean, so the mean is slightly optimistic. "
+            "Recipes with overlapping intervals cannot be told apart, and the baseline is one network with one seed."
         )
     return (
-        "Its recipe ran with one seed and was picked from many, so small differences may be chance, and no recipe is "
+        "Its recipe ran with one seed and was selected from many, so small differences may be chance, and no recipe is "
         "shown to be better than another."
     )
 
 
-_WHEN = {
+_SCHEDULES = {
     "one shot": "in one shot",
     "iterative": "with an iterative schedule",
     "gradual": "with a gradual schedule",
 }
-SMALLER = ("channel", "hybrid")  # granularities that leave smaller tensors
-_CUT = {"weight": " of weights", "channel": " of channels", "hybrid": " of channels, then weights"}
-_NAMED = ("criterion", "granularity", "scope", "schedule")  # of a recipe, in a sentence
+SMALLER = ("channel", "hybrid")  # granularities that make tensors smaller
+_UNITS = {"weight": " of weights", "channel": " of channels", "hybrid": " of channels, then weights"}
+_NAMED_KEYS = ("criterion", "granularity", "scope", "schedule")  # recipe keys mentioned in the sentence

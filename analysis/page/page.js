@@ -1,5 +1,5 @@
 "use strict";
-// The page's life: the plot, its filters, the chosen trial, sorting. Whatever comes from the study is set as text.
+// Interactivity: the plot, its filters, the selected trial, sortable tables. Study data is only ever inserted as text.
 const data = JSON.parse(document.getElementById("data").textContent);
 const trials = data.ids.map((id, i) => ({ id, i }));
 const cell = (trial, name) => data.columns[name][trial.i];
@@ -7,7 +7,7 @@ const find = (id) => document.getElementById(id);
 const hidden = Object.fromEntries(Object.keys(data.levels).map((axis) => [axis, new Set()]));
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"];
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "x"];
-const MOST = 500; // rows of the table of trials
+const MAX_ROWS = 500; // of the table of trials
 
 function make(tag, text, parent) {
   const element = document.createElement(tag);
@@ -16,7 +16,8 @@ function make(tag, text, parent) {
   return element;
 }
 
-function said(name, value) {
+// A cell's value as displayed text.
+function format(name, value) {
   if (value === null || value === undefined || value === "") return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value !== "number") return String(value);
@@ -25,14 +26,14 @@ function said(name, value) {
   return String(Number(value.toPrecision(4)));
 }
 
-// Plotly reads some tags in the text it shows.
+// Plotly interprets some HTML tags in its labels.
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const shown = () => trials.filter((t) => Object.entries(hidden).every(([axis, off]) => !off.has(cell(t, axis))));
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function hover(trial) {
   const lines = data.recipe.filter((name) => cell(trial, name) !== null);
-  const words = lines.map((name) => `${data.labels[name]}: ${escaped(said(name, cell(trial, name)))}`);
+  const words = lines.map((name) => `${data.labels[name]}: ${escaped(format(name, cell(trial, name)))}`);
   return `<b>trial ${escaped(trial.id)}</b><br>${words.join("<br>")}`;
 }
 
@@ -45,12 +46,12 @@ function traces(rows, x) {
       && cell(t, x.name) !== null && cell(t, "test_accuracy") !== null);
     if (!own.length) return;
     const front = place === "front";
-    const several = own.map((t) => (front ? cell(t, "reach") : null));
+    const halfWidths = own.map((t) => (front ? cell(t, "half_width") : null));
     made.push({
-      type: "scatter", mode: "markers", name: `${escaped(said("", name).replace(/_/g, " "))}${front ? ", front" : ""}`,
-      x: own.map((t) => cell(t, x.name) / x.one), y: own.map((t) => 100 * cell(t, front ? "shown" : "test_accuracy")),
-      error_y: { type: "data", array: several.map((r) => (r === null ? 0 : 100 * r)), thickness: 1, width: 3,
-        visible: front && several.some((r) => r !== null) },
+      type: "scatter", mode: "markers", name: `${escaped(format("", name).replace(/_/g, " "))}${front ? ", front" : ""}`,
+      x: own.map((t) => cell(t, x.name) / x.scale), y: own.map((t) => 100 * cell(t, front ? "mean" : "test_accuracy")),
+      error_y: { type: "data", array: halfWidths.map((w) => (w === null ? 0 : 100 * w)), thickness: 1, width: 3,
+        visible: front && halfWidths.some((w) => w !== null) },
       customdata: own.map((t) => t.id), text: own.map(hover), hovertemplate: "%{text}<br>test accuracy %{y:.2f} %<extra></extra>",
       marker: { color: COLOURS[n % COLOURS.length], size: front ? 11 : 6, opacity: front ? 1 : 0.45,
         symbol: own.map((t) => SYMBOLS[kinds.indexOf(cell(t, "granularity")) % SYMBOLS.length] || "circle"),
@@ -67,7 +68,7 @@ function layout(xTitle, yTitle, more) {
     xaxis: { ...axis, title: { text: xTitle } }, yaxis: { ...axis, title: { text: yTitle } }, ...more };
 }
 
-const quiet = { displaylogo: false, responsive: true };
+const plotlyConfig = { displaylogo: false, responsive: true };
 
 function draw() {
   const x = data.abscissae[Number(find("abscissa").value)];
@@ -75,32 +76,32 @@ function draw() {
     y1: 100 * data.baseline, line: { color: colour("--quiet"), dash: "dash", width: 1 } }];
   const notes = lines.map((line) => ({ xref: "paper", x: 0, y: line.y1, xanchor: "left", yanchor: "bottom", showarrow: false,
     text: `baseline ${line.y1.toFixed(1)} %`, font: { color: colour("--quiet"), size: 11 } }));
-  const beside = { shapes: lines, annotations: notes };
-  Plotly.react("plot", traces(shown(), x), layout(x.label, "test accuracy (%)", beside), quiet);
+  const baseline = { shapes: lines, annotations: notes };
+  Plotly.react("plot", traces(shown(), x), layout(x.label, "test accuracy (%)", baseline), plotlyConfig);
   list();
 }
 
 function list() {
   const body = find("trials").querySelector("tbody");
   const rows = shown();
-  body.replaceChildren(...rows.slice(0, MOST).map((trial) => {
+  body.replaceChildren(...rows.slice(0, MAX_ROWS).map((trial) => {
     const row = document.createElement("tr");
     row.dataset.trial = trial.id;
     data.listed.forEach((name) => {
       const value = name === "trial_id" ? trial.id : cell(trial, name);
-      make("td", said(name, value), row).className = typeof value === "number" ? "number" : "";
+      make("td", format(name, value), row).className = typeof value === "number" ? "number" : "";
     });
     return row;
   }));
   find("counted").textContent = `${rows.length} of ${trials.length} networks`
-    + (rows.length > MOST ? `; the first ${MOST} are listed, all are in trials.csv` : "");
+    + (rows.length > MAX_ROWS ? `; the first ${MAX_ROWS} are listed, trials.csv has all` : "");
 }
 
 function pairs(names, trial, parent) {
   const table = make("dl", undefined, parent);
   names.filter((name) => cell(trial, name) !== null).forEach((name) => {
     make("dt", data.labels[name], table);
-    make("dd", said(name, cell(trial, name)), table);
+    make("dd", format(name, cell(trial, name)), table);
   });
 }
 
@@ -117,7 +118,7 @@ function show(id) {
   pairs(data.measures, trial, make("div", undefined, two));
   curve(data.history[id], make("div", undefined, panel));
   layers(data.layers[id], panel);
-  make("p", data.kept.includes(id) ? "Load its network:" : "Its network was not kept. Run the recipe again:", panel);
+  make("p", data.kept.includes(id) ? "Load its network:" : "Its network was not saved. Run the recipe again:", panel);
   make("pre", data.kept.includes(id) ? loading(id) : again(trial), panel);
 }
 
@@ -134,17 +135,17 @@ function again(trial) {
 }
 
 function curve(rows, place) {
-  if (!rows) return void make("p", "There is no history of its fine-tuning.", place);
+  if (!rows) return void make("p", "No fine-tuning history.", place);
   place.id = "curve";
-  const column = (i, one) => rows.map((row) => (row[i] === null ? null : one * row[i]));
-  const line = (i, one, name, axis, dash) => ({ type: "scatter", mode: "lines+markers", name, x: column(0, 1),
-    y: column(i, one), yaxis: axis, line: { dash } });
+  const column = (i, factor) => rows.map((row) => (row[i] === null ? null : factor * row[i]));
+  const line = (i, factor, name, axis, dash) => ({ type: "scatter", mode: "lines+markers", name, x: column(0, 1),
+    y: column(i, factor), yaxis: axis, line: { dash } });
   const chart = layout("fine-tuning epoch", "%", {
     yaxis2: { overlaying: "y", side: "right", title: { text: "train loss (nats)" }, showgrid: false },
     legend: { orientation: "h", y: 1.2 }, margin: { l: 60, r: 60, t: 30, b: 45 } });
   if (rows.length <= 12) Object.assign(chart.xaxis, { tick0: 1, dtick: 1 });
   Plotly.newPlot(place, [line(3, 100, "validation accuracy (%)", "y", "solid"), line(1, 100, "sparsity (%)", "y", "dot"),
-    line(2, 1, "train loss (nats)", "y2", "dash")], chart, quiet);
+    line(2, 1, "train loss (nats)", "y2", "dash")], chart, plotlyConfig);
 }
 
 function layers(rows, panel) {
@@ -157,7 +158,7 @@ function layers(rows, panel) {
   const body = make("tbody", undefined, table);
   rows.forEach((values) => {
     const row = make("tr", undefined, body);
-    values.forEach((value) => { make("td", said("", value), row).className = typeof value === "number" ? "number" : ""; });
+    values.forEach((value) => { make("td", format("", value), row).className = typeof value === "number" ? "number" : ""; });
   });
   sortable(table);
 }
@@ -181,7 +182,7 @@ function sort(table, head, column) {
   const numbers = rows.every(({ text, number }) => text === "–" || !Number.isNaN(number));
   const order = (a, b) => (numbers ? a.number - b.number : a.text.localeCompare(b.text));
   const known = rows.filter(({ text }) => text !== "–").sort((a, b) => (rising ? order(a, b) : order(b, a)));
-  body.append(...[...known, ...rows.filter(({ text }) => text === "–")].map(({ row }) => row)); // what is unknown stays last
+  body.append(...[...known, ...rows.filter(({ text }) => text === "–")].map(({ row }) => row)); // missing values stay last
 }
 
 function filters() {
@@ -194,7 +195,7 @@ function filters() {
       tick.type = "checkbox";
       tick.checked = true;
       tick.addEventListener("change", () => { hidden[axis][tick.checked ? "delete" : "add"](level); draw(); });
-      label.append(` ${said(axis, level).replace(/_/g, " ")}`);
+      label.append(` ${format(axis, level).replace(/_/g, " ")}`);
     });
   });
 }

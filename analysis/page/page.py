@@ -1,4 +1,4 @@
-"""report.html: one file that asks nothing of the network, in the light or the dark as the reader has it."""
+"""Builds report.html: a single self-contained file without network requests, in light or dark mode."""
 
 from __future__ import annotations
 
@@ -21,31 +21,35 @@ from analysis.presentation.rendering import Table
 from analysis.results_folder import Results, tally
 
 HEADINGS = {
-    "summary": "The front",
+    "summary": "Pareto front",
     "criteria": "By criterion",
     "scopes": "By scope",
-    "ranks": "Criteria by rank",
-    "effects": "Which level of an axis wins",
-    "importance": "What decides",
+    "ranks": "Mean ranks of the criteria",
+    "effects": "Best level of each axis",
+    "importance": "Importance of each axis",
     "schedules": "Schedules against the baseline",
     "sizes": "Share pruned, size and accuracy",
-    "iterations": "After each iteration",
+    "iterations": "Accuracy after each pruning step",
     "latency": "Speed and size",
 }
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def page(results: Results, made: dict[str, Table], drawn: dict[str, tuple[str, bytes]], *, live: str = "") -> str:
-    """The page, of the tables made and the figures drawn (each a title and a png).
+    """The report page as HTML.
 
-    live: a program of its own, for a page that is served while the study runs.
+    Args:
+      results: the study.
+      made: table name (a key of HEADINGS) -> table.
+      drawn: figure name -> its title and png.
+      live: JavaScript that reloads the page while the study runs; empty for a static page.
     """
     name = html.escape(str(results.study["study"].get("name", results.folder.name)))
     sentence, limits = (html.escape(part) for part in answer(results))
     content = interactive.data(results)
-    told = {"latency": _speed(results)}
+    notes = {"latency": _speed_note(results)}
     sections = "\n".join(
-        f'<h2>{HEADINGS[key]}</h2>\n{told.get(key, "")}\n<div class="wide">{rendering.as_html(*table)}</div>'
+        f'<h2>{HEADINGS[key]}</h2>\n{notes.get(key, "")}\n<div class="wide">{rendering.as_html(*table)}</div>'
         for key, table in made.items()
     )
     shown = "\n".join(_image(*figure) for figure in drawn.values())
@@ -64,17 +68,17 @@ def page(results: Results, made: dict[str, Table], drawn: dict[str, tuple[str, b
 <body>
 <main>
 <h1>{name}</h1>
-<p class="quiet">{html.escape(_subject(results))}</p>
+<p class="quiet">{html.escape(_subtitle(results))}</p>
 <p class="answer">{sentence}</p>
 <p>{limits}</p>
-{_explore(content)}
+{_explore_section(content)}
 {sections}
 <h2>Figures</h2>
 {shown}
 <h2>Failed and stopped trials</h2>
-{_failed(results.trials)}
+{_failures_section(results.trials)}
 <h2>How to run it again</h2>
-{_again(results)}
+{_rerun_section(results)}
 </main>
 {interactive.scripts(content)}
 {f"<script>{live}</script>" if live else ""}
@@ -87,20 +91,20 @@ def _resource(name: str) -> str:
     return resources.files("analysis.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def _explore(content: dict[str, Any]) -> str:
-    """The place of the plot, the chosen trial and the list of trials; nothing without a network."""
+def _explore_section(content: dict[str, Any]) -> str:
+    """Placeholders for the plot, the selected trial and the list of trials; empty without a network."""
     if not content["ids"]:
         return ""
     heads = "".join(f'<th scope="col">{html.escape(rendering.label(name))}</th>' for name in content["listed"])
     return f"""<h2>Explore</h2>
-<p class="quiet screen">Hovering shows a recipe, a click opens the trial below. <span id="counted"></span></p>
-<div id="controls"><label>across <select id="abscissa"></select></label></div>
-<div id="plot" role="img" aria-label="Test accuracy of every network; the figures below show the same"></div>
+<p class="quiet screen">Hover over a point for its recipe; click to open the trial below. <span id="counted"></span></p>
+<div id="controls"><label>x axis <select id="abscissa"></select></label></div>
+<div id="plot" role="img" aria-label="Test accuracy of every network; also shown in the figures below"></div>
 <section id="trial" hidden></section>
 <div id="trials" class="wide"><table><thead><tr>{heads}</tr></thead><tbody></tbody></table></div>"""
 
 
-def _subject(results: Results) -> str:
+def _subtitle(results: Results) -> str:
     dense = results.study.get("baseline") or {}
     return (
         f"{dense.get('model', 'a network')} on {dense.get('dataset', 'unknown data')}. Trials: {tally(results.trials)}."
@@ -113,40 +117,40 @@ def _image(name: str, png: bytes) -> str:
 
 
 def smaller(png: bytes) -> bytes:
-    """The image in 256 colours, where that is smaller: nothing that is seen is lost, at a third of the size."""
+    """The png with a palette of 256 colours (a third of the size, no visible loss), or unchanged if that is smaller."""
     file = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
         image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "png")
     return min(file.getvalue(), png, key=len)
 
 
-def _speed(results: Results) -> str:
-    told = zeros(results)
-    return f"<p>{html.escape(told)}</p>" if told else ""
+def _speed_note(results: Results) -> str:
+    note = zeros(results)
+    return f"<p>{html.escape(note)}</p>" if note else ""
 
 
 def failures(trials: pd.DataFrame) -> pd.DataFrame:
-    """A row for every reason trials failed or stopped for: reason, state, number, trials (some ids). Most first."""
+    """Reasons why trials failed or were stopped: reason, state, number, trials (some ids). Most frequent first."""
     ended = trials[trials["state"] != "complete"]
-    early = ended["state"].map({"stopped": "others were better after as many epochs"})
-    ended = ended.assign(reason=ended["error"].fillna(early).fillna("not said"))
+    early = ended["state"].map({"stopped": "others were better after the same number of epochs"})
+    ended = ended.assign(reason=ended["error"].fillna(early).fillna("unknown"))
     grouped = ended.groupby(["reason", "state"])["trial_id"]
-    frame = grouped.agg(number="size", trials=_some).reset_index()
+    frame = grouped.agg(number="size", trials=_first_ids).reset_index()
     return frame.sort_values(["number", "reason"], ascending=[False, True], ignore_index=True)
 
 
-def _some(names: pd.Series, most: int = 8) -> str:
+def _first_ids(names: pd.Series, most: int = 8) -> str:
     return ", ".join(names.iloc[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _failed(trials: pd.DataFrame) -> str:
+def _failures_section(trials: pd.DataFrame) -> str:
     reasons = failures(trials)
     if reasons.empty:
-        return "<p>Nothing: every trial ran to its end.</p>"
+        return "<p>None: every trial completed.</p>"
     return f'<div class="wide">{rendering.as_html(reasons)}</div>'
 
 
-def _again(results: Results) -> str:
+def _rerun_section(results: Results) -> str:
     record = results.record
     versions = ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())
     facts = {
@@ -155,8 +159,8 @@ def _again(results: Results) -> str:
         "Commit": record.get("git_commit"),
         "Versions": versions,
         "Hardware": _hardware(record.get("hardware") or {}),
-        "Seed of the study": results.study["study"].get("seed"),
-        "Seeds of trials": _seeds(results.trials),
+        "Study seed": results.study["study"].get("seed"),
+        "Trial seeds": _seeds(results.trials),
     }
     lines = "\n".join(
         f"<dt>{key}</dt><dd>{html.escape(str(value))}</dd>" for key, value in facts.items() if value not in (None, "")
@@ -166,16 +170,16 @@ def _again(results: Results) -> str:
     return f"""<p>Save the study file below as <code>again.yaml</code> and run</p>
 <pre>python -m study.run --out again --space again.yaml{html.escape(data)}</pre>
 <p>A recipe with a given seed gives the same row on the same machine. Which recipes are tried depends on the order in
-which results come in, so only a study with <code>concurrency: 1</code> that was not interrupted repeats as a whole.</p>
+which results arrive, so a whole study is repeatable only with <code>concurrency: 1</code> and without interruption.</p>
 <dl>{lines}</dl>
-<details><summary>The study file, every key written out</summary>
+<details><summary>The study file with every key</summary>
 <pre>{html.escape(study)}</pre></details>"""
 
 
 def _seeds(trials: pd.DataFrame) -> str:
-    """How many seeds the trials had, and where each stands."""
+    """The number of different trial seeds."""
     known = trials["seed"].dropna()
-    return f"{known.nunique()} different ones, each in its row of trials.csv" if len(known) else ""
+    return f"{known.nunique()} different; see the seed column of trials.csv" if len(known) else ""
 
 
 def _hardware(hardware: dict[str, Any]) -> str:

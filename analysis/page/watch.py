@@ -1,4 +1,4 @@
-"""The page while a study runs: served on this machine alone, remade when the study has new rows."""
+"""Serves the report page on localhost while a study runs, and rebuilds it when trials.csv changes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-EVERY = 5.0  # seconds between two looks at trials.csv
-# The browser asks for the page's age and loads it anew once that has changed; what was opened is closed by that.
+POLL_SECONDS = 5.0  # between checks of trials.csv
+# The browser polls the page's modification time and reloads when it changes; an opened trial is closed by that.
 PROGRAM = """
 let made = null;
 setInterval(async () => {
@@ -17,15 +17,15 @@ setInterval(async () => {
     const now = await (await fetch("made")).text();
     if (made !== null && now !== made) location.reload();
     made = now;
-  } catch { /* the study's machine is gone: the page stays as it is */ }
+  } catch { /* the server has stopped: keep the page as it is */ }
 }, 3000);
 """
 
 
 def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
-    """A server of report.html at /, and of the time it was made at /made; on 127.0.0.1. Not yet serving.
+    """An HTTP server on 127.0.0.1, not yet running: report.html at /, its modification time at /made.
 
-    Raises OSError where the port is taken.
+    Raises OSError if the port is in use.
     """
     page = folder / "report.html"
 
@@ -47,34 +47,39 @@ def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: a line for every look of the browser would bury the address."""
+            """Log nothing: the browser polls, and its requests would scroll the address out of view."""
 
     return ThreadingHTTPServer(("127.0.0.1", port), Handler)
 
 
 def serve(folder: Path, remake: Callable[[], object], port: int = 0, *, stop: threading.Event | None = None) -> None:
-    """Serve the page, and `remake` it whenever trials.csv has changed, until Ctrl-C or `stop`.
+    """Serve the page and rebuild it whenever trials.csv changes, until Ctrl-C or `stop`.
 
-    A study that is caught half-way, or a full disk, leaves the page as it was, and a line on stderr.
+    Args:
+      folder: a results folder with a report.html.
+      remake: rebuilds the page. On ValueError (a half-written file) or OSError (a full disk) the old page stays and a
+        line goes to stderr.
+      port: 0 for any free port.
+      stop: ends serving when set.
     """
     ended = stop or threading.Event()
     with server(folder, port) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
-        print(f"http://127.0.0.1:{http.server_address[1]}/  (Ctrl-C ends it)", flush=True)
-        seen = _stamp(folder)
+        print(f"http://127.0.0.1:{http.server_address[1]}/  (Ctrl-C to stop)", flush=True)
+        seen = _modified_ns(folder)
         try:
-            while not ended.wait(EVERY):
-                if (now := _stamp(folder)) != seen:
+            while not ended.wait(POLL_SECONDS):
+                if (now := _modified_ns(folder)) != seen:
                     seen = now
                     try:
                         remake()
                     except (ValueError, OSError) as error:
-                        print(f"not remade: {error}", file=sys.stderr, flush=True)
+                        print(f"page not rebuilt: {error}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
             pass
         finally:
             http.shutdown()
 
 
-def _stamp(folder: Path) -> int:
+def _modified_ns(folder: Path) -> int:
     return (folder / "trials.csv").stat().st_mtime_ns

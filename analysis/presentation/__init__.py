@@ -1,1 +1,1 @@
-"""How tables and figures look, in one place."""
+"""Formatting of tables and styling of figures."""

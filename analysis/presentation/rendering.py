@@ -1,4 +1,4 @@
-"""How tables become files: one renderer for csv, md, tex and html, and how people read each column."""
+"""Renders tables to csv, md, tex and html, and formats the cells of each column."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pandas as pd
 
 
 class Table(NamedTuple):
-    """A data frame of raw values, and the sentences that say what it is."""
+    """A data frame of unrounded values, and its caption."""
 
     frame: pd.DataFrame
     caption: str
 
 
 def write_table(frame: pd.DataFrame, stem: Path, caption: str = "") -> list[Path]:
-    """Write `frame` as stem.csv (raw values, no caption), stem.md and stem.tex (rounded, percents); the paths."""
+    """Write stem.csv (unrounded, no caption), stem.md and stem.tex (rounded, in percent); returns the paths."""
     contents = {"csv": as_csv(frame)}
     contents |= {kind: render(frame, caption) for kind, render in _RENDERERS.items()}
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in contents]
@@ -33,7 +33,7 @@ def write_table(frame: pd.DataFrame, stem: Path, caption: str = "") -> list[Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, its folder too: a temporary one beside it, then a rename."""
+    """Write a file atomically: to a temporary file beside it, then a rename. Creates its folder."""
     # As models.files, which is not for `analysis`: importing it imports torch, and tables are remade on a laptop.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -45,13 +45,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def as_csv(frame: pd.DataFrame) -> str:
-    """A table's raw values."""
+    """A table of unrounded values as CSV."""
     return frame.to_csv(index=False, lineterminator="\n")
 
 
 def as_markdown(frame: pd.DataFrame, caption: str = "") -> str:
-    """A table in GitHub's Markdown, the caption below it."""
-    # An underscore within a word is one, and magnitude_l1 stays legible; at a word's edge it would be emphasis.
+    """A GitHub Markdown table with the caption below."""
+    # Escape underscores only at the edge of a word, where they would mean emphasis; magnitude_l1 stays readable.
     escape = partial(re.sub, r"([\\|<&*~`\[\]]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1")
     head, *body = _cells(frame, escape)
     rule = ["---:" if number else "---" for number in _numeric(frame)]
@@ -60,9 +60,9 @@ def as_markdown(frame: pd.DataFrame, caption: str = "") -> str:
 
 
 def as_latex(frame: pd.DataFrame, caption: str = "") -> str:
-    """A LaTeX table that needs no package. The header's words stand one below the other, to keep columns narrow.
+    """A LaTeX table that needs no package. Header words are stacked to keep columns narrow.
 
-    A summary with speeds has some 17 columns: that needs a landscape A4.
+    A summary with speeds has about 17 columns and needs landscape A4.
     """
     head, *body = _cells(frame, _escape_latex)
     sides = ["r" if number else "l" for number in _numeric(frame)]
@@ -79,7 +79,7 @@ def as_latex(frame: pd.DataFrame, caption: str = "") -> str:
 
 
 def as_html(frame: pd.DataFrame, caption: str = "") -> str:
-    """An HTML table, everything in it escaped."""
+    """An HTML table with escaped text."""
     numeric = [' class="number"' if number else "" for number in _numeric(frame)]
     head, *body = _cells(frame, html.escape)
     rows = ("".join(f"<td{side}>{cell}</td>" for side, cell in zip(numeric, row, strict=True)) for row in body)
@@ -90,12 +90,12 @@ def as_html(frame: pd.DataFrame, caption: str = "") -> str:
 
 
 def label(column: str) -> str:
-    """A column's name as people read it, with its unit."""
+    """A column's heading, with its unit."""
     return _FORMATS[column][0] if column in _FORMATS else column.replace("_", " ")
 
 
 def text(column: str, value: Any) -> str:
-    """A cell as people read it, rounded; a dash where nothing is known."""
+    """A cell as rounded text; a dash for a missing value."""
     if pd.isna(value):
         return "–"
     if column in _FORMATS:
@@ -106,14 +106,14 @@ def text(column: str, value: Any) -> str:
 
 
 def percent(fraction: float) -> str:
-    """0.9342 -> '93.4'; a minus is a minus sign, and nothing is ever minus zero."""
+    """0.9342 -> '93.4'; with a typographic minus sign, and never minus zero."""
     return f"{round(100 * fraction, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def points(fraction: float) -> str:
-    """A difference of accuracies in points, with its sign: 0.0123 -> '+1.2'; nothing is plus or minus zero."""
-    said = percent(fraction)
-    return f"+{said}" if said[0] != "−" and said != "0.0" else said
+    """A difference of accuracies in points, with its sign: 0.0123 -> '+1.2'; zero has no sign."""
+    number = percent(fraction)
+    return f"+{number}" if number[0] != "−" and number != "0.0" else number
 
 
 def _numeric(frame: pd.DataFrame) -> list[bool]:
@@ -135,7 +135,7 @@ _LATEX = {
     **{sign: "\\" + sign for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "−": "$-$"},
-    **{"[": "{[}", "*": "{*}"},  # which the end of the row before would take for its own argument
+    **{"[": "{[}", "*": "{*}"},  # after the \\ of the previous row these would be read as its argument
 }
 
 
@@ -149,25 +149,25 @@ def _milliseconds(time: float) -> str:
 
 _FORMATS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trial_id": ("trial", str),
-    "sparsity_range": ("range of sparsity", str),
-    "requested_sparsity": ("asked for (%)", percent),
+    "sparsity_range": ("sparsity range", str),
+    "requested_sparsity": ("requested sparsity (%)", percent),
     "sparsity": ("sparsity (%)", percent),
     "compression_ratio": ("compression (×)", _times),
     "theoretical_speedup": ("theoretical speedup (×)", _times),
     "accuracy": ("validation accuracy (%)", percent),
     "test_accuracy": ("test accuracy (%)", percent),
-    "mean_params": ("mean parameters not zero", lambda number: f"{number:.0f}"),
-    "best_test_accuracy": ("test accuracy of the best (%)", percent),
+    "mean_params": ("mean non-zero parameters", lambda number: f"{number:.0f}"),
+    "best_test_accuracy": ("test accuracy of best (%)", percent),
     "train_loss": ("train loss (nats)", "{:.3f}".format),
     "train_seconds": ("training (s)", lambda time: f"{time:.0f}"),
-    "first_accuracy": ("first, test accuracy (%)", percent),
-    "second_accuracy": ("second, test accuracy (%)", percent),
+    "first_accuracy": ("first study's test accuracy (%)", percent),
+    "second_accuracy": ("second study's test accuracy (%)", percent),
     "mean_rank": ("mean rank", "{:.2f}".format),
-    "behind": ("behind the best (ranks)", "{:.2f}".format),
+    "behind": ("behind best (ranks)", "{:.2f}".format),
     "p": ("p", "{:.2g}".format),
-    "test_accuracy_mean": ("mean over runs (%)", percent),
-    "test_accuracy_std": ("its standard deviation (points)", lambda std: f"{100 * std:.2f}"),
-    "scratch": ("trained anew (%)", percent),
+    "test_accuracy_mean": ("mean test accuracy over runs (%)", percent),
+    "test_accuracy_std": ("standard deviation over runs (points)", lambda std: f"{100 * std:.2f}"),
+    "scratch": ("retrained from scratch (%)", percent),
     "front": ("near the front (%)", percent),
     "n": ("runs", str),
     "mean": ("mean test accuracy (%)", percent),

@@ -1,4 +1,4 @@
-"""How figures look, in one place: colours, type, legends, captions; and how they become files."""
+"""Style of all figures (colours, fonts, legends, captions) and rendering to png and pdf."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
     "legend.frameon": False,
-    "text.parse_math": False,  # a name may hold a dollar
+    "text.parse_math": False,  # names may contain a dollar sign
     "savefig.dpi": 200,
-    "pdf.fonttype": 42,  # letters stay text in the PDF
+    "pdf.fonttype": 42,  # keeps text as text in the PDF
 }
-styled = matplotlib.rc_context(STYLE)  # a decorator: the style holds while the function runs
+styled = matplotlib.rc_context(STYLE)  # a decorator: applies the style while the function runs
 INK, PALE = "#404040", "#c8c8c8"
-# Okabe and Ito's colours, told apart by the colour-blind; without yellow, too pale for print, and black.
+# The colour-blind-safe palette of Okabe and Ito, without yellow (too pale for print) and black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 EDGED: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4, "markersize": 5.5, "linestyle": "none"}
@@ -47,18 +47,27 @@ STAR: dict[str, Any] = {"color": INK, "markersize": 10, "marker": "*", "linestyl
 
 
 def assign(names: Iterable[Any], looks: Sequence[str]) -> dict[Any, str]:
-    """A colour or marker for each distinct name; beyond the last they begin anew."""
+    """A colour or marker for each distinct name; they repeat if there are more names than looks."""
     return {name: looks[i % len(looks)] for i, name in enumerate(ordered(names))}
 
 
 def panels(rows: int, columns: int, inches: tuple[float, float], *, sharey: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of rows x columns axes, given in reading order, on one x scale."""
+    """A figure with a grid of axes that share the x scale.
+
+    Args:
+      rows: of the grid.
+      columns: of the grid.
+      inches: width and height of the figure.
+      sharey: whether all axes share the y scale too.
+
+    Returns: the figure and its axes, row by row.
+    """
     figure = Figure(figsize=inches, layout="constrained")
     return figure, list(figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).flat)
 
 
 def words(sentence: str, trials: pd.DataFrame) -> Figure:
-    """A figure for a study that has nothing to draw yet: it says so, and how its trials ended."""
+    """A figure with a sentence instead of a plot, for a study without the data; also counts its trials by state."""
     figure = Figure(figsize=(7.2, 1.4))
     lines = f"{sentence}\nTrials: {tally(trials)}."
     figure.text(0.5, 0.5, lines, ha="center", va="center", color=INK, linespacing=1.8)
@@ -66,7 +75,7 @@ def words(sentence: str, trials: pd.DataFrame) -> Figure:
 
 
 def plain(name: Any) -> str:
-    """A name of the study file as people write it."""
+    """A name from the study file with spaces instead of underscores."""
     return str(name).replace("_", " ")
 
 
@@ -76,12 +85,12 @@ def counted(number: int) -> str:
 
 
 def key(name: str, **look: Any) -> Line2D:
-    """A legend's entry; without a look, a heading."""
+    """A legend entry; without line properties, a heading."""
     return Line2D([], [], label=name, **{"linestyle": "none", **look})
 
 
 def legend(figure: Figure, groups: dict[str, list[Line2D]]) -> None:
-    """A legend right of the axes, where it covers no point: heading -> entries. An empty group is left out."""
+    """Adds a legend right of the axes, where it covers no point. groups: heading -> entries; empty ones are omitted."""
     groups = {heading: entries for heading, entries in groups.items() if entries}
     handles = [entry for heading, entries in groups.items() for entry in (key(heading), *entries)]
     for text in figure.legend(handles=handles, loc="outside right upper").get_texts():
@@ -90,27 +99,27 @@ def legend(figure: Figure, groups: dict[str, list[Line2D]]) -> None:
 
 
 def head(figure: Figure, title: str, caption: str) -> None:
-    """A title above, and a caption below in small type."""
+    """Adds a title above, and below a caption in small type, wrapped to the figure's width."""
     figure.suptitle(title, x=0.01, ha="left")
-    # supxlabel, because the constrained layout keeps room for it.
+    # The caption is a supxlabel because the constrained layout reserves space for that.
     lines = textwrap.fill(caption, round(figure.get_figwidth() * 16))
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color=INK)
 
 
-def shade(place: float) -> tuple[float, ...]:
-    """A colour for a place in [0, 1], the darker the higher; in grey too."""
-    return tuple(colormaps["viridis_r"](0.15 + 0.85 * min(max(place, 0.0), 1.0)))
+def shade(value: float) -> tuple[float, ...]:
+    """A colour for a value in [0, 1]: higher is darker, in greyscale too."""
+    return tuple(colormaps["viridis_r"](0.15 + 0.85 * min(max(value, 0.0), 1.0)))
 
 
 def title(figure: Figure) -> str:
-    """What the figure is headed with, or says, for those who cannot see it."""
+    """The figure's title, or its text if it has no plot; used as alt text."""
     return figure.get_suptitle() or " ".join(figure.texts[0].get_text().split())
 
 
 @styled
 def render(figure: Figure, kind: str) -> bytes:
-    """The figure as a file's content, kind "png" (200 dpi) or "pdf". The same figure gives the same bytes."""
+    """The figure as bytes of a "png" (200 dpi) or "pdf"; reproducible to the byte."""
     file = io.BytesIO()
     figure.savefig(file, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
-    figure.set_layout_engine("none")  # laid out once: a second time takes as long as drawing, and changes nothing
+    figure.set_layout_engine("none")  # a second layout would change nothing and take as long as drawing
     return file.getvalue()

@@ -1,1 +1,1 @@
-"""Numbers of a study: fronts, means and intervals, what the runs of a recipe are worth."""
+"""Statistics of a study: Pareto fronts, means and intervals, averages over the runs of a recipe."""

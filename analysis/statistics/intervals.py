@@ -1,4 +1,4 @@
-"""Means, differences and their 95 % intervals over seeds; levels of an axis beside each other at matched sparsity."""
+"""Means and differences with 95 % confidence intervals over seeds; comparison of levels at matched sparsity."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pandas as pd
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
-MATCHED = 6  # decimals of a requested sparsity up to which two recipes asked for the same
+MATCHED = 6  # requested sparsities that agree to this many decimals count as equal
 
 
 class Interval(NamedTuple):
-    """An estimate and its confidence interval; bounds are NaN where one value or none cannot tell a spread."""
+    """An estimate and its confidence interval; the bounds are NaN if there are fewer than two values."""
 
     value: float
     low: float
@@ -24,9 +24,9 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """The mean of `values` (n,), and Student's t interval of the mean. NaN values are left out.
+    """The mean of `values` (n,) and its Student's t interval. NaN values are ignored.
 
-    Right for independent values of a normal distribution, whatever its spread, and for few: n >= 2.
+    Exact for independent, normally distributed values, for any n >= 2.
     """
     known = _known(values)
     if not len(known):
@@ -39,10 +39,10 @@ def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> Inte
 
 
 def difference_interval(values: npt.ArrayLike, others: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """The mean of `values` (n,) less that of `others` (m,), independent of them, and Welch's t interval of it.
+    """The mean of `values` (n,) minus that of `others` (m,), and its Welch t interval.
 
-    The two may spread differently; their degrees of freedom are Satterthwaite's. NaN values are left out; the bounds
-    are NaN unless n >= 2 and m >= 2. Source: Welch, 1947, doi:10.1093/biomet/34.1-2.28.
+    For independent samples with unequal variances (Satterthwaite's degrees of freedom). NaN values are ignored; the
+    bounds are NaN unless n >= 2 and m >= 2. Source: Welch, 1947, doi:10.1093/biomet/34.1-2.28.
     """
     one, other = _known(values), _known(others)
     if not len(one) or not len(other):
@@ -53,7 +53,7 @@ def difference_interval(values: npt.ArrayLike, others: npt.ArrayLike, confidence
     parts = np.array([one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)])
     if not parts.any():
         return Interval(difference, difference, difference)
-    shares = parts / parts.sum()  # squared as they are, tiny variances would vanish
+    shares = parts / parts.sum()  # normalised first, because squares of tiny variances would underflow
     freedom = 1 / (shares**2 / [len(one) - 1, len(other) - 1]).sum()
     half = float(student.ppf((1 + confidence) / 2, freedom)) * sqrt(parts.sum())
     return Interval(difference, difference - half, difference + half)
@@ -62,11 +62,18 @@ def difference_interval(values: npt.ArrayLike, others: npt.ArrayLike, confidence
 def against(
     rows: pd.DataFrame, axis: str, reference: str, within: Sequence[str], measure: str = "test_accuracy"
 ) -> pd.DataFrame:
-    """For every level of `axis` in every cell of `within`: its runs, and how much they gain over `reference` there.
+    """Compares every level of `axis` with `reference` in each cell: runs with the same values of `within`.
 
-    Columns: within, axis, n, mean, std, difference, low, high, clear: `difference` is the mean less the reference's
-    in the same cell, low and high Welch's 95 % interval of it, `clear` what that interval says in words. Cells without
-    the reference, and the reference itself, have no difference. Sorted by within, then by falling mean.
+    Args:
+      rows: runs with the columns used below.
+      axis: the column whose levels are compared.
+      reference: the level to compare with.
+      within: the columns that define a cell.
+      measure: the column that is averaged.
+
+    Returns: columns `within`, `axis`, n, mean, std, difference (mean minus the reference's mean in the cell), low,
+    high (its Welch 95 % interval), clear (see `verdict`). The reference itself, and cells without it, have no
+    difference. Sorted by `within`, then by descending mean.
     """
     known = rows.dropna(subset=[measure, axis])
     lines = []
@@ -84,7 +91,10 @@ def against(
 
 
 def verdict(value: float, low: float, high: float) -> str | None:
-    """What an interval of a difference says: "yes" if above zero, "worse" if below, else "not clear"."""
+    """Interprets the interval of a difference: "yes" above zero, "worse" below, "not clear" if it contains zero.
+
+    "one run" if there is no interval, None if there is no difference.
+    """
     if np.isnan(value):
         return None
     if np.isnan(low):
@@ -93,7 +103,7 @@ def verdict(value: float, low: float, high: float) -> str | None:
 
 
 def matched(rows: pd.DataFrame, axis: str, within: Sequence[str]) -> pd.DataFrame:
-    """Those of `rows` in whose cell of `within` there are two levels of `axis` or more; requested sparsity rounded."""
+    """The rows in cells (equal values of `within`) with at least two levels of `axis`; requested sparsity rounded."""
     rounded = rows.assign(requested_sparsity=rows["requested_sparsity"].round(MATCHED))
     levels = rounded.groupby(list(within), dropna=False)[axis].transform("nunique")
     return rounded[levels.astype("float64") > 1]
@@ -105,9 +115,9 @@ def _known(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """P values (n,) adjusted for being n: below alpha for all n together. NaN stays NaN and does not count.
+    """P values (n,) adjusted for multiple testing, so that alpha bounds the family-wise error rate. NaN is ignored.
 
-    Source: Holm, 1979, Scandinavian Journal of Statistics 6 (2). Valid whatever the tests' dependence.
+    Valid for dependent tests. Source: Holm, 1979, Scandinavian Journal of Statistics 6 (2).
     """
     values = np.asarray(p, dtype=float)
     known = np.flatnonzero(~np.isnan(values))

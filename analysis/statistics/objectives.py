@@ -1,10 +1,10 @@
-"""Which objective figures are drawn against, and in what unit."""
+"""The objective on the figures' x axis, and axis names and units."""
 
 from __future__ import annotations
 
 from analysis.results_folder import Results
 
-UNITS = {  # column -> (name, unit, what one unit of the axis is)
+UNITS = {  # column -> (name, unit, column values per unit)
     "sparsity": ("sparsity", "%", 0.01),
     "accuracy": ("validation accuracy", "%", 0.01),
     "macs": ("MACs", "millions", 1e6),
@@ -15,10 +15,10 @@ UNITS = {  # column -> (name, unit, what one unit of the axis is)
 
 
 def abscissa(results: Results) -> str:
-    """The objective that the front is drawn against: the first that is not accuracy, else sparsity."""
+    """The objective on the x axis: the first that is not accuracy, or sparsity if there is none."""
     return next((name for name in results.objectives if name != "accuracy"), "sparsity")
 
 
 def unit_of(column: str) -> tuple[str, str, float]:
-    """What an axis calls a column, its unit there, and how much of the column makes one such unit."""
+    """Axis name and unit of a column, and the divisor that converts the column's values to that unit."""
     return UNITS.get(column, (column.replace("_", " "), "1", 1.0))

@@ -1,4 +1,4 @@
-"""The Pareto front: which rows nothing beats in every objective at once, and how much they dominate together."""
+"""Pareto front, knee and hypervolume of rows of objectives."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SIGN = {"max": -1.0, "min": 1.0}
 def is_nondominated(
     values: npt.ArrayLike, directions: Sequence[str], *, keep_duplicates: bool = True
 ) -> npt.NDArray[np.bool_]:
-    """A mask (n,) of the rows of `values` (n, m) that no other row dominates.
+    """A mask (n,) of the non-dominated rows of `values` (n, m).
 
     A row dominates another if it is at least as good in every objective, by `directions` ("max" or "min" for each
     of the m columns), and better in one. Equal rows do not dominate each other: all are kept, or only the first of
-    them with `keep_duplicates=False`. A row with a value that is not finite is never kept.
+    them with `keep_duplicates=False`. Rows with a value that is not finite are never kept.
     O(n log n) for up to three objectives (Kung et al. 1975, doi:10.1145/321906.321910).
 
     >>> is_nondominated([[0.9, 0.5], [0.8, 0.8], [0.8, 0.7]], ["max", "max"]).tolist()
@@ -35,10 +35,10 @@ def is_nondominated(
 
 
 def hypervolume(values: npt.ArrayLike, directions: Sequence[str], reference: Sequence[float]) -> float:
-    """The volume between `reference` (m,) and the front of `values` (n, m): larger is better, 0 for no row.
+    """The volume dominated by the rows of `values` (n, m), bounded by `reference` (m,); 0 without rows.
 
-    In the product of the objectives' units. Rows that are not finite, or not better than the reference in every
-    objective, add nothing. For sparsity and accuracy as fractions with reference (0, 0) it lies in [0, 1].
+    The unit is the product of the objectives' units. Rows that are not finite, or not better than the reference in
+    every objective, add nothing. In [0, 1] for sparsity and accuracy as fractions with reference (0, 0).
     Source: Zitzler and Thiele, 1998, doi:10.1007/BFb0056872.
 
     >>> round(hypervolume([[0.9, 0.5], [0.8, 0.8]], ["max", "max"], [0, 0]), 12)
@@ -53,7 +53,7 @@ def hypervolume(values: npt.ArrayLike, directions: Sequence[str], reference: Seq
 
 
 def volumes(values: npt.ArrayLike, directions: Sequence[str], reference: Sequence[float]) -> npt.NDArray[np.float64]:
-    """For i = 1 .. n the hypervolume of the first i rows of `values` (n, m): (n,), never falling."""
+    """Hypervolume (n,) of the first i rows of `values` (n, m), for i = 1 .. n; never decreases."""
     costs = _costs(values, directions)
     corner = _costs([reference], directions)[0]
     best, volume, found = np.empty((0, len(corner))), 0.0, np.zeros(len(costs))
@@ -66,11 +66,11 @@ def volumes(values: npt.ArrayLike, directions: Sequence[str], reference: Sequenc
 
 
 def knee(values: npt.ArrayLike, directions: Sequence[str]) -> int | None:
-    """The number of the row of a front (n, m) beyond which an objective more costs the others most; None if none is.
+    """The index of the knee of a front (n, m), the point of best trade-off; None if there is none.
 
-    Every objective is scaled to [0, 1] over the front, 1 its best; the knee has the largest sum. Of two objectives that
-    is the point farthest out from the line through the front's ends. None where no row lies beyond that line, where
-    fewer than three differ, or where a value is not finite. Source: Das, 1999, doi:10.1007/s001580050111.
+    Each objective is scaled to [0, 1] over the front (1 is best); the knee has the largest sum. For two objectives that
+    is the point farthest beyond the line through the front's ends. None if no row lies beyond that line, fewer than
+    three rows are distinct, or a value is not finite. Source: Das, 1999, doi:10.1007/s001580050111.
 
     >>> knee([[0.0, 1.0], [0.8, 0.9], [1.0, 0.0]], ["max", "max"])
     1
@@ -86,15 +86,14 @@ def knee(values: npt.ArrayLike, directions: Sequence[str]) -> int | None:
 
 
 def front(frame: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
-    """The rows of trials on the Pareto front of `objectives` (column -> "max" or "min"), index kept.
+    """The trials on the Pareto front of `objectives` (column -> "max" or "min"), with their index.
 
-    Eligible are complete trials of the search that broke no constraint and have a finite value for every objective;
-    the runs that confirm a row of the front, and those of a scan, are not. Sorted by the first objective that is not
-    accuracy, then accuracy, then trial.
-    Raises ValueError for an objective that is no column.
+    Eligible are complete search trials that meet all constraints and have a finite value for every objective, but not
+    confirmation runs or trials of a scan. Sorted by the first objective other than accuracy, then accuracy, then trial.
+    Raises ValueError for an objective that is not a column.
     """
     if unknown := [name for name in objectives if name not in frame.columns]:
-        raise ValueError(f"objective {unknown[0]!r} is no column; choices: {', '.join(map(str, frame.columns))}")
+        raise ValueError(f"objective {unknown[0]!r} is not a column; choices: {', '.join(map(str, frame.columns))}")
     rows = candidates(frame)
     rows = rows[rows["feasible"].fillna(True).astype(bool)]
     values = rows[list(objectives)].to_numpy(dtype=float, na_value=np.nan)
@@ -104,12 +103,12 @@ def front(frame: pd.DataFrame, objectives: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _costs(values: npt.ArrayLike, directions: Sequence[str]) -> npt.NDArray[np.float64]:
-    """`values` as an (n, m) array in which less is better."""
+    """`values` as an (n, m) array to minimise."""
     if not len(directions) or not set(directions) <= set(SIGN):
         raise ValueError(f"directions: {list(directions)}; expected one of max, min for each objective")
     array = np.asarray(values, dtype=float)
     if array.shape == (0,):
         array = array.reshape(0, len(directions))
     if array.ndim != 2 or array.shape[1] != len(directions):
-        raise ValueError(f"values: shape {array.shape} does not go with {len(directions)} directions; expected (n, m)")
-    return array * [SIGN[direction] for direction in directions] + 0.0  # + 0.0: a zero has no sign
+        raise ValueError(f"values: shape {array.shape} does not match {len(directions)} directions; expected (n, m)")
+    return array * [SIGN[direction] for direction in directions] + 0.0  # + 0.0 turns -0.0 into 0.0

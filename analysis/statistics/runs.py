@@ -1,4 +1,4 @@
-"""Runs of the same recipe: what a row of the front is worth over all seeds that it was run with."""
+"""Groups runs of the same recipe with different seeds, and averages front rows over them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ MEANS = [f"{name}_{what}" for name in MEASURED for what in ("mean", "std")]
 
 
 class Loss(NamedTuple):
-    """What a recipe loses of the baseline's test accuracy, a fraction, and over how many runs."""
+    """A recipe's drop of test accuracy below the baseline (a fraction), and its number of runs."""
 
     loss: Interval
     runs: int
 
 
 def recipes(trials: pd.DataFrame) -> pd.Series:
-    """A number for every row's recipe: equal for runs that differ in nothing but the seed, and for confirmations."""
+    """An integer per row that identifies its recipe: equal for runs that differ only in the seed.
+
+    A confirmation run has the number of the trial that it confirms.
+    """
     numbers = trials.groupby([*RECIPE, "requested_sparsity"], dropna=False, sort=False).ngroup()
     of_trial = pd.Series(numbers.to_numpy(), index=trials["trial_id"])
     confirmed = trials["confirms"].map(of_trial)
@@ -30,16 +33,16 @@ def recipes(trials: pd.DataFrame) -> pd.Series:
 
 
 def runs(trials: pd.DataFrame) -> pd.DataFrame:
-    """The networks of `trials` with a column `recipe`; a run that was stored twice stands once."""
+    """The networks of `trials` with a column `recipe`; rows with the same recipe and seed are kept once."""
     rows = networks(trials)
     rows = rows.assign(recipe=recipes(trials).loc[rows.index])
     return rows[~rows.duplicated(["recipe", "seed"]) | rows["seed"].isna()]
 
 
 def with_runs(best: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the front with MEANS and n: mean and standard deviation over all runs of the row's recipe, itself too.
+    """Adds MEANS (mean and standard deviation over all runs of the row's recipe) and n to rows of the front.
 
-    The standard deviation (n - 1) of a single run is missing. Columns are added at the end; index kept.
+    The standard deviation (n - 1) of a single run is missing. Columns are appended; the index is kept.
     """
     ran = runs(trials)
     grouped = ran.groupby("recipe")
@@ -50,7 +53,7 @@ def with_runs(best: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(results: Results) -> pd.DataFrame:
-    """The study's front with what its recipes are worth over all their runs: `pareto.front` and `with_runs`."""
+    """The study's front with averages over the runs of each recipe: `pareto.front`, then `with_runs`."""
     return with_runs(pareto.front(results.trials, results.objectives), results.trials)
 
 
@@ -62,7 +65,7 @@ def runs_of(results: Results, row: pd.Series) -> pd.DataFrame:
 
 
 def loss(results: Results, row: pd.Series) -> Loss:
-    """What the recipe of `row` loses against the baseline (whose own seed is not varied): mean and 95 % t interval."""
+    """Drop of test accuracy of `row`'s recipe below the baseline (a single seed): mean and 95 % t interval."""
     dense = (results.record.get("baseline") or {}).get("test_accuracy")
     tested = runs_of(results, row)["test_accuracy"].dropna().astype("float64")
     return Loss(mean_interval((float("nan") if dense is None else dense) - tested), len(tested))

@@ -62,7 +62,7 @@ def test_facts_say_when_studies_are_not_comparable(pair: tuple[Results, Results]
 def test_the_command(pair: tuple[Results, Results], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(results.folder) for results in pair]
     assert main([*folders, "--out", str(tmp_path / "both")]) == 0
-    assert "| range of sparsity |" in capsys.readouterr().out
+    assert "| sparsity range |" in capsys.readouterr().out
     written = sorted(path.name for path in (tmp_path / "both").iterdir())
     assert written == sorted(
         [f"{name}.{kind}" for name in ("facts", "ranges") for kind in ("csv", "md", "tex")]

@@ -86,7 +86,7 @@ def test_a_study_without_a_finished_trial_is_read(tmp_path: Path) -> None:
     results = read(make(tmp_path / "new", 0, 0, control=False))
     assert len(results.trials) == len(results.history) == 0
     assert results.trials["accuracy"].dtype == "float64"
-    assert tally(results.trials) == "none has ended"
+    assert tally(results.trials) == "none finished"
     assert axes(results.trials) == ([], {})
 
 
@@ -125,7 +125,7 @@ def test_no_layers_are_none_of_the_right_types(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("Conv2d,16,", "Conv2d,many,", "column dense_in_channels: 'many' is no Int64"),
+        ("Conv2d,16,", "Conv2d,many,", "column dense_in_channels: 'many' is not of type Int64"),
         ("type,", "sort,", "missing: type"),
     ],
 )
@@ -181,14 +181,14 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     [
         ("trials.csv", "complete", "finished", "column state: 'finished'; choices: complete, stopped, failed"),
         ("trials.csv", "search", "hunt", "column kind: 'hunt'; choices: search, confirm, control"),
-        ("trials.csv", "0001,", "0000,", "trial 0000 stands twice"),
-        ("trials.csv", ",512,", ",512.5,", "column calibration_samples: '512.5' is no Int64"),
-        ("trials.csv", ",25.25,", ",fast,", "column train_seconds: 'fast' is no float64"),
-        ("trials.csv", ",True,512", ",maybe,512", "column recalibrate: 'maybe' is no boolean"),
+        ("trials.csv", "0001,", "0000,", "trial 0000 occurs twice"),
+        ("trials.csv", ",512,", ",512.5,", "column calibration_samples: '512.5' is not of type Int64"),
+        ("trials.csv", ",25.25,", ",fast,", "column train_seconds: 'fast' is not of type float64"),
+        ("trials.csv", ",True,512", ",maybe,512", "column recalibrate: 'maybe' is not of type boolean"),
         ("trials.csv", "trial_id,kind", "trial_id,sort", "columns missing: kind"),
         ("history.csv", "train_loss", "loss", "columns missing: train_loss"),
         ("study.yaml", "accuracy: max", "accuracy: up", "study.objectives: expected a mapping"),
-        ("study.yaml", "sparsity: max", "speed: max", "study.objectives: 'speed' is no column"),
+        ("study.yaml", "sparsity: max", "speed: max", "study.objectives: 'speed' is not a column"),
         ("study.yaml", "schema_version: 1", "schema_version: 99", "record.schema_version: 99"),
         ("study.yaml", "schema_version: 1", "schema_version:", "record.schema_version: None"),
         ("study.yaml", "study:", "study: [", "not readable as YAML"),

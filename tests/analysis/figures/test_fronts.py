@@ -184,7 +184,7 @@ def test_every_figure_of_every_study_is_drawn(tmp_path: Path, study: str) -> Non
 @pytest.mark.parametrize("name", ["all failed", "nothing yet"])
 def test_where_there_is_nothing_to_draw_words_say_so(tmp_path: Path, name: str) -> None:
     results = read(make(tmp_path / "study", **STUDIES[name]))
-    assert not set(registry.NEEDS) & set(registry.applicable(results))
+    assert not set(registry.REQUIRED_DATA) & set(registry.applicable(results))
     for draw in registry.FIGURES.values():
         figure = draw(results)
         assert not figure.axes

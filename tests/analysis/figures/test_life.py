@@ -33,7 +33,7 @@ def test_a_life_has_accuracy_loss_and_sparsity(results: Results) -> None:
 def test_few_networks_are_all_drawn(tmp_path: Path) -> None:
     figure = life(read(make(tmp_path / "few", 12, 0)))
     assert len(figure.axes[1].lines) == 12
-    assert style.title(figure) == "The fine-tuning of 12 networks"
+    assert style.title(figure) == "Fine-tuning of 12 networks"
     assert "on the front" in style.title(life(read(make(tmp_path / "more", 13, 0))))
 
 

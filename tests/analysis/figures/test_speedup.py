@@ -101,7 +101,7 @@ def test_one_network_at_batch_1_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("study", "expected"),
     [
-        ({"trials": 1, "failed": 0}, "On the front 1 of 1 network has single weights masked: such zeros gain no time"),
+        ({"trials": 1, "failed": 0}, "On the front 1 of 1 network has single weights masked: dense kernels multiply"),
         ({}, "On the front 9 of 9 networks have single weights masked"),
         ({"granularities": ("channel", "2:4", "hybrid")}, "On the front 8 of 9 networks have single weights masked"),
         ({"granularities": ("channel", "weight")}, "On the front 4 of 9 networks have single weights masked"),

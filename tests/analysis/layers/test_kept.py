@@ -87,7 +87,7 @@ def test_a_cell_for_every_layer_and_network(results: Results) -> None:
     assert {label.get_text()[-1] for label in channels.get_xticklabels()} == {"c"}
     assert weights.get_ylim() == (54, 0)  # the first layer on top
     assert bar.get_ylabel() == "left (%)"
-    assert "Drawn are 12 of 21, evenly spaced in the order of sparsity." in caption(figure)
+    assert "Shown: 12 of 21, evenly spaced by rank of sparsity." in caption(figure)
     assert "c:\u00a0channel" in caption(figure)
 
 
@@ -106,7 +106,7 @@ def test_channels_have_a_panel_where_some_were_cut(tmp_path: Path, study: dict, 
 
 def test_without_a_granularity_there_is_none_to_spell_out(tmp_path: Path) -> None:
     figure = layers(read(make(tmp_path / "study", 2, 0, layers=2, granularity=None)))
-    assert caption(figure).endswith("left and not zero.")
+    assert caption(figure).endswith("left and non-zero.")
     assert {label.get_text()[-2:] for label in figure.axes[0].get_xticklabels()} == {"\n?"}
 
 
@@ -118,7 +118,7 @@ def test_what_has_no_file_is_counted(tmp_path: Path) -> None:
         figure = layers(results)
         assert "Without a layers.csv: 1 network." in caption(figure)
         left = (len(front) if where else count) - 1
-        assert figure.get_suptitle() == f"Left of every layer: {left} networks{where}"
+        assert figure.get_suptitle() == f"Share left in each layer: {left} networks{where}"
 
 
 def test_a_layer_that_one_network_lacks_is_an_empty_cell(tmp_path: Path) -> None:

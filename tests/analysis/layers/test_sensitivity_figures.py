@@ -128,19 +128,19 @@ def test_a_mere_scan_shows_what_it_has_and_no_empty_pages(tmp_path: Path) -> Non
     assert tables.applicable(results) == {}
     sentence, limits = answer(results)
     assert sentence == (
-        "With 50.0 % of a single layer's weights cut, layer1.0.conv costs most, 4.6 points of validation accuracy, and "
-        "layer1.3.conv least, 1.1."
+        "Pruning 50.0 % of a single layer's weights costs most in layer1.0.conv (4.6 points of validation accuracy) "
+        "and least in layer1.3.conv (1.1)."
     )
-    assert "does not add up" in limits
+    assert "do not add up" in limits
     report(folder)
     assert sorted(path.stem for path in (folder / "figures").glob("*.png")) == registry.applicable(results)
     page = (folder / "report.html").read_text(encoding="utf-8").partition("<script>")[0]
     assert "There is no" not in page
-    assert "The front" not in page
+    assert "Pareto front" not in page
 
 
 def test_a_study_without_a_scan_says_so(tmp_path: Path) -> None:
     results = read(make(tmp_path / "study", 3, 0))
     for draw in (heatmap, lines):
-        assert style.title(draw(results)).startswith("No layer was cut alone")
+        assert style.title(draw(results)).startswith("No sensitivity scan")
     assert not {"sensitivity_heatmap", "sensitivity_lines"} & set(registry.applicable(results))

@@ -84,5 +84,5 @@ def test_histograms_are_of_the_network_that_the_answer_quotes(tmp_path: Path) ->
 def test_without_files_words_say_so(tmp_path: Path) -> None:
     results = read(make(tmp_path / "study", 3, 0))
     assert style.title(maps(results)).startswith("There is no layer_scores.csv")
-    assert style.title(histograms(results)).startswith("No network on the front has its weights' histograms")
+    assert style.title(histograms(results)).startswith("No network on the front has a histograms.csv")
     assert not {"layer_maps", "weight_histograms"} & set(registry.applicable(results))

@@ -209,7 +209,7 @@ def test_an_image_of_few_colours_looks_the_same() -> None:
 def test_it_is_served_on_this_machine_alone_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make(tmp_path / "study", 3, 0)
     (folder / "report.html").write_text("first", encoding="utf-8")
-    monkeypatch.setattr(watch, "EVERY", 0.02)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.02)
     made, ended = threading.Event(), threading.Event()
 
     def remake() -> None:
@@ -242,7 +242,7 @@ def test_a_study_caught_half_way_leaves_the_page(
 ) -> None:
     folder = make(tmp_path / "study", 3, 0)
     (folder / "report.html").write_text("first", encoding="utf-8")
-    monkeypatch.setattr(watch, "EVERY", 0.02)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.02)
     ended = threading.Event()
 
     def remake() -> None:
@@ -252,7 +252,7 @@ def test_a_study_caught_half_way_leaves_the_page(
     text = (folder / "trials.csv").read_text()
     threading.Timer(0.2, (folder / "trials.csv").write_text, (text,)).start()
     watch.serve(folder, remake, stop=ended)
-    assert "not remade: trials.csv: columns missing: kind" in capsys.readouterr().err
+    assert "page not rebuilt: trials.csv: columns missing: kind" in capsys.readouterr().err
     assert (folder / "report.html").read_text() == "first"
 
 

@@ -184,5 +184,5 @@ def test_what_is_not_eligible_for_the_front(tmp_path: Path) -> None:
 
 
 def test_an_objective_that_is_no_column(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="objective 'speed' is no column; choices: trial_id"):
+    with pytest.raises(ValueError, match="objective 'speed' is not a column; choices: trial_id"):
         front(read(make(tmp_path / "study", 2, 0)).trials, {"speed": "max"})
