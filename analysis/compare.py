@@ -136,9 +136,9 @@ def hypervolumes(one: Results, other: Results) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m analysis.compare") -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.compare", description="Two studies side by side.")
+    parser = argparse.ArgumentParser(prog=prog, description="Two studies side by side.")
     parser.add_argument("first", metavar="A", type=Path, help="a results folder")
     parser.add_argument("second", metavar="B", type=Path, help="another")
     parser.add_argument("--out", metavar="DIR", type=Path, help="a folder for tables and figures")

@@ -75,11 +75,9 @@ def _remembered(name: str) -> Drawn:
     return _one(_kept[0], name)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m analysis.report") -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report", description="Remake the tables, figures and page of a results folder."
-    )
+    parser = argparse.ArgumentParser(prog=prog, description="Remake the tables, figures and page of a results folder.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder, as study.run writes it")
     parser.add_argument("--watch", action="store_true", help="serve the page, and remake it while the study runs")
     parser.add_argument("--port", type=int, default=0, help="of --watch; by default one that is free")

@@ -1,6 +1,7 @@
 """Networks by name, and networks on disk."""
 
+from models.own_functions import imported, parcel, source
 from models.saved import load, save
-from models.zoo import MODELS, build, imported
+from models.zoo import MODELS, build
 
-__all__ = ["MODELS", "build", "imported", "load", "save"]
+__all__ = ["MODELS", "build", "imported", "load", "parcel", "save", "source"]

@@ -55,7 +55,7 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network saved in `folder`, on the CPU, in eval mode and in its factory's dtype, and its card.
 
     Raises ValueError naming the file where one is missing, damaged or of another network. A card whose model
-    is a `package.module:factory` runs that code: open only what you trust.
+    is a user's own function runs that code: open only what you trust.
     """
     folder = Path(folder)
     card = _parsed(folder / "card.json", _read(folder / "card.json"))

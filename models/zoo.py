@@ -11,9 +11,6 @@ All are plain enough for torch.fx.symbolic_trace, which channel surgery needs. A
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +20,8 @@ from torch import nn
 from torchvision.models import ResNet, get_model, vgg
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from models.own_functions import FORMS, imported
+
 Shape = tuple[int, int, int]
 Factory = Callable[[int, Shape], nn.Module]
 
@@ -30,7 +29,7 @@ LARGEST_CIFAR_IMAGE = 64  # pixels; the CIFAR stem keeps the resolution, which l
 
 
 def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Module:
-    """A network of MODELS, or of a user's own `package.module:factory(num_classes, in_shape)`, to be trained.
+    """A network of MODELS, or a user's own function (num_classes, in_shape), as `own_functions` names it.
 
     in_shape: (channels, height, width) of one input; the output is (batch, num_classes), without softmax.
     Raises ValueError for an unknown name, a factory that cannot be had, and shapes the network cannot take.
@@ -41,33 +40,13 @@ def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Modu
             "and (channels, height, width), each at least 1"
         )
     if ":" not in name and name not in MODELS:
-        raise ValueError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}, or package.module:factory")
+        raise ValueError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}, or {FORMS}")
     factory = imported(name) if ":" in name else MODELS[name]
     channels, height, width = in_shape
     model = factory(num_classes, (channels, height, width))
     if not isinstance(model, nn.Module):
         raise ValueError(f"model {name}: the factory returned a {type(model).__name__}, not a torch.nn.Module")
     return model
-
-
-def imported(name: str, what: str = "model") -> Callable:
-    """The function `package.module:function`, imported with the current directory on the path (at its end).
-
-    what: the key it stands under, for the message. Raises ValueError where there is no such module or function.
-    """
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
-        raise ValueError(f"{what} {name}: expected package.module:function")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{what} {name}: {module_name} cannot be imported from {os.getcwd()}: {error}") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise ValueError(f"{what} {name}: {module.__file__} has no function {attribute!r}")
-    return function
 
 
 def _resnet(block: type[BasicBlock | Bottleneck], depths: list[int], num_classes: int, in_shape: Shape) -> nn.Module:

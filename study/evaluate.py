@@ -87,9 +87,9 @@ def _folders(paths: list[Path]) -> list[Path]:
     return folders
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m study.evaluate") -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m study.evaluate", description="Measure saved networks.")
+    parser = argparse.ArgumentParser(prog=prog, description="Measure saved networks.")
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a saved network, or a results folder")
     parser.add_argument("--dataset", choices=sources.DATASETS, help="default: the one the network was trained on")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")

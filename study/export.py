@@ -188,9 +188,9 @@ def _knee(results: results_folder.Results) -> str | None:
     return None if index is None else str(results.trials["trial_id"].loc[index])
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m study.export") -> int:
     """Run the command; returns the exit code."""
-    args = _arguments().parse_args(argv)
+    args = _arguments(prog).parse_args(argv)
     torch.set_num_threads(1)
     try:
         job = _read_job(args)
@@ -206,8 +206,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m study.export", description="Write a saved network as one file.")
+def _arguments(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Write a saved network as one file.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder")
     parser.add_argument("--trial", metavar="ID|best|knee", required=True, help="which of its saved networks")
     parser.add_argument("--format", choices=FORMATS, required=True)

@@ -26,9 +26,9 @@ from study.simulation.searchers import searchers
 from study.simulation.simulator import SimulatedSearch, replay
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m study.replay") -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m study.replay", description="Try a searcher on recorded trials.")
+    parser = argparse.ArgumentParser(prog=prog, description="Try a searcher on recorded trials.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder")
     parser.add_argument("--sampler", default="tpe", help=", ".join(searchers()))
     parser.add_argument("--trials", metavar="N", type=int, default=100)

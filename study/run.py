@@ -28,9 +28,9 @@ from study.trials.scan import ScanCache
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> int:
     """Run the command; returns the exit code."""
-    args = _arguments().parse_args(argv)
+    args = _arguments(prog).parse_args(argv)
     try:
         file, folder, record = resumed_study(args) if args.resume else new_study(args)
         if args.dry_run:
@@ -65,9 +65,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _arguments(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m study.run", description="Search recipes for pruning a network, and report the best."
+        prog=prog, description="Search recipes for pruning a network, and report the best."
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--space", metavar="NAME_OR_PATH", help="a study file, or a name in search_spaces/")

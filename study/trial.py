@@ -38,9 +38,9 @@ def _scan(file: StudyFile, recipe: Recipe, context: TrialContext, device: torch.
     return scan.curves(rows)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m study.trial", description="Run one recipe, without Ray.")
+    parser = argparse.ArgumentParser(prog=prog, description="Run one recipe, without Ray.")
     parser.add_argument("--space", metavar="NAME_OR_PATH", required=True, help="the study file")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")
     parser.add_argument("--set", metavar="a.b=c", action="append", default=[], help="change a key of the study file")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,10 +30,8 @@ def key(section: BaselineSection, data: Data) -> str:
         parts["precision"] = forced
     if section.checkpoint:
         parts["checkpoint"] = hashlib.sha256(Path(section.checkpoint).read_bytes()).hexdigest()
-    if ":" in section.model:
-        found = importlib.util.find_spec(section.model.split(":")[0])
-        if found and found.origin:
-            parts["source"] = hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
+    if ":" in section.model and (source := models.source(section.model)):
+        parts["source"] = hashlib.sha256(source.read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
+from models.own_functions import FORMS
+
 OWN_FUNCTION = re.compile(r"^[\w./-]+:\w+$")  # a person's own: package.module:function, or path/file.py:function
 
 
@@ -41,7 +43,7 @@ class OneOf:
     def _checked(self, name: str) -> str:
         if name in self.choices or (self.dotted and OWN_FUNCTION.fullmatch(name)):
             return name
-        listed = ", ".join(self.choices) + self.dotted * ", or package.module:function"
+        listed = ", ".join(self.choices) + self.dotted * f", or {FORMS}"
         raise ValueError(f"unknown {self.what} {name!r}; choices: {listed}")
 
 

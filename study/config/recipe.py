@@ -50,7 +50,8 @@ class Recipe(Section):
 
     criterion: Annotated[str, one_of("criterion", CRITERIA, dotted=True)] = Field(
         default="magnitude_l1",
-        description="how a weight or channel is scored; also a function of your own, `package.module:function`",
+        description="how a weight or channel is scored; also a function of your own, `package.module:function` or "
+        "`path/file.py:function`",
     )
     granularity: Annotated[str, AfterValidator(_known_granularity), WithJsonSchema(_GRANULARITY_SCHEMA)] = Field(
         default="weight", description="what is removed at once; `n:m` stands for any two numbers, such as `2:4`"

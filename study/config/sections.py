@@ -119,7 +119,8 @@ class BaselineSection(Section):
     """The dense network that trials start from, and the data it saw."""
 
     model: Annotated[str, one_of("model", MODELS, dotted=True)] = Field(
-        default="resnet18", description="the network; also a function of your own, `package.module:factory`"
+        default="resnet18",
+        description="the network; also a function of your own, `package.module:factory` or `path/file.py:factory`",
     )
     checkpoint: str | None = Field(
         default=None, description="a file with the trained weights (a state_dict); nothing is trained then"

@@ -86,7 +86,7 @@ def new_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
             f"{folder}: this results folder is taken; continue it with --resume {folder}, "
             f"or choose another --out or --set study.name=..."
         )
-    record = provenance.provenance(["python", "-m", "study.run", *sys.argv[1:]])
+    record = provenance.provenance([_command(), *sys.argv[1:]])
     data_dir = str(args.data_dir.resolve()) if args.data_dir else None
     return file, folder, record | {"data_dir": data_dir}
 
@@ -111,4 +111,8 @@ def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
 
 def resume_command(folder: Path) -> str:
     """The command that continues the study in `folder`."""
-    return f"python -m study.run --resume {folder}"
+    return f"{_command()} --resume {folder}"
+
+
+def _command() -> str:
+    return sys.argv[0] if sys.argv[0].startswith("pruning-study ") else "python -m study.run"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Any
 
 import ray
 
+import models
+from study import PACKAGES, ROOT, find_own_packages
 from study.config import Refused, StudyFile
 from study.execution import ray_adapter
 
-PACKAGES = ("study", "pruning", "models", "search_spaces", "analysis")
+_HOOK = f"{find_own_packages.__module__}.{find_own_packages.__name__}"  # run by each worker as it starts
 
 
 @contextmanager
@@ -30,7 +34,9 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
     try:
-        context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **_init_arguments(address, file))
+        with tempfile.TemporaryDirectory(prefix="pruning-study-") as staging:
+            arguments = _init_arguments(address, file, Path(staging))
+            context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **arguments)
     except (ConnectionError, ValueError) as error:
         raise Refused(
             f"--address {address}: cannot reach a Ray cluster there: {error}; if it needs a token (`ray start` does "
@@ -42,7 +48,7 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
         ray.shutdown()
 
 
-def _init_arguments(address: str | None, file: StudyFile) -> dict[str, Any]:
+def _init_arguments(address: str | None, file: StudyFile, staging: Path) -> dict[str, Any]:
     if ray_adapter.JOB_CONFIG in os.environ:  # submitted as a Ray job, which includes the code
         return {"address": address or "auto"}
     if address and address.startswith("ray://"):
@@ -50,19 +56,42 @@ def _init_arguments(address: str | None, file: StudyFile) -> dict[str, Any]:
             f"--address {address}: a study does not run through Ray Client; run the command on the head node with "
             f"--address auto, or submit it: ray job submit --address http://HEAD:8265 --working-dir . -- python -m ..."
         )
+    environment: dict[str, Any] = {"worker_process_setup_hook": _HOOK} if _has_name_clash() else {}
     if address:
-        return {"address": address, "runtime_env": {"py_modules": code(file)}}
-    # Workers import user modules (model, criterion) from the current directory.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
-    return {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        return {"address": address, "runtime_env": {"py_modules": code(file, staging), **environment}}
+    # Ray adds the current folder, with user modules, to the workers' path; the project may be in another folder.
+    if "site-packages" not in ROOT.parts:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1", "runtime_env": environment}
 
 
-def code(file: StudyFile) -> list[str]:
-    """Paths of the project's packages, and of the modules that the study file names unless pip installed them."""
-    named = [file.baseline.model, *file.values("criterion")]
-    modules = {name.split(":")[0].split(".")[0] for name in named if ":" in name}
-    ours = [str(Path(__file__).parents[2] / name) for name in PACKAGES]
-    return ours + sorted(path for path in map(_module_path, modules) if "site-packages" not in path)
+def _has_name_clash() -> bool:
+    """Whether the current folder has other packages with the names of ours.
+
+    Workers search that folder first, so a setup hook must find ours before; it makes each worker start more slowly.
+    """
+    current = Path.cwd()
+    return current != ROOT and any((current / name).exists() or (current / f"{name}.py").exists() for name in PACKAGES)
+
+
+def code(file: StudyFile, staging: Path) -> list[str]:
+    """Paths of the project's packages, and of the modules that the study file names unless pip installed them.
+
+    A file named by a function's path is copied into its own folder in `staging`.
+    """
+    sources = {name.rpartition(":")[0] for name in [file.baseline.model, *file.values("criterion")] if ":" in name}
+    files = {source for source in sources if source.endswith(".py")}
+    modules = {source.split(".")[0] for source in sources - files}
+    packages = [str(ROOT / name) for name in PACKAGES]
+    user_modules = sorted(path for path in map(_module_path, modules) if "site-packages" not in path)
+    return packages + user_modules + [_staged(path, staging) for path in sorted(files)]
+
+
+def _staged(path: str, staging: Path) -> str:
+    folder = staging / models.parcel(path)
+    folder.mkdir(parents=True)
+    shutil.copy(path, folder)
+    return str(folder)
 
 
 def _module_path(name: str) -> str:

@@ -18,7 +18,7 @@ from study.trials.scan import Curves, curve_key
 
 
 def criterion(name: str) -> Criterion:
-    """A criterion of `pruning`, or a user's own `package.module:function` for single weights."""
+    """A criterion of `pruning`, or a user's own function for single weights."""
     return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name, "criterion"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import MODELS, build
+from models import MODELS, build, imported, source
 
 
 def parameters(model: nn.Module) -> int:
@@ -170,7 +171,9 @@ def test_impossible_shapes_are_refused(num_classes, in_shape):
 
 
 def test_an_unknown_name_is_answered_with_the_choices():
-    with pytest.raises(ValueError, match=r"resnet19.*choose from.*resnet18.*vgg19_bn.*package\.module:factory"):
+    with pytest.raises(
+        ValueError, match=r"resnet19.*choose from.*resnet18.*vgg19_bn.*package\.module:function, or path"
+    ):
         build("resnet19", 10)
 
 
@@ -191,6 +194,7 @@ number = 3
 @pytest.fixture
 def users_folder(tmp_path: Path, monkeypatch) -> Path:
     (tmp_path / "users_networks.py").write_text(USERS_MODULE)
+    (tmp_path / "users_unfinished.py").write_text("def linear(:\n")
     (tmp_path / "users_broken.py").write_text("import no_such_package_of_theirs\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
@@ -215,10 +219,40 @@ def test_a_users_factory_is_found_in_the_current_directory(users_folder):
         ("users_networks:", "expected package.module:function"),
         (":linear", "expected package.module:function"),
         (".users_networks:linear", "expected package.module:function"),
-        ("users_networks:a:b", "expected package.module:function"),
+        ("users_networks:a:b", "expected package.module:function, or path/file.py:function"),
+        ("users/networks:linear", "expected package.module:function, or path/file.py:function"),
+        ("users_networks.py:conv", "users_networks.py has no function 'conv'"),
+        ("users_networks.py:text", "returned a str"),
+        ("nets/nowhere.py:linear", r"there is no file .*nets/nowhere.py"),
+        ("users_broken.py:linear", "No module named 'no_such_package_of_theirs'"),
+        ("users_unfinished.py:linear", "SyntaxError"),
     ],
 )
 def test_a_factory_that_cannot_be_had_is_an_error_naming_it(users_folder, name, reason):
     with pytest.raises(ValueError, match=reason) as raised:
         build(name, 3, (2, 4, 4))
     assert name in str(raised.value)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_users_factory_is_found_by_its_file_which_is_run_once(users_folder, absolute):
+    (users_folder / "nets").mkdir()
+    file = users_folder / "nets" / "linear.py"
+    file.write_text(USERS_MODULE)
+    name = f"{file if absolute else 'nets/linear.py'}:linear"
+    assert build(name, 3, (2, 4, 4))(torch.zeros(5, 2, 4, 4)).shape == (5, 3)
+    function = imported(name)
+    assert source(name).samefile(file)
+    file.unlink()
+    assert imported(name) is function
+    assert pickle.loads(pickle.dumps(function)) is function
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(users_folder, monkeypatch):
+    for number in ("1", "2"):
+        (users_folder / number).mkdir()
+        (users_folder / number / "net.py").write_text(f"def number(): return {number}\n")
+    monkeypatch.chdir("1")
+    first = imported("net.py:number")
+    monkeypatch.chdir("../2")
+    assert (first(), imported("net.py:number")()) == (1, 2)

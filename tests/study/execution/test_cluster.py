@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import models
 from study.config import Refused, Resources, parse
 from study.execution import allotment, cluster
 from study.execution import allotment as gpu_memory
@@ -45,7 +46,7 @@ study: {name: two, trials: 6, search: random}
 resources: {cpus: 1, gpus: %s}
 baseline: {model: "mine:net", dataset: digits, train_samples: 400, epochs: 1}
 space:
-  criterion: ["mine:value", random]
+  criterion: ["mine.py:value", random]
   granularity: weight
   scope: global
   schedule: one_shot
@@ -80,7 +81,7 @@ class Node:
 
 @pytest.mark.parametrize("gpu", [0.25, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path, gpu):
-    """The user's module travels to the nodes; trials that are lost, or short of a GPU's memory, run again."""
+    """The user's module and file travel to the nodes; trials that are lost, or short of a GPU's memory, run again."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "mine.py").write_text(MINE.format(seen=tmp_path / "seen"))
@@ -155,13 +156,14 @@ def test_trials_that_share_a_gpu_must_fit_in_its_memory():
         gpu_memory.check_memory(0.25, 30 * 2**30, 80 * 2**30)
 
 
-def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch):
+def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch, tmp_path):
     file = parse({"study": {"name": "x"}}, "here")
     with pytest.raises(Refused, match="does not run through Ray Client; run the command on the head node"):
-        cluster._joining("ray://head:10001", file)
-    assert cluster._joining("head:6379", file)["runtime_env"]["py_modules"] == cluster.code(file)
+        cluster._init_arguments("ray://head:10001", file, tmp_path)
+    sent = cluster._init_arguments("head:6379", file, tmp_path)["runtime_env"]
+    assert sent == {"py_modules": cluster.code(file, tmp_path)}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert cluster._joining(None, file) == {"address": "auto"}
+    assert cluster._init_arguments(None, file, tmp_path) == {"address": "auto"}
 
 
 def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(monkeypatch, tmp_path):
@@ -171,4 +173,34 @@ def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(mo
     space = {"criterion": ["my_package.deep:value", "random", "my_single_file:value"]}
     file = parse({"study": {"name": "x"}, "baseline": {"model": "torchvision.models:resnet18"}, "space": space}, "here")
     ours = [str(ROOT / name) for name in ("study", "pruning", "models", "search_spaces", "analysis")]
-    assert cluster.code(file) == [*ours, str(tmp_path / "my_package"), str(tmp_path / "my_single_file.py")]
+    assert cluster.code(file, tmp_path) == [*ours, str(tmp_path / "my_package"), str(tmp_path / "my_single_file.py")]
+
+
+def test_functions_of_one_file_travel_in_one_folder_and_are_found_on_the_path_of_the_other_machine(
+    monkeypatch, tmp_path
+):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "nets").mkdir(parents=True)
+    there.mkdir()
+    (here / "nets" / "mine.py").write_text("net = value = dict\n")
+    monkeypatch.chdir(here)
+    section = {"model": "nets/mine.py:net"}
+    file = parse({"study": {"name": "x"}, "baseline": section, "space": {"criterion": "nets/mine.py:value"}}, "here")
+    *ours, folder = cluster.code(file, tmp_path / "parcels")
+    assert len(ours) == 5
+    monkeypatch.chdir(there)
+    with pytest.raises(ValueError, match=r"there is no file .*/there/nets/mine.py"):
+        models.imported("nets/mine.py:net")
+    monkeypatch.syspath_prepend(Path(folder).parent)
+    assert models.imported("nets/mine.py:net") is dict
+
+
+@pytest.mark.parametrize(("name", "own"), [("models", False), ("study.py", False), ("data", True)])
+def test_workers_are_told_of_our_packages_where_others_of_their_names_are(monkeypatch, tmp_path, name, own):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "theirs")
+    joining = cluster._init_arguments(None, parse({"study": {"name": "x"}}, "here"), tmp_path)
+    told = {} if own else {"worker_process_setup_hook": "study.find_own_packages"}
+    assert joining["runtime_env"] == told
+    assert os.environ["PYTHONPATH"] == os.pathsep.join([str(ROOT), "theirs"])

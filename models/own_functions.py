@@ -1,0 +1,82 @@
+"""A user's own function, named by module or by file: `package.module:function`, or `path/file.py:function`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+FORMS = "package.module:function, or path/file.py:function"
+
+
+def imported(name: str, what: str = "model") -> Callable:
+    """The function of that name; modules and relative paths are looked up from the current folder.
+
+    The folder is put at the end of the path, so it hides nothing that is installed. A file is run once, as a module
+    of its own. what: the key the name stands under, for the message. Raises ValueError where there is no such module,
+    file or function, and where its code fails.
+    """
+    place, _, attribute = name.rpartition(":")
+    dotted = all(part.isidentifier() for part in place.split("."))
+    if not attribute.isidentifier() or not (dotted or _is_file(place)):
+        raise ValueError(f"{what} {name}: expected {FORMS}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = _run(place) if _is_file(place) else importlib.import_module(place)
+    except Exception as error:  # a user's code may raise anything
+        reason = str(error) if isinstance(error, (ImportError, _NoFile)) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{what} {name}: {place} cannot be imported from {os.getcwd()}: {reason}") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(f"{what} {name}: {module.__file__} has no function {attribute!r}")
+    return function
+
+
+def source(name: str) -> Path | None:
+    """The file that holds the function of that name; None where it is not found."""
+    place = name.rpartition(":")[0]
+    if _is_file(place):
+        sent = (Path(entry, parcel(place), Path(place).name) for entry in sys.path)
+        return next((path for path in (Path(place), *sent) if path.is_file()), None)
+    found = importlib.util.find_spec(place)
+    return Path(found.origin) if found and found.origin else None
+
+
+def parcel(place: str) -> str:
+    """The name of the folder in which a file travels to other machines, where `imported` finds it on the path."""
+    return "own_" + hashlib.sha256(place.encode()).hexdigest()[:12]
+
+
+class _NoFile(Exception):
+    pass
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py")
+
+
+def _run(place: str) -> ModuleType:
+    """The module that the file is, under a name that its place makes."""
+    where = os.path.abspath(place)
+    name = f"{Path(place).stem}_{hashlib.sha256(where.encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    file = source(f"{place}:")
+    if file is None:
+        raise _NoFile(f"there is no file {where}")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
