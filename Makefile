@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+LOWEST := .venv-lowest
 
-.PHONY: study test test-ray test-rest check docs clean
+.PHONY: study test test-ray test-rest test-slow test-lowest check docs clean
 
 # A finished or interrupted quickstart is taken up where it stands, so `make study` can be typed again.
 study: $(VENV)/.installed
@@ -22,6 +23,16 @@ test-ray:
 test-rest:
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
+# What takes a minute or more each: nightly, and before a release.
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+# The same tests with the oldest versions that pyproject.toml admits, in an environment of their own (several GB: it has
+# another torch). Those versions are for Python 3.11, so that is the PYTHON to give: make test-lowest PYTHON=python3.11
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -m "not ray and not slow"
+	$(LOWEST)/bin/python -m pytest -m "ray and not slow"
+
 check: docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,7 +43,7 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
 clean:
-	rm -rf $(VENV) build docs/reports *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOWEST) build docs/reports *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -44,3 +55,12 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+# Made anew whenever pyproject.toml changes: what is installed already would count as low enough. pip takes the highest
+# versions only, so uv resolves; what dependencies need themselves is as new as it can be. Unlike pip, uv compiles only if
+# told to: where Python writes no bytecode either, Ray's dashboard compiles for longer than Ray waits for it.
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --compile-bytecode --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	touch $@

@@ -1,8 +1,8 @@
 """Pruning in pure torch: tensors and modules in, tensors and modules out.
 
-Scores (`criteria`) and a target (`allocation`) become masks (`weights`) or a plan of channels to cut (`channels`), at
-each cut (`pipeline`) of a schedule (`schedules`); what is left is counted and timed by `measure`. For a loop of one's
-own, `prune` is the door.
+Each cut (`pipeline`) of a schedule (`schedules`) computes scores (`criteria`), allocates a target among the layers
+(`allocation`), and applies masks (`weights`) or a plan of channels to remove (`channels`). `measure` counts and times
+the result. `prune` does one cut in one call.
 """
 
 from pruning.channels.surgery import apply_plan

@@ -1,7 +1,7 @@
-"""Pruning a network, step by step: score -> allocate -> mask or cut.
+"""Pruning a network step by step: score, allocate, then mask weights or cut channels.
 
-`prune` does all of it in one call, for people with their own loop. `begin` and `prune_to` are for loops that cut, train
-and cut again: every target counts against the dense network, and what is gone stays gone.
+`prune` does one cut in one call. Loops that cut and train in turn use `begin` and `prune_to`: every target refers to
+the dense network, and what is removed stays removed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ from pruning.weights.masks import Masks, Scores, apply_masks, prunable
 
 @dataclass(frozen=True)
 class Pruned:
-    """A network and what was cut from it so far.
+    """A network and what was removed from it so far.
 
-    settings: how it is pruned. dense_weights: prunable weights of the dense network. masks: of single weights of
-    `model`. graph, plan: the dense network's dependency groups, and the channels gone, in its indices; last: the plan
-    of the last cut alone, in indices of the network before it.
+    Attributes:
+      model: the network.
+      settings: how it is pruned.
+      dense_weights: number of prunable weights of the dense network.
+      masks: of single weights of `model`.
+      graph: dependency groups of the dense network.
+      plan: all channels removed so far, in the dense network's indices.
+      last: the channels removed by the last cut, in indices of the network before it.
     """
 
     model: nn.Module
@@ -45,15 +50,15 @@ class Pruned:
     last: Plan | None = None
 
     def with_settings(self, **changes: Any) -> Pruned:
-        """The same network, to be pruned with other settings from here on."""
+        """The same network with other settings for further cuts."""
         return replace(self, settings=replace(self.settings, **changes))
 
 
 def begin(model: nn.Module, example_input: Tensor, settings: PruneSettings) -> Pruned:
-    """A dense network about to be pruned; for channels, its dependency groups are found (see `dependency_graph`).
+    """Starts pruning a dense network; for channel granularities, finds its dependency groups.
 
-    example_input: (N, C, H, W), of the size the network is for. Raises ValueError for a protected module that is not
-    there, for n:m blocks that no layer has, and as `dependency_graph`.
+    example_input: (N, C, H, W) of the intended size. Raises ValueError for a protected module that does not exist, for
+    n:m blocks that no layer has, and as `dependency_graph`.
     """
     weights = sum(weight.numel() for weight in prunable(model).values())
     protect, blocks = settings.protect, settings.granularity.blocks
@@ -61,18 +66,19 @@ def begin(model: nn.Module, example_input: Tensor, settings: PruneSettings) -> P
     for path in protect:
         if path not in paths:
             raise ValueError(f"protect: there is no module {path!r}; choices: {', '.join(filter(None, paths))}")
-    if blocks and all(_below(name, protect) for name in input_axes(model, blocks[1])):
-        raise ValueError(f"no layer that may be cut has a multiple of {blocks[1]} inputs, so none comes in blocks")
+    if blocks and all(_is_protected(name, protect) for name in input_axes(model, blocks[1])):
+        raise ValueError(f"no layer that may be cut has a multiple of {blocks[1]} inputs, which n:m needs")
     graph = dependency_graph(model, example_input, protect) if settings.granularity.cuts_channels else None
     return Pruned(model, settings, weights, graph=graph)
 
 
 def score(pruned: Pruned, batches: Batches = (), generator: torch.Generator | None = None) -> Scores:
-    """Scores of the network as it is now: one per weight, or one per unit of each dependency group; higher = keep.
+    """Scores the present network: one score per weight, or per unit of each dependency group; higher = keep.
 
-    batches: pairs (images, labels), for criteria that look at data. generator: by default one with seed 0. Returns
+    batches: pairs (images, labels), for criteria that use data. generator: by default one with seed 0. Returns
     parameter name -> scores of the weight's shape, or group name -> scores (size,); for hybrid those of the units,
-    which go first. Raises ValueError for weights if the criterion values channels only, and what the criterion raises.
+    which are removed first. Raises ValueError for weights if the criterion scores channels only, and what the
+    criterion raises.
     """
     generator = generator or torch.Generator().manual_seed(0)
     criterion = pruned.settings.criterion
@@ -80,7 +86,7 @@ def score(pruned: Pruned, batches: Batches = (), generator: torch.Generator | No
     if graph is not None and criterion.channel is not None:
         return criterion.channel(graph, pruned.model, pruned.plan, batches, generator)
     if criterion.weight is None:
-        raise ValueError("the criterion values channels only")
+        raise ValueError("the criterion scores channels only")
     scores = criterion.weight(pruned.model, batches, generator)
     return scores if graph is None else group_scores(graph, scores, reduce=pruned.settings.reduce, plan=pruned.plan)
 
@@ -92,17 +98,21 @@ def prune_to(
     generator: torch.Generator | None = None,
     scores: Scores | None = None,
 ) -> Pruned:
-    """Prune further, to a cumulative `sparsity` of the dense network: masks in place, or a smaller copy.
+    """Prunes further, to a cumulative sparsity of the dense network: masks in place, or a smaller copy.
 
-    pruned: the network so far, with its settings.
-    sparsity: in [0, 1). For n:m it is 1 - n / m, which layers that don't come in blocks dilute.
-    batches: pairs (images, labels), for criteria that look at data.
-    generator: of all random draws; by default one with seed 0.
-    scores: what `score` returned for this network, if it is known already.
+    A hybrid becomes a smaller copy with masks: channels are cut to channel_share * `sparsity`, then the remaining
+    weights, with new scores, are masked to exactly `sparsity`.
 
-    A hybrid becomes a smaller copy with masks: channels go to channel_share * `sparsity`, weights of what remains
-    (scored anew) to `sparsity`, to the weight. Raises ValueError for targets out of reach, as `allocate` and
-    `weight_masks` do, and, with the choices, for an unknown layer or group that is to be cut alone.
+    Args:
+      pruned: the network so far, with its settings.
+      sparsity: in [0, 1). For n:m it must be 1 - n / m; layers without whole blocks stay dense, so less is achieved.
+      batches: pairs (images, labels), for criteria that use data.
+      generator: of all random draws; by default one with seed 0.
+      scores: the result of `score` for this network, if already computed.
+
+    Raises:
+      ValueError: targets out of reach, as `allocate` and `weight_masks`; an unknown layer or group for settings.only,
+        with the choices.
     """
     settings = pruned.settings
     implied = settings.granularity.implied_sparsity
@@ -114,8 +124,8 @@ def prune_to(
     if scores is None:
         scores = score(pruned, batches, generator)
     if pruned.graph is None or not settings.granularity.cuts_channels:
-        return _mask(pruned, _masks(pruned, scores, sparsity), batches, generator)
-    return _cut(pruned, _plan(pruned, scores, sparsity), batches, generator)
+        return _prune_weights(pruned, _weight_masks(pruned, scores, sparsity), batches, generator)
+    return _prune_channels(pruned, _channel_plan(pruned, scores, sparsity), batches, generator)
 
 
 def _prune_hybrid(
@@ -123,7 +133,7 @@ def _prune_hybrid(
 ) -> Pruned:
     settings = pruned.settings
     assert pruned.graph is not None
-    # Half a step short of the whole, so that no reachable point near it goes too far.
+    # Half a step below the target, so that channels alone never exceed it.
     most = sparsity - largest_step(pruned.graph, "params", settings.round_to) / 2 / pruned.dense_weights
     goal = max(min(settings.channel_share * sparsity, most), 0)
     cut = prune_to(pruned.with_settings(granularity=CHANNEL), goal, batches, generator, scores)
@@ -131,8 +141,8 @@ def _prune_hybrid(
     return replace(masked, settings=settings)
 
 
-def _plan(pruned: Pruned, scores: Scores, sparsity: float) -> Plan:
-    """The channels to be gone at this sparsity, in the dense network's indices."""
+def _channel_plan(pruned: Pruned, scores: Scores, sparsity: float) -> Plan:
+    """All channels to be removed at this sparsity, in the dense network's indices."""
     assert pruned.graph is not None
     settings = pruned.settings
     limits: dict[str, Any] = {
@@ -153,36 +163,36 @@ def _plan(pruned: Pruned, scores: Scores, sparsity: float) -> Plan:
     )
 
 
-def _mask(pruned: Pruned, masks: Masks, batches: Batches, generator: torch.Generator) -> Pruned:
-    """Weights become zero in place; a criterion that reconstructs moves those that stay."""
+def _prune_weights(pruned: Pruned, masks: Masks, batches: Batches, generator: torch.Generator) -> Pruned:
+    """Sets weights to zero in place, after a criterion with `reconstruct` has updated the remaining ones."""
     criterion, only = pruned.settings.criterion, pruned.settings.only
     if criterion.reconstruct is not None:
         touched = {name: mask for name, mask in masks.items() if only is None or name == f"{only}.weight"}
-        _set(pruned.model, criterion.reconstruct(pruned.model, touched, batches, generator))
+        _copy_weights(pruned.model, criterion.reconstruct(pruned.model, touched, batches, generator))
     apply_masks(pruned.model, masks)
     return replace(pruned, masks=masks)
 
 
-def _cut(pruned: Pruned, goal: Plan, batches: Batches, generator: torch.Generator) -> Pruned:
-    """Channels go, and with them their weights' masks; the other masks are held."""
+def _prune_channels(pruned: Pruned, goal: Plan, batches: Batches, generator: torch.Generator) -> Pruned:
+    """Removes channels and slices the masks of single weights accordingly."""
     criterion = pruned.settings.criterion
     last = goal if pruned.plan is None else remainder(goal, pruned.plan)
     small = apply_plan(pruned.model, last)
     masks = pruned.masks and {name: slice_like(name, mask, last) for name, mask in pruned.masks.items()}
     if criterion.reconstruct is not None:
-        left = {n: m & (pruned.masks or {}).get(n, m) for n, m in _left_by(pruned.model, last).items()}
+        left = {n: m & (pruned.masks or {}).get(n, m) for n, m in _masks_from_plan(pruned.model, last).items()}
         moved = criterion.reconstruct(pruned.model, left, batches, generator)
-        _set(small, {name: slice_like(name, weight, last) for name, weight in moved.items()})
+        _copy_weights(small, {name: slice_like(name, weight, last) for name, weight in moved.items()})
     return replace(pruned, model=small, masks=masks, plan=goal, last=last)
 
 
-def _masks(pruned: Pruned, scores: Scores, sparsity: float) -> Masks:
+def _weight_masks(pruned: Pruned, scores: Scores, sparsity: float) -> Masks:
     settings = pruned.settings
-    free = {name: score for name, score in scores.items() if not _below(name, settings.protect)}
+    free = {name: score for name, score in scores.items() if not _is_protected(name, settings.protect)}
     if settings.granularity.blocks:
         return block_masks(pruned.model, free, *settings.granularity.blocks, previous=pruned.masks)
     if settings.only is not None:
-        return _masks_of_one(free, f"{settings.only}.weight", sparsity, pruned.masks)
+        return _single_layer_masks(free, f"{settings.only}.weight", sparsity, pruned.masks)
     weights = prunable(pruned.model)
     names, held = list(weights), sum(weight.numel() for weight in weights.values())
     return weight_masks(
@@ -197,8 +207,8 @@ def _masks(pruned: Pruned, scores: Scores, sparsity: float) -> Masks:
     )
 
 
-def _masks_of_one(scores: Scores, name: str, sparsity: float, previous: Masks | None) -> Masks:
-    """Masks that cut the share `sparsity` of this weight alone; the others' stay what they were."""
+def _single_layer_masks(scores: Scores, name: str, sparsity: float, previous: Masks | None) -> Masks:
+    """Masks that remove the share `sparsity` of this weight; the masks of all others stay."""
     if name not in scores:
         layers = (other.removesuffix(".weight") for other in scores)
         raise ValueError(f"there is no layer {name.removesuffix('.weight')!r} to cut; choices: {', '.join(layers)}")
@@ -206,8 +216,8 @@ def _masks_of_one(scores: Scores, name: str, sparsity: float, previous: Masks | 
     return before | weight_masks({name: scores[name]}, sparsity, "global", previous={name: before[name]})
 
 
-def _left_by(model: nn.Module, plan: Plan) -> Masks:
-    """What a plan leaves of every weight of which it cuts anything, as masks."""
+def _masks_from_plan(model: nn.Module, plan: Plan) -> Masks:
+    """Masks of what a plan leaves, for every weight that it cuts."""
     masks = {}
     for name, weight in prunable(model).items():
         layer = plan["layers"].get(name.removesuffix(".weight"), {})
@@ -219,13 +229,13 @@ def _left_by(model: nn.Module, plan: Plan) -> Masks:
     return masks
 
 
-def _set(model: nn.Module, weights: Scores) -> None:
+def _copy_weights(model: nn.Module, weights: Scores) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)
 
 
-def _below(name: str, protect: Sequence[str]) -> bool:
+def _is_protected(name: str, protect: Sequence[str]) -> bool:
     return any(name.startswith(f"{path}.") for path in protect)
 
 
@@ -243,18 +253,31 @@ def prune(
     curves: Curves | None = None,
     **channel_options: Any,
 ) -> tuple[nn.Module, Masks | Plan | tuple[Plan, Masks]]:
-    """Prune `model` in one call; returns the network and what was cut.
+    """Prunes `model` in one call; returns the network and what was removed.
 
-    granularity "weight": the same model, with zeros, and its masks (parameter name -> bool, True = kept; put them back
-    after every optimiser step by `pruning.hold_masks`). granularity "channel": a smaller copy, and its plan
-    (JSON), from which `pruning.apply_plan` makes the same network of the dense one (its weights too, unless
-    the criterion is one that moves those that stay: see `Criterion.reconstruct`). "hybrid": a smaller copy with zeros,
-    and the pair of its plan and its masks. "2:4", or any n:m: as "weight"; `sparsity`, which is 1 - n / m, may be left
-    out, and layers that don't come in blocks of m inputs (see `pruning.weights.blocks`) have no masks.
-    example_input: (N, C, H, W), of the size the network is for. batches: pairs (images, labels), for criteria that
-    look at data. curves: for scope sensitivity, parameter (or dependency group) name -> share of it gone -> accuracy
-    drop when it alone is cut. channel_options: reduce, sparsity_of, min_channels, round_to, channel_share. Raises
-    ValueError, with the choices, for unknown names and targets out of reach.
+    Args:
+      model: the dense network.
+      example_input: (N, C, H, W) of the intended size.
+      sparsity: in [0, 1); may be omitted for n:m, where it is 1 - n / m.
+      criterion: a name in CRITERIA, or a `Criterion`.
+      granularity: "weight", "channel", "hybrid", or n:m such as "2:4".
+      scope: a name in SCOPES.
+      batches: pairs (images, labels), for criteria that use data.
+      protect: paths of modules that are not cut.
+      seed: of all random draws.
+      curves: for scope sensitivity, parameter (or dependency group) name -> share of it removed -> accuracy drop when
+        only that is cut.
+      **channel_options: reduce, sparsity_of, min_channels, round_to, channel_share (see `PruneSettings`).
+
+    Returns:
+      "weight": the same model with zeros, and its masks (parameter name -> bool, True = kept); `pruning.hold_masks`
+      restores the zeros after every optimiser step. "n:m": the same; layers without whole blocks of m inputs have no
+      masks (see `pruning.weights.blocks`). "channel": a smaller copy, and its plan (JSON); `pruning.apply_plan` builds
+      the same network from the dense one (with the same weights, unless the criterion updates the remaining ones: see
+      `Criterion.reconstruct`). "hybrid": a smaller copy with zeros, and the pair (plan, masks).
+
+    Raises:
+      ValueError: unknown names, with the choices, and targets out of reach.
     """
     if isinstance(criterion, str):
         if criterion not in CRITERIA:

@@ -1,7 +1,7 @@
-"""Schedules: cumulative sparsity against progress.
+"""Schedules: cumulative sparsity as a function of progress.
 
-progress in [0, 1]: the share of the schedule's cuts that is done. Each schedule is one function
-(progress, final, initial=0.0) -> sparsity, never decreasing, and `final` at progress 1.
+progress in [0, 1] is the share of cuts already made. A schedule is a function (progress, final, initial=0.0) ->
+sparsity that never decreases and reaches `final` at progress 1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def one_shot(progress: float, final: float, initial: float = 0.0) -> float:
-    """All in one cut: `final` throughout; there is no way there, so `initial` plays no part.
+    """A single cut to `final`; `initial` is ignored.
 
     >>> one_shot(0.0, 0.9)
     0.9
@@ -20,9 +20,10 @@ def one_shot(progress: float, final: float, initial: float = 0.0) -> float:
 
 
 def iterative(progress: float, final: float, initial: float = 0.0) -> float:
-    """Equal shares of the dense network: initial + (final - initial) * progress.
+    """Linear: initial + (final - initial) * progress.
 
-    Of the dense network, not of what is left. Han et al. 2015, arXiv:1506.02626 (prune and retrain in turn).
+    Each cut removes the same share of the dense network, not of what is left. Han et al. 2015, arXiv:1506.02626 (prune
+    and retrain in turn).
 
     >>> iterative(0.25, final=0.8)
     0.2
@@ -32,7 +33,7 @@ def iterative(progress: float, final: float, initial: float = 0.0) -> float:
 
 
 def gradual(progress: float, final: float, initial: float = 0.0) -> float:
-    """Much at first, little at the end: final + (initial - final) * (1 - progress) ** 3.
+    """Cubic, large cuts first: final + (initial - final) * (1 - progress) ** 3.
 
     Zhu and Gupta 2017, arXiv:1710.01878, equation 1.
 
@@ -51,15 +52,22 @@ SCHEDULES: dict[str, Callable[..., float]] = {
 
 
 def cut_points(schedule: str, final: float, steps: int, initial: float = 0.0) -> list[float]:
-    """The cumulative sparsity asked for by each of `steps` >= 1 cuts, never decreasing; the last is `final`.
+    """Cumulative sparsity after each cut, never decreasing; the last is `final`.
 
-    From initial = 0, cut i = 0 .. steps - 1 happens at progress (i + 1) / steps, since a cut to 0 is no
-    cut; from initial > 0 at i / (steps - 1), so that the first reaches `initial`, unless it is the only
-    one. `one_shot` has one cut whatever `steps`. Raises ValueError unless the schedule is known, steps >= 1
-    and 0 <= initial <= final < 1.
+    With initial = 0, cut i = 0 .. steps - 1 is at progress (i + 1) / steps, since a cut to 0 removes nothing. With
+    initial > 0 it is at i / (steps - 1): the first cut reaches `initial`, unless it is the only one.
 
     >>> cut_points("iterative", final=0.75, steps=3)
     [0.25, 0.5, 0.75]
+
+    Args:
+      schedule: a name in SCHEDULES.
+      final: target sparsity.
+      steps: number of cuts, at least 1; `one_shot` always has 1.
+      initial: sparsity of the first cut, if > 0.
+
+    Raises:
+      ValueError: unknown schedule, steps < 1, or not 0 <= initial <= final < 1.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; choose from {', '.join(SCHEDULES)}")

@@ -1,4 +1,4 @@
-"""What one pruning of a network is told to do: the granularity, and all settings that stay the same from cut to cut."""
+"""Granularity, and the settings of a pruning run that stay the same for all its cuts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pruning.allocation.sensitivity import Curves
 from pruning.criteria.registry import CRITERIA, Criterion
 from pruning.weights.blocks import pattern
 
-GRANULARITIES = ("weight", "channel", "hybrid", "n:m")  # n:m stands for numbers, such as 2:4
+GRANULARITIES = ("weight", "channel", "hybrid", "n:m")  # n:m: any such pair of numbers, e.g. 2:4
 
 
 @dataclass(frozen=True)
 class Granularity:
-    """What is removed at once: single weights, whole channels, channels and then weights, or n:m blocks of weights.
+    """What is removed at once: weights, channels, channels and then weights ("hybrid"), or n:m blocks of weights.
 
-    name: one of GRANULARITIES, with numbers for n:m. Raises ValueError, with the choices, for another.
+    name: one of GRANULARITIES, with numbers for n:m. Raises ValueError for others, with the choices.
     """
 
     name: str
@@ -32,22 +32,22 @@ class Granularity:
 
     @cached_property
     def blocks(self) -> tuple[int, int] | None:
-        """n and m of an n:m granularity; None for the others."""
+        """The pair (n, m) of an n:m granularity; None for others."""
         return pattern(self.name)
 
     @property
     def cuts_channels(self) -> bool:
-        """Whether networks get smaller, so that dependency groups must be known."""
+        """Whether tensors get smaller, which requires dependency groups."""
         return self.name in ("channel", "hybrid")
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether channels go first, and then weights of what is left."""
+        """Whether channels are cut first, then weights of the remaining network."""
         return self.name == "hybrid"
 
     @property
     def implied_sparsity(self) -> float | None:
-        """1 - n / m, which every layer in blocks has; None where the target is free."""
+        """Sparsity 1 - n / m of n:m; None where the target is free."""
         return None if self.blocks is None else (self.blocks[1] - self.blocks[0]) / self.blocks[1]
 
 
@@ -56,22 +56,23 @@ WEIGHT, CHANNEL = Granularity("weight"), Granularity("channel")
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """How a network is pruned, whatever the target and the data.
+    """How a network is pruned, independent of target and data.
 
-    criterion: how weights or channels are scored.
-    granularity: what is removed at once.
-    scope: over what scores are ranked; see `pruning.allocation`.
-    reduce: how a channel's score is made of its weights' scores, "sum" or "mean" (see `group_scores`).
-    sparsity_of: what the target of a channel recipe counts, "params", "channels" or "macs".
-    min_channels: channels that every group keeps at least.
-    round_to: a multiple of which every cut group keeps.
-    channel_share: the share of a hybrid's target that channels bring.
-    protect: paths of modules that are never cut.
-    only: the path of the one layer, or the name of the one dependency group, that is cut. The target is then the share
-        of that layer's weights, exactly, or of that group's units (see `allocate_group`).
-    curves: of a sensitivity scan, for scope sensitivity.
+    Attributes:
+      criterion: scores weights or channels.
+      granularity: what is removed at once.
+      scope: over what scores are ranked; see `pruning.allocation.scopes`.
+      reduce: reduction of weight scores to a channel's score, "sum" or "mean" (see `group_scores`).
+      sparsity_of: what a channel target counts: "params", "channels" or "macs".
+      min_channels: channels that every group keeps at least.
+      round_to: every group that is cut keeps a multiple of this number of channels.
+      channel_share: share of a hybrid's target that is reached by cutting channels.
+      protect: paths of modules that are not cut.
+      only: path of the only layer, or name of the only dependency group, to cut. The target is then the share of that
+        layer's weights, exactly, or of that group's units (see `allocate_group`).
+      curves: from a sensitivity scan, for scope sensitivity.
 
-    Raises ValueError for combinations that mean nothing.
+    Raises ValueError for contradictory combinations.
     """
 
     criterion: Criterion = CRITERIA["magnitude_l1"]
@@ -89,15 +90,15 @@ class PruneSettings:
     def __post_init__(self) -> None:
         if self.only is not None and self.granularity not in (WEIGHT, CHANNEL):
             raise ValueError(
-                f"only {self.only!r}: one part alone is cut by weight or by channel, not by {self.granularity}"
+                f"only {self.only!r}: a single part is cut by weight or by channel, not by {self.granularity}"
             )
         if self.only is not None and self.scope != "global":
             raise ValueError(
-                f"only {self.only!r}: within one part there is nothing to allocate; scope is global, not {self.scope!r}"
+                f"only {self.only!r}: a single part needs no allocation; scope is global, not {self.scope!r}"
             )
         if self.granularity.is_hybrid and self.sparsity_of != "params":
             raise ValueError(
-                f"a hybrid's target counts params, of which weights and channels have one; not {self.sparsity_of}"
+                f"a hybrid's target counts params, which weights and channels share; not {self.sparsity_of}"
             )
         if self.granularity.is_hybrid and not 0 < self.channel_share < 1:
             raise ValueError(f"channel_share must be between 0 and 1; it is {self.channel_share}")

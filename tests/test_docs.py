@@ -21,7 +21,7 @@ from tests.documents import (
 )
 
 WRITTEN = [README, *PAGES]
-DOCUMENTS = [*WRITTEN, *REPORTS]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *PAGES, *REPORTS]
 each_written = pytest.mark.parametrize("path", WRITTEN, ids=lambda p: str(p.relative_to(ROOT)))
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 

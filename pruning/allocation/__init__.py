@@ -1,1 +1,1 @@
-"""Allocation: scores and a target become the numbers of weights or channels that each layer keeps."""
+"""Allocation: turns scores and a target into the number of weights or channels that each layer keeps."""

@@ -1,4 +1,4 @@
-"""LAMP: scores made comparable between layers (Lee et al. 2021, arXiv:2010.07611)."""
+"""LAMP: scores normalised to be comparable between layers (Lee et al. 2021, arXiv:2010.07611)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def lamp(score: Tensor, name: str = "") -> Tensor:
-    """The LAMP scores of one layer, from the highest score (any shape) to the lowest: float64 (n,), falling.
+    """The LAMP scores of one layer, from the highest to the lowest score: float64 (n,), descending.
 
-    Each score over the sum of itself and those before it; 0 for a score of 0, also in a layer of zeros; -inf stays.
-    Summed from the top in float64: as differences from the whole, in float32, the top ones are off by 6 % in a large
-    layer. NaN makes NaN. Raises ValueError, naming the layer, on scores that are negative or infinite.
+    Each score (any shape) is divided by the sum of itself and all higher ones; 0 stays 0, -inf stays. Sums run from the
+    highest score in float64: subtracting from the total in float32 is off by 6 % at the top of a large layer. NaN gives
+    NaN. Raises ValueError with the layer's `name` on scores that are negative or infinite.
     """
     flat = score.detach().reshape(-1)
-    if flat.device.type == "cpu":  # numpy sorts in a third of torch's time; it knows no bfloat16
+    if flat.device.type == "cpu":  # numpy sorts three times as fast as torch, but lacks bfloat16
         flat = torch.from_numpy(np.sort((flat.float() if flat.dtype is torch.bfloat16 else flat).numpy()))
     else:
         flat = flat.sort().values

@@ -1,6 +1,6 @@
-"""Scopes by name: over what scores are ranked, or how a target is shared out among the layers.
+"""Scopes by name: over what scores are ranked, or how a target is distributed over the layers.
 
-Adding one: write its function for weights, and one for channels if it has such a form, and name it in SCOPES.
+To add one, write a function for weights, optionally one for channels, and name both in SCOPES.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from pruning.weights.masks import Scores
 
 
 class Scope(NamedTuple):
-    """A scope's two forms, and what documents say of it.
+    """A scope's functions for weights and channels, and its description.
 
-    weights: (scores, keep, floor, facts) -> the number of weights that each layer keeps. channels: (graph, scores,
-    sparsity_of, curves) -> the rank of every unit, the lowest the first to go; None: there is no such form. meaning,
-    source: for people.
+    Attributes:
+      weights: (scores, keep, floor, facts) -> the number of weights that each layer keeps.
+      channels: (graph, scores, sparsity_of, curves) -> the rank of every unit, lowest removed first; None: no such
+        form.
+      meaning: for the documentation.
+      source: publication.
     """
 
     weights: Callable[[Scores, int, int, Facts], Counts]
@@ -35,7 +38,7 @@ SCOPES: dict[str, Scope] = {
     "global": Scope(
         weight_scopes.global_counts,
         channel_scopes.global_ranks,
-        "the lowest scores of the whole network go",
+        "the lowest scores of the whole network are removed",
     ),
     "layer": Scope(
         weight_scopes.layer_counts,
@@ -45,25 +48,25 @@ SCOPES: dict[str, Scope] = {
     "erk": Scope(
         weight_scopes.erk_counts,
         channel_scopes.erk_ranks,
-        "a layer's density is in proportion to (inputs + outputs + kernel sizes) / weights, at most 1",
+        "a layer's density is proportional to (inputs + outputs + kernel sizes) / weights, at most 1",
         "Evci 2020, arXiv:1911.11134",
     ),
     "lamp": Scope(
         weight_scopes.lamp_counts,
         channel_scopes.lamp_ranks,
-        "each score is divided by the sum of its layer's scores that are not lower; the lowest of the network go",
+        "each score is divided by the sum of its layer's scores that are not lower; then as `global`",
         "Lee 2021, arXiv:2010.07611",
     ),
     "uniform_plus": Scope(
         weight_scopes.uniform_plus_counts,
         channel_scopes.uniform_plus_ranks,
-        "the same share, but the first layer is spared and the classifier loses at most 80 %",
+        "as `layer`, but the first layer is not cut and the classifier loses at most 80 %",
         "Gale 2019, arXiv:1902.09574",
     ),
     "sensitivity": Scope(
         weight_scopes.sensitivity_counts,
         channel_scopes.sensitivity_ranks,
-        "the least sum of the accuracy drops that a scan measured by cutting each layer alone",
+        "minimises the sum of accuracy drops, measured by a scan that cuts each layer alone",
         "Shoham & Gersho 1988",
     ),
 }

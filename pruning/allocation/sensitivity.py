@@ -1,10 +1,9 @@
-"""Sensitivity: what a scan of layers cut alone says about how much each should give up when all are cut together.
+"""Optimal allocation from a sensitivity scan, which cuts one layer (or dependency group) at a time.
 
-A scan's *curve* is what accuracy it cost to cut one layer (or one dependency group), at several ratios, and nothing
-else. If drops add up, the ratios that meet a target at the least summed drop are those at which all curves have the
-same slope: no layer could then give up a weight for less than another (Lagrange multipliers: Everett 1963, "Generalized
-Lagrange multiplier method for solving problems of optimum allocation of resources"; of measured curves, on their lower
-convex envelopes: Shoham & Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers").
+A *curve* is the accuracy drop from cutting one layer only, at several ratios. If drops add up, the summed drop at a
+given target is least where all curves have the same slope (Lagrange multipliers: Everett 1963, "Generalized Lagrange
+multiplier method for solving problems of optimum allocation of resources"). Measured curves are replaced by their lower
+convex envelopes (Shoham & Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers").
 """
 
 from __future__ import annotations
@@ -15,17 +14,16 @@ from fractions import Fraction
 from itertools import groupby, pairwise
 from operator import itemgetter
 
-Curves = Mapping[str, Mapping[float, float]]  # parameter or group -> ratio of it that is gone -> accuracy drop
-Envelope = list[tuple[Fraction, Fraction]]  # (ratio, drop) from (0, 0) to ratio 1, of strictly rising slope
+Curves = Mapping[str, Mapping[float, float]]  # parameter or group -> share of it that is removed -> accuracy drop
+Envelope = list[tuple[Fraction, Fraction]]  # (ratio, drop) from (0, 0) to ratio 1, with strictly rising slope
 
 
 def envelopes(curves: Curves | None, names: Iterable[str]) -> dict[str, Envelope]:
-    """The lower convex envelope of each of these layers' or groups' curves.
+    """The lower convex envelope of the curve of each of these layers or groups.
 
-    Ratios are in [0, 1], drops finite. A negative drop (noise) counts as it is, but nothing cut costs nothing: what a
-    curve says of ratio 0 doesn't count. One that stops short of ratio 1, as scans do, ends there at the worst drop of
-    all curves: a layer that is gone costs what the worst cut did. Raises ValueError if there are no curves or none of
-    one of the names, and on ratios and drops out of range.
+    Ratios are in [0, 1], drops finite. Negative drops (noise) are kept, but ratio 0 always has drop 0. A curve without
+    ratio 1, as usual in scans, ends there at the largest drop of all curves. Raises ValueError if there are no curves
+    or none for one of the names, and on ratios or drops out of range.
     """
     if curves is None:
         raise ValueError("scope sensitivity needs the curves of a sensitivity scan: run the scan, and pass its curves")
@@ -46,17 +44,24 @@ def give_up(
     high: Mapping[str, int],
     total: int,
 ) -> dict[str, Fraction]:
-    """How many of its `sizes` weights each layer gives up, `total` in all, at the least summed drop.
+    """Number of weights that each layer loses, `total` in all, at the least summed drop.
 
-    Weights go in the order of rising drop per weight, each layer giving up `low` at least (those gone already) and
-    `high` at most; layers whose next weights cost the same give them up in equal proportion. Exact, for `low` summing
-    to no more and `high` to no less than `total`.
+    Weights are removed in the order of rising drop per weight; layers with equal drop per weight lose them in equal
+    proportion. Exact.
+
+    Args:
+      curves: envelope of each layer.
+      sizes: weights of each layer.
+      low: fewest weights that each layer loses (those already removed); they sum to at most `total`.
+      high: most weights that each layer loses; they sum to at least `total`.
+      total: weights to remove.
+
+    Returns:
+      Layer -> exact share of `total`, not rounded.
     """
     gone = {name: Fraction(low[name]) for name in curves}
     left = total - sum(gone.values(), Fraction(0))
-    pieces: list[
-        tuple[Fraction, str, Fraction]
-    ] = []  # (drop per weight, layer, weights): the parts of the envelopes between the bounds
+    pieces: list[tuple[Fraction, str, Fraction]] = []  # (drop per weight, layer, weights) between the bounds
     for name, envelope in curves.items():
         for (start, before), (end, after) in pairwise(envelope):
             first, last = (min(max(x * sizes[name], Fraction(low[name])), Fraction(high[name])) for x in (start, end))
@@ -64,15 +69,15 @@ def give_up(
                 pieces.append(((after - before) / (end - start) / sizes[name], name, last - first))
     for _, equal in groupby(sorted(pieces, key=itemgetter(0)), key=itemgetter(0)):
         widths = {name: width for _, name, width in equal}
-        room = sum(widths.values(), Fraction(0))
-        share = min(left / room, Fraction(1))
-        left -= share * room
+        available = sum(widths.values(), Fraction(0))
+        share = min(left / available, Fraction(1))
+        left -= share * available
         gone |= {name: gone[name] + share * width for name, width in widths.items()}
     return gone
 
 
 def marginal_drops(envelope: Envelope, units: int) -> list[Fraction]:
-    """What the first, second, ... of a group's `units` adds to the drop, along its envelope; never falling."""
+    """Increase of the drop by each of a group's `units` in turn, along its envelope; never decreasing."""
     drops, piece = [], 0
     for unit in range(units + 1):
         ratio = Fraction(unit, units)
@@ -84,7 +89,7 @@ def marginal_drops(envelope: Envelope, units: int) -> list[Fraction]:
 
 
 def _lower_hull(points: Mapping[float, float]) -> Envelope:
-    """The corners, from left to right, of the largest convex function that is nowhere above the points."""
+    """Corners, by rising ratio, of the largest convex function below or through the points."""
     hull: Envelope = []
     for point in sorted((Fraction(float(x)), Fraction(float(y))) for x, y in points.items()):
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], point):

@@ -1,4 +1,4 @@
-"""Masks of single weights that meet a target exactly."""
+"""Masks of single weights that meet a sparsity target exactly."""
 
 from __future__ import annotations
 
@@ -22,15 +22,24 @@ def weight_masks(
     ends: tuple[str, str] | None = None,
     curves: Curves | None = None,
 ) -> Masks:
-    """Masks that bring a network to a cumulative `sparsity` in [0, 1), exact to the weight.
+    """Masks that bring a network to a cumulative sparsity, exact to the weight.
 
-    scores: of the weights that may be cut, floating; fixed: the number of prunable weights that may not
-    (those of protected layers), which count as kept; gone: of those that went with channels; floor: weights
-    every layer keeps at least; previous: masks of the cut before, whose pruned weights stay pruned; ends,
-    curves: see `Facts`. Of total = scored + fixed + gone weights, total - round_half_even(sparsity * total)
-    are kept. Raises ValueError on an unknown scope, a sparsity out of range, `previous` of other names or
-    shapes, NaN scores, on a target that the fixed weights, the floor or the previous cut forbid, and on what
-    the scope itself refuses.
+    Of total = scored + fixed + gone weights, total - round_half_even(sparsity * total) are kept.
+
+    Args:
+      scores: floating-point scores of the weights that may be cut; higher = keep.
+      sparsity: of the dense network, in [0, 1).
+      scope: a name in SCOPES.
+      previous: masks of the cut before; weights pruned there stay pruned.
+      fixed: number of prunable weights that are kept, as their layers are protected.
+      gone: number of prunable weights removed with channels.
+      floor: weights that every layer keeps at least.
+      ends: see `Facts`.
+      curves: see `Facts`.
+
+    Raises:
+      ValueError: unknown scope; sparsity out of range; `previous` with other names or shapes; NaN scores; a target that
+        the fixed weights, the floor or the previous cut rule out; and what the scope raises.
     """
     if scope not in SCOPES:
         raise ValueError(f"unknown scope {scope!r}; choose from {', '.join(SCOPES)}")
@@ -41,12 +50,12 @@ def weight_masks(
     if keep < 0:
         raise ValueError(f"sparsity {sparsity} of {total} weights is out of reach: {fixed} are protected")
     if previous is not None:
-        scores = _without(scores, previous)
+        scores = _mask_scores(scores, previous)
     counts = SCOPES[scope].weights(scores, keep, floor, Facts(ends, curves))
     return {name: keep_top(score, counts[name]) for name, score in scores.items()}
 
 
-def _without(scores: Scores, previous: Masks) -> Scores:
+def _mask_scores(scores: Scores, previous: Masks) -> Scores:
     shapes = {name: tuple(score.shape) for name, score in scores.items()}
     if {name: tuple(mask.shape) for name, mask in previous.items()} != shapes:
         raise ValueError(f"previous masks must have the names and shapes of the scores: {shapes}")

@@ -1,8 +1,13 @@
 """Scopes of single weights: how many each layer keeps.
 
-A scope is one function (scores, keep, floor, facts) -> Counts, which sum to `keep`; within a layer the highest scores
-stay, whatever the scope. A score of -inf marks a weight that is gone already: no scope ever brings one back. Their
-names are in `pruning.allocation.scopes`, the forms for channels in `channel_scopes`.
+A scope is a function (scores, keep, floor, facts) -> Counts, which sum to `keep`. In every scope the highest scores of
+a layer are kept. Weights with score -inf were removed before and stay so. SCOPES in `pruning.allocation.scopes` names
+the functions; their counterparts for channels are in `channel_scopes`.
+
+    scores: weight name -> scores of the weights that may be cut; higher = keep.
+    keep: number of weights to keep in all layers together.
+    floor: weights that every layer keeps at least, or all it has left if fewer.
+    facts: see `Facts`.
 """
 
 from __future__ import annotations
@@ -20,14 +25,16 @@ from pruning.allocation.sensitivity import Curves, envelopes, give_up
 from pruning.weights.masks import Scores, has_nan, largest
 
 Counts = dict[str, int]  # parameter name -> number of weights kept
-SPARED = Fraction(1, 5)  # of the classifier's weights (or the units it reads), which uniform_plus keeps at least
+SPARED = Fraction(1, 5)  # least share of the classifier's weights (or input units) that uniform_plus keeps
 
 
 class Facts(NamedTuple):
-    """What a scope may have to know besides scores.
+    """Further inputs of a scope besides scores.
 
-    ends: names of the first and the last prunable weight of the whole network, whether they have scores or not; None:
-    the first and last of the scores. curves: of a sensitivity scan, if there was one.
+    Attributes:
+      ends: names of the first and last prunable weight of the whole network, with or without scores; None: the first
+        and last with scores.
+      curves: from a sensitivity scan, if there was one.
     """
 
     ends: tuple[str, str] | None = None
@@ -38,32 +45,33 @@ NO_FACTS = Facts()
 
 
 def global_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts = NO_FACTS) -> Counts:
-    """Keep-counts of the `keep` highest scores of the whole network; of equal scores the earlier layer's.
+    """Keep-counts of the `keep` highest scores of the whole network; among equal scores the earlier layer's are kept.
 
-    A layer that would keep fewer than `floor` weights (or than it has left, if those are fewer) is fixed at
-    that many, and the others are ranked again, until none falls short. The counts sum to `keep`.
-    Raises ValueError on NaN, and if `keep` is less than the floors ask for or more than is left.
+    A layer that would keep fewer than `floor` weights (or than it has left, if fewer) keeps that many, and the others
+    are ranked again until no layer falls short. Raises ValueError on NaN, and if `keep` is below the sum of floors or
+    above the number of weights left. Args: as every weight scope, see the module.
     """
     low, _ = bounds(scores, keep, floor)
     top, highest = keep, list(scores.values())
     while top:
-        highest = [largest(highest, top)]  # each ranking looks at what the one before left
+        highest = [largest(highest, top)]  # each ranking needs only the scores selected by the one before
         ranked = _counts_from(scores, highest[0].min().reshape(1), top)
         counts = {name: max(low[name], ranked[name]) for name in scores}
         excess = sum(counts.values()) - keep
         if not excess:
             return counts
-        top -= excess  # never too far: giving up one rank takes at most one weight from the counts
+        top -= excess  # never too many: dropping one rank removes at most one weight from the counts
     return low
 
 
 def layer_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts = NO_FACTS) -> Counts:
-    """Keep-counts of the same kept fraction in every layer.
+    """Keep-counts with the same kept fraction in every layer.
 
-    Each layer's share of `keep` is rounded half to even; the sum is then repaired by single weights, in the
-    order of largest rounding error in the direction needed, ties in module order. A share below `floor` (or
-    below what is left, if that is less) or above what is left of its layer stops there, and the others make
-    it up. Raises ValueError on NaN, and if `keep` is less than the floors ask for or more than is left.
+    Each layer's share of `keep` is rounded half to even; the sum is then repaired by single weights, in the order of
+    the largest rounding error in the required direction, ties in module order. A share below `floor` (or below what is
+    left, if that is less) or above what is left is clipped, and the other layers compensate. Raises ValueError on NaN,
+    and if `keep` is below the sum of floors or above the number of weights left. Args: as every weight scope, see the
+    module.
     """
     low, high = bounds(scores, keep, floor)
     return apportion(_sizes(scores), keep, low, high)
@@ -72,19 +80,22 @@ def layer_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts = NO_FA
 def erk_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts = NO_FACTS) -> Counts:
     """Erdos-Renyi-Kernel (Evci et al. 2020, arXiv:1911.11134): small layers are kept denser than large ones.
 
-    A layer's density is in proportion to (n_in + n_out + kernel height + width) / (n_in * n_out * height * width), so
-    the number of weights it keeps to the sum of its weight's dimensions; a layer that would keep more than it has left
-    keeps all, one below its floor that, and the others are scaled again. Raises ValueError as `layer_counts`.
+    A layer's density is proportional to (n_in + n_out + kernel height + width) / (n_in * n_out * height * width), so
+    its number of kept weights is proportional to the sum of its weight's dimensions. A layer that would exceed what it
+    has left keeps all, one below its floor keeps the floor, and the others are scaled again. Raises ValueError as
+    `layer_counts`.
+    Args: as every weight scope, see the module.
     """
     low, high = bounds(scores, keep, floor)
     return apportion({name: sum(score.shape) for name, score in scores.items()}, keep, low, high)
 
 
 def lamp_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts = NO_FACTS) -> Counts:
-    """Global, each score divided by the sum of those in its layer that are not smaller (see `pruning.lamp`).
+    """As `global_counts`, with each score divided by the sum of its layer's scores that are not smaller.
 
-    LAMP (Lee et al. 2021, arXiv:2010.07611). The paper's scores are squared magnitudes: criterion magnitude_l2.
-    Raises ValueError as `global_counts`, and on scores that are negative or infinite.
+    LAMP (Lee et al. 2021, arXiv:2010.07611), see `pruning.allocation.lamp`. The paper's scores are squared magnitudes:
+    criterion magnitude_l2. Raises ValueError as `global_counts`, and on scores that are negative or infinite. Args: as
+    every weight scope, see the module.
     """
     return global_counts({name: lamp(score, name) for name, score in scores.items()}, keep, floor)
 
@@ -92,8 +103,9 @@ def lamp_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts = NO_FAC
 def uniform_plus_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts = NO_FACTS) -> Counts:
     """As `layer_counts`, but the first layer is not cut, and the classifier loses at most 80 % of its weights.
 
-    Gale et al. 2019, arXiv:1902.09574. The classifier is the last layer (see `Facts`) if that is linear, its weight a
-    matrix. Raises ValueError as `layer_counts`; what the first layer and the classifier keep counts as their floors.
+    Gale et al. 2019, arXiv:1902.09574. The classifier is the last layer (see `Facts`) if its weight is a matrix, that
+    is, if it is linear. Raises ValueError as `layer_counts`; what the first layer and the classifier keep counts as
+    their floors. Args: as every weight scope, see the module.
     """
     names = list(scores) or [""]
     first, last = facts.ends or (names[0], names[-1])
@@ -107,11 +119,11 @@ def uniform_plus_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts 
 
 
 def sensitivity_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts = NO_FACTS) -> Counts:
-    """The least summed accuracy drop that a sensitivity scan lets expect (see `pruning.sensitivity`).
+    """The keep-counts with the least summed accuracy drop predicted by a scan (see `pruning.allocation.sensitivity`).
 
-    Every layer gives up weights in the order of rising drop per weight along its curve's envelope, in proportion where
-    that is equal; numbers are then rounded as in `apportion`. Raises ValueError as `layer_counts`, and if there are no
-    curves, or none of one of the layers.
+    Weights are removed first where the scan shows the smallest drop per weight (on each curve's convex hull), in equal
+    proportion where that is equal, and rounded as in `apportion`. Raises ValueError as `layer_counts`, and if there
+    are no curves, or none for one of the layers. Args: as every weight scope, see the module.
     """
     low, high = bounds(scores, keep, floor)
     sizes, curves = _sizes(scores), envelopes(facts.curves, scores)
@@ -121,10 +133,16 @@ def sensitivity_counts(scores: Scores, keep: int, floor: int = 1, facts: Facts =
 
 
 def bounds(scores: Scores, keep: int, floor: int, least: Counts | None = None) -> tuple[Counts, Counts]:
-    """The fewest and the most weights each layer may keep: its floor, and those that are left (not -inf).
+    """The fewest and the most weights that each layer may keep: its floor, and what is left (not -inf).
 
-    least: higher floors of single layers. Raises ValueError on a negative floor, on NaN, and if no counts within
-    these bounds sum to `keep`.
+    Args:
+      scores: weight name -> scores.
+      keep: weights to keep in all layers together.
+      floor: weights that every layer keeps at least.
+      least: higher floors of single layers.
+
+    Raises:
+      ValueError: negative floor, NaN, or no counts within the bounds sum to `keep`.
     """
     if floor < 0:
         raise ValueError(f"floor must not be negative; it is {floor}")
@@ -145,10 +163,15 @@ def bounds(scores: Scores, keep: int, floor: int, least: Counts | None = None) -
 
 
 def apportion(sizes: Mapping[str, float], keep: int, low: Counts, high: Counts) -> Counts:
-    """Whole counts that sum to `keep`, in proportion to `sizes` (>= 0), each in its [low, high].
+    """Whole counts that sum to `keep`, proportional to `sizes`, within [low, high].
 
-    Shares out of bounds stop at their bound and the others are scaled again; then they are `rounded`. The
-    bounds must allow `keep`, as `bounds` has checked.
+    Shares out of bounds are clipped and the others are scaled again; then they are `rounded`.
+
+    Args:
+      sizes: name -> relative share, >= 0.
+      keep: sum of the counts; `bounds` has checked that low and high allow it.
+      low: least count of each name.
+      high: largest count of each name.
     """
     shares: dict[str, Fraction] = {}
     free = {name: Fraction(size) for name, size in sizes.items()}
@@ -156,7 +179,7 @@ def apportion(sizes: Mapping[str, float], keep: int, low: Counts, high: Counts) 
         scale = (keep - sum(shares.values())) / (sum(free.values()) or Fraction(1))
         clipped = {n: min(max(scale * size, Fraction(low[n])), Fraction(high[n])) for n, size in free.items()}
         change = {name: clipped[name] - scale * size for name, size in free.items()}
-        # Only the side that errs more is settled: the next scale may bring back those on the other.
+        # Settle only the bound with the larger total error: after rescaling, the others may be within bounds again.
         excess = sum(change.values())
         settled = [name for name in free if excess == 0 or change[name] * excess > 0]
         shares |= {name: clipped[name] for name in settled}
@@ -167,8 +190,8 @@ def apportion(sizes: Mapping[str, float], keep: int, low: Counts, high: Counts) 
 def rounded(shares: Mapping[str, Fraction], keep: int) -> Counts:
     """Whole counts that sum to `keep`, as the shares do, each less than one away from its share.
 
-    Each is rounded half to even, and the sum repaired by ones in the order of largest rounding error, ties in the order
-    of `shares`.
+    Each is rounded half to even; the sum is repaired by ones in the order of the largest rounding error, ties in the
+    order of `shares`.
     """
     counts = {name: round(share) for name, share in shares.items()}
     missing = keep - sum(counts.values())
@@ -182,9 +205,9 @@ def _sizes(scores: Scores) -> dict[str, int]:
 
 
 def _counts_from(scores: Scores, threshold: Tensor, top: int) -> Counts:
-    """How many of the `top` highest scores, the last equal to `threshold` (1,), each layer has; ties: the earlier."""
+    """How many of the `top` highest scores each layer has; ties: the earlier layer. threshold: (1,), the lowest one."""
     layers = list(scores.values())
-    # One synchronisation for all layers, where they are on a GPU.
+    # A single GPU synchronisation for all layers.
     counts = torch.stack([(layer >= threshold).count_nonzero() for layer in layers]).tolist()
     surplus = sum(counts) - top
     for i in reversed(range(len(layers))):

@@ -1,1 +1,1 @@
-"""Channels: which of them depend on each other, plans of what to cut, and networks cut by a plan."""
+"""Channel pruning: dependency groups, plans of the channels to remove, and surgery that applies a plan."""

@@ -1,4 +1,4 @@
-"""Which batch norm a layer's output goes into, so that the two are one layer when the network is run."""
+"""Finds the batch norms that can be folded into the preceding layer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pruning.channels.layers import CONVS, NORMS
 
 
 def norms_behind(model: nn.Module) -> dict[str, str]:
-    """Path of every convolution and linear layer whose output goes into a batch norm and nowhere else -> of that norm.
+    """Path of each convolution and linear layer whose output goes only into a batch norm -> path of that batch norm.
 
-    Both are called once, and the norm keeps running statistics, so it could be folded into the layer. The model is
-    not run. Raises ValueError if torch.fx can't trace it.
+    Only pairs that are called once and whose batch norm has running statistics, so that it can be folded into the
+    layer. The model is not run. Raises ValueError if torch.fx can't trace it.
     """
-    twin = _twin(model)
+    copied = _copy_without_hooks(model)
     try:
-        nodes = list(fx.Tracer().trace(twin).nodes)
+        nodes = list(fx.Tracer().trace(copied).nodes)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} can't be traced by torch.fx, to find batch norms: {error}") from error
-    layers = dict(twin.named_modules())
+    layers = dict(copied.named_modules())
     calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
     found = {}
     for node in nodes:
@@ -37,8 +37,8 @@ def norms_behind(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _twin(model: nn.Module) -> nn.Module:
-    """A copy with the same tensors and without hooks, in eval mode: tracing may set attributes, and runs hooks."""
+def _copy_without_hooks(model: nn.Module) -> nn.Module:
+    """A copy in eval mode with the same tensors and without hooks: tracing may set attributes, and runs hooks."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
     for layer in model.modules():
         memo |= {id(hooks): OrderedDict() for name, hooks in vars(layer).items() if name.endswith("_hooks")}

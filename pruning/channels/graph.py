@@ -1,19 +1,19 @@
-"""Dependency groups: which channels of which layers can only go together, what they score and what they cost.
+"""Dependency groups: which channels of which layers must be removed together, their scores and their costs.
 
-A *unit* is what is removed at once: one channel of a plain convolution with all that depends on it (its entry in a
-norm, its place in a residual sum and in whatever is added to it or gates it, its 49 inputs of a linear layer after 7x7
-maps), one whole group of a grouped convolution, or one channel of each group of a group norm. A *group* is all
-units that the same layers make: the two convolutions whose outputs are added, say, or one. So a group that keeps a unit
-leaves none of its layers empty.
+A *unit* is what is removed at once: one channel of a plain convolution with everything that depends on it (its entry
+in a norm, its place in a residual sum, in the other operands of that sum and in gates, its 49 inputs of a linear layer
+after 7x7 maps), one whole group of a grouped convolution, or one channel from each group of a group norm. A *group* is
+all units that the same layers produce, for example the two convolutions whose outputs are added, or a single one. A
+group that keeps a unit therefore leaves none of its layers empty.
 
-From a network to a smaller one there are four steps, each with a result to look at:
+Pruning a network takes four steps, each with a result that can be inspected:
 
     graph = dependency_graph(model, example_input)                        # of the dense network, once
     scores = group_scores(graph, magnitude_l1(model, [], generator))      # score
     plan = allocate(graph, scores, 0.5)                                   # allocate
     small = apply_plan(model, plan)                                       # apply
 
-with `allocate` in `pruning.allocation` and `apply_plan` in `pruning.surgery`.
+`allocate` is in `pruning.allocation.channel_budget`, `apply_plan` in `pruning.channels.surgery`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,19 @@ from pruning.channels.surgery import layer_sizes
 from pruning.channels.tracing import Tracker, track
 from pruning.weights.masks import prunable
 
-COSTS = ("params", "channels", "macs")  # what is counted: prunable weights, removable units, multiply-adds
+COSTS = ("params", "channels", "macs")  # what a target may count: prunable weights, removable units, multiply-adds
 
 
 @dataclass(frozen=True)
 class Group:
-    """`size` removable units, the graph's units start .. start + size - 1.
+    """A range of `size` removable units: the graph's units start .. start + size - 1.
 
-    name: the first layer, in the order of the forward pass, that makes its channels (with the first unit's number if
-    that layer gave another group its name); width: how many of that layer's channels make up one unit (1 where units
-    differ in that).
+    Attributes:
+      name: the first layer, in the order of the forward pass, that produces the channels; with the number of the first
+        unit appended if another group already has that name.
+      start: the first unit.
+      size: number of units.
+      width: channels of that layer per unit; 1 if units differ in that.
     """
 
     name: str
@@ -52,7 +55,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Member:
-    """A group's part of one axis of one layer: place index[i] goes with the group's unit[i]; side is "out" or "in"."""
+    """A group's part of one axis of one layer: place index[i] belongs to the group's unit[i]; side is "out" or "in"."""
 
     layer: str
     side: str
@@ -62,11 +65,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer's channels cost, in weights and in places of one image where these are used.
+    """The cost of a layer's channels.
 
-    per_pair: weights per pair of output and input channel, or per output channel if groups > 1; 0 for norms, and for
-    a weight that is counted with an earlier layer. positions: summed over the layer's calls; 0 if it is never called.
-    shape: of the weight, () where per_pair is 0. sides: see `weight_sides`; further: a plan's further keys.
+    Attributes:
+      per_pair: weights per pair of output and input channel, or per output channel if groups > 1; 0 for norms, and for
+        a weight that is already counted with an earlier layer.
+      positions: positions of one image at which the weights are used, summed over the layer's calls; 0 if never called.
+      shape: of the weight; () where per_pair is 0.
+      sides: see `weight_sides`.
+      further: the plan's other keys for this layer, such as groups.
     """
 
     per_pair: int
@@ -83,10 +90,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Graph:
-    """The dependency groups of a dense network and the sums of its costs.
+    """The dependency groups of a dense network and the totals of its costs.
 
-    axes: (layer, side) -> unit at each of its places, -1 where nothing can be cut; in module order. other_weights:
-    prunable weights that are in no layer here; other_macs: MACs of operations that nothing is known about.
+    Attributes:
+      groups: in the order of the forward pass.
+      layers: path -> costs.
+      axes: (layer, side) -> unit at each place of the axis, -1 where nothing can be cut; in module order.
+      other_weights: prunable weights outside these layers.
+      other_macs: MACs of operations without a rule.
     """
 
     groups: tuple[Group, ...]
@@ -101,7 +112,7 @@ class Graph:
         return sum(group.size for group in self.groups)
 
     def members(self, group: Group) -> list[Member]:
-        """Where the group's units lie, axis by axis, in module order."""
+        """The places of the group's units, axis by axis, in module order."""
         found = []
         for (layer, side), units in self.axes.items():
             index = np.flatnonzero((units >= group.start) & (units < group.start + group.size))
@@ -113,11 +124,16 @@ class Graph:
 def dependency_graph(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: Iterable[str] = ()) -> Graph:
     """The dependency groups of `model`, which is neither run nor changed.
 
-    example_input: a tensor (N, C, ...) of the size the network is for, or one per argument; only shapes and dtypes
-    count. protect: paths of modules of which nothing is cut, neither what they make nor what they read. Inputs and
-    outputs of the network are never cut. Groups come in the order of the forward pass.
-    Raises ValueError, naming module and operation, if the model can't be traced, if an operation that is not known to
-    treat channels one by one meets channels that could be cut, or if there is no module of a protected path.
+    Inputs and outputs of the network are never cut. Groups are in the order of the forward pass.
+
+    Args:
+      model: the dense network.
+      example_input: a tensor (N, C, ...) of the intended size, or one per argument; only shapes and dtypes matter.
+      protect: paths of modules that are not cut: neither the channels they produce nor those they read.
+
+    Raises:
+      ValueError: names the module and operation if the model can't be traced, if an operation without a rule gets
+        channels that could be cut, or if a protected path does not exist.
     """
     protect = [protect] if isinstance(protect, str) else list(protect)
     paths = [path for path, _ in model.named_modules() if path]
@@ -126,15 +142,15 @@ def dependency_graph(model: nn.Module, example_input: Tensor | Sequence[Tensor],
             raise ValueError(f"protect: there is no module {path!r}; choices: {', '.join(paths)}")
     tracker = track(model, example_input, protect)
     roots = tracker.classes.roots(np.arange(len(tracker.classes.parent)))
-    makers = _makers(tracker)
-    fixed = np.ones(len(roots), dtype=bool)  # such as a parameter that meets no channels
-    for ids in makers.values():
+    producers = _producers(tracker)
+    fixed = np.ones(len(roots), dtype=bool)  # variables that no layer produces, such as unused parameters, stay fixed
+    for ids in producers.values():
         fixed[roots[ids]] = False
     for ids in tracker.fixed:
         fixed[roots[ids]] = True
     fixed = fixed[roots]
-    _refuse(tracker, makers, roots, fixed)
-    groups, unit = _groups(makers, roots, fixed)
+    _check_demands(tracker, producers, roots, fixed)
+    groups, unit = _groups(producers, roots, fixed)
     axes = {
         (path, side): unit[tracker.axes[path, side]] if (path, side) in tracker.axes else np.full(count, -1)
         for path, size in layer_sizes(model).items()
@@ -153,20 +169,29 @@ def group_scores(
     sides: Sequence[str] = ("out",),
     plan: Plan | None = None,
 ) -> dict[str, Tensor]:
-    """A score per unit of every group, from scores per weight, over all members of the group.
+    """One score per unit of every group, reduced from scores per weight over all members of the group.
 
-    scores: parameter name -> tensor of the parameter's shape, or (outputs,), of the network as it is after `plan`
-    (in the dense network's indices); units gone score -inf. Parameters without scores don't count. reduce: "sum" of
-    a unit's elements, or "mean", their average. sides: "out" counts the filters that make the channels (and their
-    norms), as Li et al. 2016, arXiv:1608.08710; "in" counts the weights that read them. By default the filters alone:
-    their sum does not grow with the number of readers, and saliencies w * dL/dw, of which both sides have the same
-    sum, don't count twice. Both sides, summed, of |w| ** p are torch-pruning's MagnitudeImportance of these layers
-    with group_reduction="sum" and normalizer=None.
-    Returns group name -> float64 (size,), on the CPU. Raises ValueError on an unknown `reduce` or side, on shapes that
-    don't fit, and for a unit that nothing scores.
+    "out" and "in" summed, of |w| ** p, equal torch-pruning's MagnitudeImportance with group_reduction="sum" and
+    normalizer=None. The default is the filters alone (Li et al. 2016, arXiv:1608.08710): their sum does not grow with
+    the number of layers that read the channel, and saliencies w * dL/dw, which have the same sum on both sides, are
+    not counted twice.
+
+    Args:
+      graph: dependency groups of the dense network.
+      scores: parameter name -> tensor of the parameter's shape, or (outputs,), for the network that `plan` leaves.
+        Parameters without scores are ignored.
+      reduce: "sum" or "mean" over a unit's elements.
+      sides: "out" counts the filters (and norms) that produce the channels, "in" the weights that read them.
+      plan: channels already removed, in the dense network's indices; their units score -inf.
+
+    Returns:
+      Group name -> float64 (size,) on the CPU; higher = keep.
+
+    Raises:
+      ValueError: unknown `reduce` or side, shapes that don't fit, or a unit without any score.
     """
     if reduce not in ("sum", "mean") or not sides or not set(sides) <= set(SIDES):
-        raise ValueError(f"reduce is sum or mean and sides are of out and in, not {reduce!r} and {list(sides)}")
+        raise ValueError(f"reduce is sum or mean, sides are out, in or both; got {reduce!r} and {list(sides)}")
     gone = np.zeros(graph.size, dtype=bool) if plan is None else removed_units(graph, plan)
     total, count = np.zeros(graph.size), np.zeros(graph.size)
     for (path, side), dense_units in graph.axes.items():
@@ -191,16 +216,16 @@ def group_scores(
 
 
 def costs(graph: Graph, plan: Plan | None = None) -> dict[str, int]:
-    """What `plan` (by default: none) leaves: `params` (prunable weights), `channels` (removable units), `macs`.
+    """What remains after `plan` (default: nothing removed): `params` (prunable weights), `channels` (units), `macs`.
 
-    Exact. MACs are those of one image at the example's size. Raises ValueError if the plan is for another network.
+    Exact. MACs are for one image of the example's size. Raises ValueError if the plan is for another network.
     """
     return costs_without(graph, np.zeros(graph.size, dtype=bool) if plan is None else removed_units(graph, plan))
 
 
 def costs_without(graph: Graph, removed: np.ndarray) -> dict[str, int]:
-    """As `costs`, without the units where `removed` (size,) is True."""
-    gone = np.append(removed, False)  # the unit -1
+    """As `costs`, with the units removed where `removed` (bool, (size,)) is True."""
+    gone = np.append(removed, False)  # index -1 means no unit
     left = {axis: len(units) - int(np.count_nonzero(gone[units])) for axis, units in graph.axes.items()}
     params, macs = graph.other_weights, graph.other_macs
     for path, layer in graph.layers.items():
@@ -212,7 +237,7 @@ def costs_without(graph: Graph, removed: np.ndarray) -> dict[str, int]:
 
 
 def plan_without(graph: Graph, removed: np.ndarray) -> Plan:
-    """The plan that cuts the units where `removed` (size,) is True."""
+    """The plan that removes the units where `removed` (bool, (size,)) is True."""
     gone = np.append(removed, False)
     layers: Plan = {path: dict(layer.further) for path, layer in graph.layers.items()}
     for (path, side), units in graph.axes.items():
@@ -221,32 +246,36 @@ def plan_without(graph: Graph, removed: np.ndarray) -> Plan:
 
 
 def removed_units(graph: Graph, plan: Plan) -> np.ndarray:
-    """Which units a plan cuts: bool (size,). Raises ValueError if the plan is for another network, or parts a unit."""
+    """The units that a plan removes, as bool (size,).
+
+    Raises ValueError if the plan is for another network, or removes part of a unit.
+    """
     nothing = plan_without(graph, np.zeros(graph.size, dtype=bool))
     if sizes(check_plan(plan)) != sizes(nothing):
-        raise ValueError("the plan is for another network than the graph")
+        raise ValueError("the plan is for another network")
     removed = np.zeros(graph.size, dtype=bool)
     for (path, side), units in graph.axes.items():
         cut = units[plan["layers"][path][side]["removed"]]
         removed[cut[cut >= 0]] = True
     if plan_without(graph, removed)["layers"] != plan["layers"]:
-        raise ValueError("the plan cuts channels that can't be cut, or can't be cut one without the other")
+        raise ValueError("the plan removes channels that can't be cut, or can't be cut one without the other")
     return removed
 
 
-def _refuse(tracker: Tracker, made: Mapping[str, np.ndarray], roots: np.ndarray, fixed: np.ndarray) -> None:
+def _check_demands(tracker: Tracker, producers: Mapping[str, np.ndarray], roots: np.ndarray, fixed: np.ndarray) -> None:
+    """Raises ValueError if an operation that needs fixed channels gets channels that could be cut."""
     for node, reason, ids in tracker.demands:
-        loose = roots[ids[~fixed[ids]]]
-        if len(loose):
-            makers = [path for path, ids in made.items() if np.isin(roots[ids], loose).any()]
+        cuttable = roots[ids[~fixed[ids]]]
+        if len(cuttable):
+            sources = [path for path, ids in producers.items() if np.isin(roots[ids], cuttable).any()]
             raise ValueError(
-                f"{tracker.where(node)} {reason}, so the channels it gets can't be cut; "
-                f"protect the module, or the layers that make them: {', '.join(makers)}"
+                f"{tracker.where(node)} {reason}, so its input channels can't be cut; "
+                f"protect the module, or the layers that make them: {', '.join(sources)}"
             )
 
 
-def _makers(tracker: Tracker) -> dict[str, np.ndarray]:
-    """The layers that make new channels, in the order of the forward pass, with the variables they make."""
+def _producers(tracker: Tracker) -> dict[str, np.ndarray]:
+    """The layers that produce new channels, in the order of the forward pass, with their channel variables."""
     return {
         path: ids
         for (path, side), ids in tracker.axes.items()
@@ -255,12 +284,12 @@ def _makers(tracker: Tracker) -> dict[str, np.ndarray]:
 
 
 def _groups(
-    makers: Mapping[str, np.ndarray], roots: np.ndarray, fixed: np.ndarray
+    producers: Mapping[str, np.ndarray], roots: np.ndarray, fixed: np.ndarray
 ) -> tuple[tuple[Group, ...], np.ndarray]:
-    """The groups, and the unit of every channel variable (-1: fixed)."""
-    made = {path: roots[ids[~fixed[ids]]] for path, ids in makers.items() if not fixed[ids].all()}
+    """The groups, and the unit of every channel variable (-1: never cut)."""
+    produced = {path: roots[ids[~fixed[ids]]] for path, ids in producers.items() if not fixed[ids].all()}
     part, parts = np.full(len(roots), -1), 0
-    for classes in made.values():  # what one layer makes is parted from what it doesn't
+    for classes in produced.values():  # separates the channels that one layer produces from all others
         _, place = np.unique(part[classes], return_inverse=True)
         part[classes] = parts + place
         parts += int(place.max()) + 1
@@ -271,17 +300,17 @@ def _groups(
     unit[classes] = np.arange(len(classes))
     sizes_of = np.bincount(place)[np.argsort(first)].tolist()
     starts = np.cumsum([0, *sizes_of])[:-1].tolist()
-    maker = {int(u): path for path in reversed(made) for u in np.intersect1d(unit[made[path]], starts)}
+    producer = {int(u): path for path in reversed(produced) for u in np.intersect1d(unit[produced[path]], starts)}
     groups: dict[str, Group] = {}
     for start, size in zip(starts, sizes_of, strict=True):
-        share = np.bincount(unit[made[maker[start]]], minlength=start + size)[start : start + size]
-        name = maker[start] if maker[start] not in groups else f"{maker[start]} (unit {start})"
+        share = np.bincount(unit[produced[producer[start]]], minlength=start + size)[start : start + size]
+        name = producer[start] if producer[start] not in groups else f"{producer[start]} (unit {start})"
         groups[name] = Group(name, start, size, int(share[0]) if (share == share[0]).all() else 1)
     return tuple(groups.values()), unit[roots]
 
 
 def _layers(model: nn.Module, tracker: Tracker) -> tuple[dict[str, Layer], int]:
-    """Every layer's costs, and the prunable weights that are in none."""
+    """The cost of every layer, and the number of prunable weights outside these layers."""
     counted = prunable(model)
     layers = {}
     for path, size in layer_sizes(model).items():

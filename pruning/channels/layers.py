@@ -1,4 +1,4 @@
-"""Which layers plans are about, by kind, and the parameters that scale channels."""
+"""Types of layers that plans list, and parameters that scale channels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CUTTABLE = (*CONVS, *TRANSPOSED, nn.Linear, *NORMS, nn.GroupNorm, *LAYER_NORMS)
 
 
 def scales(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of which each number may go with one channel, such as ConvNeXt's layer_scale (C, 1, 1), by name.
+    """Parameters with one number per channel, such as ConvNeXt's layer_scale (C, 1, 1), by name.
 
-    Those that a module which is not torch's own holds, of one axis longer than 1.
+    All parameters with a single axis longer than 1 that belong to a module outside torch.nn.
     """
     return {
         f"{path}.{name}" if path else name: tensor
@@ -29,10 +29,10 @@ def scales(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def longest(tensor: Tensor) -> int:
-    """The longest axis, of equal ones the first."""
+    """The longest axis; among equal ones the first."""
     return int(np.argmax(tensor.shape))
 
 
 def makes_channels(layer: nn.Module | None) -> bool:
-    """Whether a layer's output channels are its own, and not those of its input."""
+    """Whether a layer's output channels are new, not those of its input."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, (*CONVS, *TRANSPOSED)) and layer.groups == 1)

@@ -1,12 +1,12 @@
-"""Plans: which channels are cut, as plain JSON that can be read, checked, saved, and put one after another.
+"""Plans: which channels to remove, as plain JSON that can be read, checked, saved and composed.
 
-A plan is in indices of the network it is for, of which it lists every convolution, linear and norm layer:
+A plan uses the indices of the network it is for, and lists all its convolution, linear and norm layers:
 
     {"version": 1, "layers": {"conv1": {"out": {"of": 4, "removed": [1]}, "in": {"of": 3, "removed": []}}, ...}}
 
-A norm has no "in", nor has a parameter that scales or shifts channels (ConvNeXt's layer_scale), which is listed by its
-own name. Further keys: "groups": 32, a convolution's, of which only whole ones are removed; "norm_groups": 8, those of
-a group norm, of which each loses as many; "transposed": true, for a weight laid out (in, out, ...).
+Norms have no "in". Nor have parameters that scale or shift channels (ConvNeXt's layer_scale), which are listed under
+their own name. Further keys: "groups": 32, of a convolution, removed only as a whole; "norm_groups": 8, of a group
+norm, which all lose equally many channels; "transposed": true, for a weight stored as (in, out, ...).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Plan = dict[str, Any]
 
 VERSION = 1
 SIDES = ("out", "in")
-DEFAULTS = {"groups": 1, "norm_groups": 1, "transposed": False}  # of the further keys, where a layer has none
+DEFAULTS = {"groups": 1, "norm_groups": 1, "transposed": False}  # of further keys that a layer leaves out
 
 
 def compose(first: Plan, second: Plan) -> Plan:
-    """The plan of two cuts in turn, in indices of the first one's network; `second` is for what `first` leaves.
+    """The plan of two successive cuts, in indices of the first one's network; `second` is for what `first` leaves.
 
     Raises ValueError if `second` is for another network.
     """
@@ -42,10 +42,11 @@ def compose(first: Plan, second: Plan) -> Plan:
 
 
 def remainder(whole: Plan, first: Plan) -> Plan:
-    """What is still to be cut after `first` to come to `whole`: compose(first, remainder(whole, first)) == whole.
+    """What remains to be cut after `first` to reach `whole`.
 
-    Both are for one network and `whole` contains `first`, otherwise ValueError is raised. The result is for the
-    network that `first` leaves, such as one that was fine-tuned since.
+    That is, `whole` equals compose(first, remainder(whole, first)). The result is for the network that `first` leaves,
+    which may have been fine-tuned since. Raises ValueError unless both are for one network and `whole` contains
+    `first`.
     """
     check_plan(whole)
     check_plan(first)
@@ -63,7 +64,7 @@ def remainder(whole: Plan, first: Plan) -> Plan:
 
 
 def after(plan: Plan) -> Plan:
-    """The plan that cuts nothing from the network that `plan` leaves."""
+    """The plan that removes nothing from the network that `plan` leaves."""
     nothing = _with_axes(plan, lambda path, side: {"of": len(kept(plan["layers"][path][side])), "removed": []})
     for path, layer in nothing["layers"].items():
         if "groups" in layer:
@@ -72,7 +73,7 @@ def after(plan: Plan) -> Plan:
 
 
 def check_plan(plan: Plan) -> Plan:
-    """The plan itself if it is well formed; otherwise raises ValueError, with the layer at fault."""
+    """Returns the plan if it is well formed; otherwise raises ValueError naming the layer."""
     if not isinstance(plan, dict) or plan.get("version") != VERSION or not isinstance(plan.get("layers"), dict):
         raise ValueError(f"not a plan of version {VERSION}, which is a mapping of version and layers")
     for path, layer in plan["layers"].items():
@@ -89,7 +90,7 @@ def check_plan(plan: Plan) -> Plan:
 
 
 def sizes(plan: Plan) -> dict[str, dict[str, int]]:
-    """Sizes of every layer of the network that a plan is for: out, and if there are any, in and further keys."""
+    """Sizes of every layer of the network that a plan is for: out, and where present in and further keys."""
     return {
         path: {key: n["of"] if key in SIDES else n for key, n in layer.items() if n != DEFAULTS.get(key)}
         for path, layer in plan["layers"].items()
@@ -97,18 +98,18 @@ def sizes(plan: Plan) -> dict[str, dict[str, int]]:
 
 
 def weight_sides(layer: dict) -> tuple[str, ...]:
-    """The sides that the first axes of a layer's weight lie along: one of a grouped convolution's or a norm's."""
+    """The sides along the leading axes of a layer's weight; one side for norms and grouped convolutions."""
     sides = ("in", "out") if layer.get("transposed") else SIDES
     return tuple(side for side in sides[: 1 if layer.get("groups", 1) > 1 else 2] if side in layer)
 
 
 def kept(axis: dict) -> list[int]:
-    """The places of a plan's axis that stay, rising."""
+    """The places of a plan's axis that remain, ascending."""
     return sorted(set(range(axis["of"])).difference(axis["removed"]))
 
 
 def _with_axes(plan: Plan, axis: Callable[[str, str], dict]) -> Plan:
-    """A plan like `plan` but for its axes, which are axis(path, side)."""
+    """A copy of `plan` with every axis replaced by axis(path, side)."""
     layers = {
         path: {**layer, **{side: axis(path, side) for side in SIDES if side in layer}}
         for path, layer in plan["layers"].items()
@@ -117,6 +118,7 @@ def _with_axes(plan: Plan, axis: Callable[[str, str], dict]) -> Plan:
 
 
 def _is_axis(axis: Any) -> bool:
+    """Whether a plan's axis is well formed: 0 <= ascending removed < of, and not all removed."""
     if not isinstance(axis, dict) or type(axis.get("of")) is not int or not isinstance(axis.get("removed"), list):
         return False
     removed = axis["removed"]
@@ -125,7 +127,7 @@ def _is_axis(axis: Any) -> bool:
 
 
 def _whole_groups(groups: Any, axes: list[dict]) -> bool:
-    """Whether every axis loses all places of some groups, the same on each, and none of the others."""
+    """Whether every axis loses the same whole groups and nothing else."""
     if type(groups) is not int or groups < 1 or any(axis["of"] % groups for axis in axes):
         return False
     gone = [{i * groups // axis["of"] for i in axis["removed"]} for axis in axes]
@@ -136,7 +138,7 @@ def _whole_groups(groups: Any, axes: list[dict]) -> bool:
 
 
 def _equal_groups(groups: Any, axis: dict) -> bool:
-    """Whether each of the groups loses as many places as the others."""
+    """Whether all groups lose equally many places."""
     if type(groups) is not int or groups < 1 or axis["of"] % groups:
         return False
     gone = [i * groups // axis["of"] for i in axis["removed"]]

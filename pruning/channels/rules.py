@@ -1,8 +1,8 @@
-"""What each operation does to channels: one function per kind of operation, and the tables that name them.
+"""How each operation maps channels: one function per kind of operation, and tables of the operations by name.
 
-A rule (variables, node, value) -> ids says which channel variables the node's value carries, given those of its inputs;
-None: it can't say, and the operation is opaque. They lie on axis 1, unless a rule of ANY_AXIS notes another in
-`variables.axis`; the other rules are not asked about such tensors. `channels.tracing` calls them.
+A rule (variables, node, value) -> ids returns the channel variables of the node's value, given those of its inputs;
+None makes the operation opaque. Channels are on axis 1, unless a rule in ANY_AXIS records another axis in
+`variables.axis`; the other rules are not called for such tensors. `channels.tracing` calls the rules.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPATIAL_LAYERS = (
     *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad2d, nn.ReplicationPad2d),
     *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
 )
-# Names of torch's functions and of tensor methods; an in-place form (relu_, iadd) goes by its plain name.
+# Names of torch's functions and tensor methods; in-place forms (relu_, iadd) map to the plain name.
 POINTWISE = (
     *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish"),
     *("sigmoid", "logsigmoid", "tanh", "softplus", "softsign", "hardshrink", "hardtanh", "hardsigmoid"),
@@ -55,105 +55,106 @@ def operation(node: fx.Node) -> str:
 
 
 def rule_of(node: fx.Node, layer: nn.Module | None) -> Callable[[ChannelVariables, fx.Node, Any], Any] | None:
-    """The rule for a node, which calls `layer` if it calls a module; None if there is none."""
+    """The rule for a node, or None; layer: the module it calls, None for a function or method."""
     if layer is not None:
         return LAYER_RULES.get(type(layer))
     module = "torch" if isinstance(node.target, str) else getattr(node.target, "__module__", None) or ""
     return RULES.get(operation(node)) if module.split(".")[0] in ("torch", "torchvision", "_operator") else None
 
 
-def _conv(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
-    layer, (_, ids) = t.layers[str(node.target)], _source(t, node)
+def _conv(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
+    layer, (_, ids) = variables.layers[str(node.target)], _first_input(variables, node)
     if ids is None or value.ndim != layer.weight.ndim:
         return None  # not a batch
-    # A transposed convolution uses its weights at every place of what it reads.
-    used = t.env[node.all_input_nodes[0]] if isinstance(layer, TRANSPOSED) else value
+    # A transposed convolution uses its weights at every position of its input.
+    used = variables.env[node.all_input_nodes[0]] if isinstance(layer, TRANSPOSED) else value
     if layer.groups == 1:
-        return t.note_layer(node, ids, t.outputs(node, layer.out_channels), used)
-    # Input and output channels of one convolution group go together, the whole group at once.
+        return variables.note_layer(node, ids, variables.outputs(node, layer.out_channels), used)
+    # Input and output channels of a convolution group are removed together, the whole group at once.
     first = ids.reshape(layer.groups, -1)[:, 0]
-    t.classes.unite(ids, first.repeat(layer.in_channels // layer.groups))
-    return t.note_layer(node, ids, first.repeat(layer.out_channels // layer.groups), used)
+    variables.classes.unite(ids, first.repeat(layer.in_channels // layer.groups))
+    return variables.note_layer(node, ids, first.repeat(layer.out_channels // layer.groups), used)
 
 
-def _linear(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
-    _, ids = _source(t, node)
-    if ids is None or not 0 < _axis(t, node) == value.ndim - 1:
+def _linear(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
+    _, ids = _first_input(variables, node)
+    if ids is None or not 0 < _input_axis(variables, node) == value.ndim - 1:
         return None  # its features are not the channels
-    t.axis[node] = value.ndim - 1
-    return t.note_layer(node, ids, t.outputs(node, value.shape[-1]), value)
+    variables.axis[node] = value.ndim - 1
+    return variables.note_layer(node, ids, variables.outputs(node, value.shape[-1]), value)
 
 
-def _norm(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
-    _, ids = _source(t, node)
-    return None if ids is None else t.note_layer(node, None, ids, value)
+def _norm(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
+    _, ids = _first_input(variables, node)
+    return None if ids is None else variables.note_layer(node, None, ids, value)
 
 
-def _group_norm(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
-    """Its groups stay equal, and as many, if what is cut from one is cut from all: those of one channel are not cut."""
-    _, ids = _source(t, node)
+def _group_norm(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
+    """Cuts the same channels from every norm group, so that groups stay equal; groups of one channel are not cut."""
+    _, ids = _first_input(variables, node)
     if ids is not None:
-        _unite_parts(t, ids, t.layers[str(node.target)].num_groups)
-    return _norm(t, node, value)
+        _unite_parts(variables, ids, variables.layers[str(node.target)].num_groups)
+    return _norm(variables, node, value)
 
 
-def _layer_norm(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
-    layer = t.layers[str(node.target)]
+def _layer_norm(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
+    layer = variables.layers[str(node.target)]
     first = 1 if isinstance(layer, LayerNorm2d) else value.ndim - len(layer.normalized_shape)
-    if _axis(t, node) != first:
-        return None  # the channels are not what it has a weight for
-    t.axis[node] = first
-    return _norm(t, node, value)
+    if _input_axis(variables, node) != first:
+        return None  # it normalises other axes than the channels
+    variables.axis[node] = first
+    return _norm(variables, node, value)
 
 
-def _pointwise(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
-    """The operands' channels pairwise; an operand of one channel that meets many is never cut."""
-    operands = [source for source in node.all_input_nodes if _tensor(t.env[source])]
-    known = [source for source in operands if t.ids[source] is not None]
+def _pointwise(variables: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
+    """Unites the operands' channels pairwise; a single channel that is broadcast over many is never cut."""
+    operands = [source for source in node.all_input_nodes if _is_nonscalar_tensor(variables.env[source])]
+    known = [source for source in operands if variables.ids[source] is not None]
     if not known or not isinstance(value, Tensor):
         return None
-    axes = {source: t.axis[source] - t.env[source].ndim for source in known}  # as broadcasting counts them
-    axis = axes[max(known, key=lambda source: (t.env[source].ndim, source.op != "get_attr"))]
+    # Negative, as in broadcasting.
+    axes = {source: variables.axis[source] - variables.env[source].ndim for source in known}
+    axis = axes[max(known, key=lambda source: (variables.env[source].ndim, source.op != "get_attr"))]
     same = []
     for source in operands:
-        channels = t.env[source].shape[axis] if t.env[source].ndim >= -axis else 1
+        channels = variables.env[source].shape[axis] if variables.env[source].ndim >= -axis else 1
         if channels == value.shape[axis] and axes.get(source) == axis:
-            same.append(t.ids[source])
+            same.append(variables.ids[source])
         elif channels > 1:
             return None
         elif source in axes:
-            t.fixed.append(t.ids[source])
+            variables.fixed.append(variables.ids[source])
     for ids in same[1:]:
-        t.classes.unite(ids, same[0])
-    t.axis[node] = value.ndim + axis
+        variables.classes.unite(ids, same[0])
+    variables.axis[node] = value.ndim + axis
     return same[0] if same else None
 
 
-def _permute(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
-    before, ids = _source(t, node)
+def _permute(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
+    before, ids = _first_input(variables, node)
     dims = _argument(node, 1, "dims")
     dims = node.args[1:] if isinstance(dims, int) else dims
     order = [dim % before.ndim for dim in dims]
-    t.axis[node] = order.index(_axis(t, node))
-    return ids if order[0] == 0 and t.axis[node] else None  # the images stay in front
+    variables.axis[node] = order.index(_input_axis(variables, node))
+    return ids if order[0] == 0 and variables.axis[node] else None  # the batch axis must stay first
 
 
-def _prelu(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
-    return _pointwise(t, node, value) if t.layers[str(node.target)].num_parameters == 1 else None
+def _prelu(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
+    return _pointwise(variables, node, value) if variables.layers[str(node.target)].num_parameters == 1 else None
 
 
-def _spatial(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
-    before, ids = _source(t, node)
-    name = type(t.layers[str(node.target)]).__name__ if node.op == "call_module" else operation(node)
+def _spatial(variables: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
+    before, ids = _first_input(variables, node)
+    name = type(variables.layers[str(node.target)]).__name__ if node.op == "call_module" else operation(node)
     if name[-2:] in ("1d", "2d", "3d") and before.ndim != int(name[-2]) + 2:
-        return None  # not a batch: channels would be taken for rows
+        return None  # not a batch: axis 1 holds rows, not channels
     if name == "pad" and len(_argument(node, 1, "pad")) > 2 * before.ndim - 4:
-        return None  # of the channels too
+        return None  # pads the channel axis too
     return ids if isinstance(value, Tensor) and value.ndim == before.ndim else None
 
 
-def _reduction(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
-    before, ids = _source(t, node)
+def _reduction(variables: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
+    before, ids = _first_input(variables, node)
     dims = _argument(node, 1, "dim", "axis")
     dims = [dims] if isinstance(dims, int) else dims
     if not dims or not all(isinstance(dim, int) for dim in dims) or {dim % before.ndim for dim in dims} & {0, 1}:
@@ -161,9 +162,9 @@ def _reduction(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
     return ids
 
 
-def _reshape(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
-    """Axes 1 .. k merged into axis 1: there each channel stands once per place of axes 2 .. k."""
-    before, ids = _source(t, node)
+def _reshape(variables: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
+    """Merges axes 1 .. k into axis 1: each channel is repeated once per position of axes 2 .. k."""
+    before, ids = _first_input(variables, node)
     if ids is None or not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] != before.shape[0]:
         return None
     repeats = [math.prod(before.shape[2:k]) for k in range(2, before.ndim + 1)]
@@ -173,38 +174,41 @@ def _reshape(t: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
     sizes: Any = node.args[1:] if operation(node) in ("view", "reshape") else ()
     sizes = sizes[0] if sizes and isinstance(sizes[0], (tuple, list)) else sizes
     if len(sizes) > 1 and isinstance(sizes[1], int) and sizes[1] != -1:
-        t.demand(node, f"fixes the number of channels at {sizes[1]} (write -1 or torch.flatten(x, 1))", ids)
+        variables.demand(node, f"fixes the number of channels at {sizes[1]} (write -1 or torch.flatten(x, 1))", ids)
     return ids.repeat(repeat)
 
 
-def _cat(t: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
+def _cat(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
     parts, dim = _argument(node, 0, "tensors"), _argument(node, 1, "dim", "axis", default=0)
-    values, arrays = fx.map_arg(parts, lambda part: t.env[part]), fx.map_arg(parts, lambda part: t.ids[part])
+    values, arrays = (
+        fx.map_arg(parts, lambda part: variables.env[part]),
+        fx.map_arg(parts, lambda part: variables.ids[part]),
+    )
     if not isinstance(dim, int):
         return None
     if dim % value.ndim == 1:
         # A constant's channels are never cut.
-        return np.concatenate([t.never_cut(v) if a is None else a for v, a in zip(values, arrays, strict=True)])
+        return np.concatenate([variables.never_cut(v) if a is None else a for v, a in zip(values, arrays, strict=True)])
     if any(ids is None for ids in arrays):
         return None
     for ids in arrays:
-        t.classes.unite(ids, arrays[0])
+        variables.classes.unite(ids, arrays[0])
     return arrays[0]
 
 
-def _chunk(t: ChannelVariables, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
-    """Equal parts stay equal, and as many, if what is cut from one is cut from all."""
-    before, ids = _source(t, node)
+def _chunk(variables: ChannelVariables, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
+    """Cuts the same channels from every chunk, so that chunks stay equal."""
+    before, ids = _first_input(variables, node)
     dim = _argument(node, 2, "dim", default=0)
     if ids is None or not isinstance(dim, int) or dim % before.ndim != 1:
         return None
     if len(value) != _argument(node, 1, "chunks") or len(ids) % len(value):
         return None
-    return _unite_parts(t, ids, len(value))
+    return _unite_parts(variables, ids, len(value))
 
 
-def _getitem(t: ChannelVariables, node: fx.Node, value: Any) -> Any:
-    _, ids = _source(t, node)
+def _getitem(variables: ChannelVariables, node: fx.Node, value: Any) -> Any:
+    _, ids = _first_input(variables, node)
     index: Any = node.args[1]
     if isinstance(ids, list):
         return ids[index] if isinstance(index, int) else None
@@ -212,28 +216,28 @@ def _getitem(t: ChannelVariables, node: fx.Node, value: Any) -> Any:
     return ids if whole else None
 
 
-def _unite_parts(t: ChannelVariables, ids: Ids, count: int) -> list[Ids]:
-    """Cut channels into `count` equal parts of which each loses the same places."""
+def _unite_parts(variables: ChannelVariables, ids: Ids, count: int) -> list[Ids]:
+    """Splits channels into `count` equal parts and unites them, so that all lose the same places."""
     parts = list(ids.reshape(count, -1))
     for part in parts[1:]:
-        t.classes.unite(part, parts[0])
+        variables.classes.unite(part, parts[0])
     return parts
 
 
-def _tensor(value: Any) -> bool:
-    """Whether it is a tensor of more than a number."""
+def _is_nonscalar_tensor(value: Any) -> bool:
+    """Whether it is a tensor with more than one element."""
     return isinstance(value, Tensor) and value.numel() != 1
 
 
-def _axis(t: ChannelVariables, node: fx.Node) -> int:
-    """The axis of the channels of a node's first input."""
-    return t.axis[node.all_input_nodes[0]]
+def _input_axis(variables: ChannelVariables, node: fx.Node) -> int:
+    """The channel axis of a node's first input."""
+    return variables.axis[node.all_input_nodes[0]]
 
 
-def _source(t: ChannelVariables, node: fx.Node) -> tuple[Any, Any]:
-    """The value and the channel variables of a node's first input, given by position or by keyword."""
+def _first_input(variables: ChannelVariables, node: fx.Node) -> tuple[Any, Any]:
+    """The value and the channel variables of a node's first input, passed by position or by keyword."""
     first = node.all_input_nodes[0]
-    return t.env[first], t.ids[first]
+    return variables.env[first], variables.ids[first]
 
 
 def _argument(node: fx.Node, position: int, *names: str, default: Any = None) -> Any:

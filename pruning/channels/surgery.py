@@ -1,4 +1,4 @@
-"""Plans applied: a network cut or masked, and what belongs to its parameters sliced as they are."""
+"""Applies plans: cuts or masks a network, and slices masks, scores and optimiser state accordingly."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pruning.channels.plans import DEFAULTS, SIDES, Plan, after, check_plan, kep
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of `model` without the plan's channels: smaller tensors, and the layers' attributes to match.
+    """A copy of `model` without the plan's channels: smaller tensors, and layer attributes updated to match.
 
-    Values, dtypes, devices, memory formats, requires_grad and modes stay; gradients are not copied. Replayed on the
-    same weights it gives the same bits. Raises ValueError, before anything is copied, if the plan is not well formed
-    or is for another network.
+    Values, dtypes, devices, memory formats, requires_grad and train/eval modes are kept; gradients are not copied. The
+    same plan and weights give bit-identical results. Raises ValueError, before anything is copied, if the plan is not
+    well formed or is for another network.
     """
     check_fit(model, plan)
     memo: dict[int, Any] = {}
-    for name, tensor in _tensors(model):
+    for name, tensor in _parameters_and_buffers(model):
         smaller = slice_like(name, tensor.detach(), plan)
         if smaller.shape != tensor.shape:
             is_parameter = isinstance(tensor, nn.Parameter)
@@ -32,7 +32,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     small = copy.deepcopy(model, memo)
     layers = after(plan)["layers"]
     for path, module in small.named_modules():
-        for key, attribute in _attributes(module).items():
+        for key, attribute in _size_attributes(module).items():
             if key in layers[path]:
                 size: Any = layers[path][key]["of"] if key in SIDES else layers[path][key]
                 if isinstance(module, nn.LayerNorm):
@@ -42,28 +42,34 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def mask_units(model: nn.Module, plan: Plan, sides: tuple[str, ...] = SIDES) -> None:
-    """Zero in place what the plan would cut: the function of the cut network in the shapes of the dense one.
+    """Sets to zero in place what the plan would remove: the cut network's function in the dense network's shapes.
 
-    "out": the filters, biases, gammas, betas and running means of the channels; "in": the weights that read them.
-    After "out" alone a channel is zero wherever only batch norms and functions with f(0) = 0 follow. It is another
-    function where a layer or group norm follows, which takes the zeros into its statistics. Raises ValueError as
-    `apply_plan` does.
+    With "out" alone a channel stays zero only through batch norms and functions with f(0) = 0. After a layer or group
+    norm the function differs, as the zeros enter its statistics.
+
+    Args:
+      model: the network that the plan is for.
+      plan: the channels to mask.
+      sides: "out": filters, biases, gammas, betas and running means of the channels; "in": the weights that read them.
+
+    Raises:
+      ValueError: as `apply_plan`.
     """
     check_fit(model, plan)
     with torch.no_grad():
-        for name, tensor in _tensors(model):
-            for dim, side, axis in _axes(name, tensor, plan):
+        for name, tensor in _parameters_and_buffers(model):
+            for dim, side, axis in _channel_axes(name, tensor, plan):
                 if side in sides and not name.endswith("running_var"):
                     tensor.index_fill_(dim, torch.tensor(axis["removed"], dtype=torch.long, device=tensor.device), 0)
 
 
 def slice_like(name: str, tensor: Tensor, plan: Plan) -> Tensor:
-    """What the plan leaves of a tensor shaped as the parameter or buffer `name`: its momentum, its mask, its scores.
+    """The part of a tensor shaped like parameter or buffer `name` (its momentum, mask or scores) that the plan leaves.
 
-    Returns a new tensor in the memory format of the old; the tensor itself if nothing of it is cut, or if it has no
-    axes, as a step counter. Raises ValueError if it has not the shape it has in the plan's network.
+    Returns a new tensor in the same memory format; the tensor itself if nothing is removed or it is a scalar, such as a
+    step counter. Raises ValueError if its shape is not that in the plan's network.
     """
-    axes = _axes(name, tensor, plan)
+    axes = _channel_axes(name, tensor, plan)
     shape = [axis["of"] for _, _, axis in axes]
     if [tensor.shape[dim] for dim, _, _ in axes if dim < tensor.ndim] != shape:
         raise ValueError(f"{name!r} is {tuple(tensor.shape)}; in the plan's network its channels are {shape}")
@@ -75,26 +81,34 @@ def slice_like(name: str, tensor: Tensor, plan: Plan) -> Tensor:
 
 
 def carry_state(old: Optimizer, old_model: nn.Module, new: Optimizer, new_model: nn.Module, plan: Plan) -> None:
-    """Give a cut network's new optimiser the old one's state, for the channels that stay.
+    """Copies the optimiser state of the remaining channels to the optimiser of the cut network.
 
-    old, new: optimisers of one kind, of old_model and of new_model = apply_plan(old_model, plan). State shaped as its
-    parameter (momentum, second moments) is sliced as the parameter was, other state copied; hyperparameters (learning
-    rate, ...) stay as `new` has them. Raises ValueError if the optimisers differ in kind.
+    State shaped like its parameter (momentum, second moments) is sliced like the parameter, other state is copied.
+
+    Args:
+      old: optimiser of `old_model`.
+      old_model: the network before the cut.
+      new: optimiser of `new_model`, of the same type; its hyperparameters (learning rate, ...) stay.
+      new_model: apply_plan(old_model, plan).
+      plan: the cut.
+
+    Raises:
+      ValueError: the optimisers differ in type.
     """
     if type(old) is not type(new):
         raise ValueError(f"the state of {type(old).__name__} can't be carried over to {type(new).__name__}")
     owned = {id(parameter) for group in new.param_groups for parameter in group["params"]}
-    heirs = {name: heir for name, heir in new_model.named_parameters() if id(heir) in owned}
+    new_parameters = {name: parameter for name, parameter in new_model.named_parameters() if id(parameter) in owned}
     for name, parameter in old_model.named_parameters():
-        if name in heirs and parameter in old.state:
-            new.state[heirs[name]] = {
+        if name in new_parameters and parameter in old.state:
+            new.state[new_parameters[name]] = {
                 key: slice_like(name, value, plan).clone() if isinstance(value, Tensor) else copy.copy(value)
                 for key, value in old.state[parameter].items()
             }
 
 
 def check_fit(model: nn.Module, plan: Plan) -> None:
-    """Raises ValueError unless the plan is well formed and lists just the model's layers, each of its size."""
+    """Raises ValueError unless the plan is well formed and lists exactly the model's layers with their sizes."""
     found, wanted = layer_sizes(model), sizes(check_plan(plan))
     for path in [*found, *wanted]:
         if found.get(path) != wanted.get(path):
@@ -105,18 +119,18 @@ def check_fit(model: nn.Module, plan: Plan) -> None:
 
 
 def layer_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
-    """As `pruning.plans.sizes`, of the layers of a model that plans are about, in module order."""
+    """As `pruning.channels.plans.sizes`, for the layers of a model, in module order."""
     found: dict[str, dict[str, int]] = {}
     for path, layer in model.named_modules():
-        sized = {key: getattr(layer, attribute) for key, attribute in _attributes(layer).items()}
+        sized = {key: getattr(layer, attribute) for key, attribute in _size_attributes(layer).items()}
         if sized:
             sized |= {"out": sized["out"][0]} if isinstance(layer, nn.LayerNorm) else {}
             found[path] = {key: n for key, n in sized.items() if n != DEFAULTS.get(key)}
     return found | {name: {"out": tensor.numel()} for name, tensor in scales(model).items()}
 
 
-def _attributes(layer: nn.Module) -> dict[str, str]:
-    """Key of a plan's layer -> the layer's attribute; empty for modules that plans are not about."""
+def _size_attributes(layer: nn.Module) -> dict[str, str]:
+    """Key of a plan's layer -> attribute of the module; empty for modules that plans don't list."""
     if type(layer) not in CUTTABLE:
         return {}
     if isinstance(layer, (*CONVS, *TRANSPOSED)):
@@ -128,12 +142,12 @@ def _attributes(layer: nn.Module) -> dict[str, str]:
     return {"out": "num_features" if isinstance(layer, NORMS) else "normalized_shape"}
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _parameters_and_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return itertools.chain(model.named_parameters(), model.named_buffers())
 
 
-def _axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str, dict]]:
-    """Where channels lie in a parameter or buffer: dimension, side (a grouped convolution's: out), the plan's axis."""
+def _channel_axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str, dict]]:
+    """The channel axes of a parameter or buffer: dimension, side ("out" for grouped convolutions), the plan's axis."""
     path, _, key = name.rpartition(".")
     if tensor.ndim == 0 or not {name, path} & plan["layers"].keys():
         return []

@@ -1,13 +1,13 @@
-"""Which channel is which: every tensor of a forward pass, its channels named, by torch.fx.
+"""Follows the channels of every tensor through a forward pass, with torch.fx.
 
-The model's twin (its structure on the meta device: shapes, no numbers) is traced and run once. One axis of each tensor
-carries *channel variables*, one integer per channel: axis 1, or another after a permute. A convolution or linear layer
-makes new ones, what treats channels one by one passes them on, an addition unites them in pairs, a concatenation
-strings them together, a flatten repeats them. Variables that were united are one class, which is cut as a whole or not
-at all.
+A copy of the model on the meta device (shapes without numbers) is traced and run once. One axis of each tensor carries
+*channel variables*, one integer per channel: axis 1, or another after a permute. Convolutions and linear layers create
+new variables, operations that act on each channel separately pass them on, additions unite them in pairs,
+concatenations append them, flattening repeats them. United variables form one class, which is cut as a whole or not at
+all.
 
-What no rule of `channels.rules` covers is *opaque*: its channels must turn out never to be cut (as those of the
-network's inputs and outputs and of protected modules), or else the model is refused.
+An operation without a rule in `channels.rules` is *opaque*: its channels must turn out never to be cut (like those of
+the network's inputs and outputs and of protected modules), otherwise the model is refused.
 """
 
 from __future__ import annotations
@@ -30,65 +30,66 @@ SAME_SHAPE = {*POINTWISE_LAYERS, *NORMS, *LAYER_NORMS, nn.GroupNorm}
 
 
 class LayerTracer(fx.Tracer):
-    """Takes the layers that plans are about for one operation each, torchvision's too."""
+    """Traces the layers that plans list, including torchvision's, as single operations."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """True for the layers that plans list, and torch's own modules."""
         return type(m) in CUTTABLE or super().is_leaf_module(m, module_qualified_name)
 
 
 class Tracker(fx.Interpreter, ChannelVariables):
-    """Runs a twin's graph and notes the channel variables of every tensor and on every layer's axes.
+    """Runs the traced graph and records the channel variables of every tensor and of every layer's axes.
 
-    opaque_macs: MACs of opaque operations for one image. The rest is as in `ChannelVariables`.
+    opaque_macs: MACs of opaque operations for one image. Other attributes: see `ChannelVariables`.
     """
 
-    def __init__(self, twin: nn.Module, graph: fx.Graph, protect: Iterable[str]) -> None:
-        fx.Interpreter.__init__(self, twin, garbage_collect_values=False, graph=graph)
-        ChannelVariables.__init__(self, dict(twin.named_modules()))
+    def __init__(self, meta_model: nn.Module, graph: fx.Graph, protect: Iterable[str]) -> None:
+        fx.Interpreter.__init__(self, meta_model, garbage_collect_values=False, graph=graph)
+        ChannelVariables.__init__(self, dict(meta_model.named_modules()))
         self.extra_traceback = False
         self.protect = tuple(protect)
         owners = Counter(id(p) for layer in self.layers.values() for p in layer._parameters.values() if p is not None)
         self.tied = {parameter for parameter, count in owners.items() if count > 1}
-        self.scales = {name: p for name, p in scales(twin).items() if id(p) not in self.tied}
+        self.scales = {name: p for name, p in scales(meta_model).items() if id(p) not in self.tied}
         self.opaque_macs = 0
 
     def run_node(self, node: fx.Node) -> Any:
-        """The node's value, on the meta device, with its channel variables noted."""
+        """The node's value on the meta device; also records its channel variables."""
         try:
             value = self._value(node)
         except Exception as error:
             raise ValueError(f"{self.where(node)} fails on an input of the example's shape: {error}") from error
         self.env[node] = value
-        self.ids[node] = self._channels(node, value)
+        self.ids[node] = self._channels_of(node, value)
         return value
 
     def _value(self, node: fx.Node) -> Any:
         if node.op == "call_module" and type(self.layers[str(node.target)]) in SAME_SHAPE:
-            return self.env[node.all_input_nodes[0]]  # meta kernels are slow
+            return self.env[node.all_input_nodes[0]]  # same shape; skips a slow meta kernel
         value = super().run_node(node)
         return value.to("meta") if node.op == "get_attr" and isinstance(value, Tensor) else value
 
-    def _channels(self, node: fx.Node, value: Any) -> Any:
-        """An array for a tensor, a list of them for several, None for what carries no channels."""
+    def _channels_of(self, node: fx.Node, value: Any) -> Any:
+        """Channel variables of the node's value: an array for a tensor, a list for several, None without channels."""
         if node.op == "placeholder":
             return self.never_cut(value)
         if str(node.target) in self.scales and node.op == "get_attr":
             self.axis[node] = longest(value)
             return self.note_layer(node, None, self.outputs(node, value.numel()), value)
-        inputs = [ids for source in node.all_input_nodes for ids in _arrays(self.ids[source])]
-        if node.op == "output" or not inputs or not _tensors(value):
+        inputs = [ids for source in node.all_input_nodes for ids in _flat_arrays(self.ids[source])]
+        if node.op == "output" or not inputs or not _holds_tensor(value):
             return None
-        ids = self._by_rule(node, value)
+        ids = self._apply_rule(node, value)
         if ids is None:
             self.axis[node] = 1
             if all(source.op == "get_attr" for source in node.all_input_nodes):
-                return None  # of constants only
+                return None  # an expression of constants only
             ids = self._opaque(node, value, inputs)
         if any(f"{scope(node)}.".startswith(f"{path}.") for path in self.protect):
-            self.fixed += [*inputs, *_arrays(ids)]
+            self.fixed += [*inputs, *_flat_arrays(ids)]
         return ids
 
-    def _by_rule(self, node: fx.Node, value: Any) -> Any:
+    def _apply_rule(self, node: fx.Node, value: Any) -> Any:
         layer = self.layers[str(node.target)] if node.op == "call_module" else None
         rule = rule_of(node, layer)
         if rule is None or (layer is not None and any(id(p) in self.tied for p in layer.parameters())):
@@ -98,46 +99,46 @@ class Tracker(fx.Interpreter, ChannelVariables):
         return rule(self, node, value)
 
     def _opaque(self, node: fx.Node, value: Any, inputs: list[Ids]) -> Any:
-        self.demand(node, "is not known to treat channels one by one", np.concatenate(inputs))
+        self.demand(node, "is not known to act on each channel separately", np.concatenate(inputs))
         with FlopCounterMode(display=False) as counter:
             super().run_node(node)
         self.opaque_macs += counter.get_total_flops() // (2 * BATCH)
         return self.never_cut(value)
 
     def where(self, node: fx.Node) -> str:
-        """A node in words: its module, and its operation or kind."""
+        """A description of a node for messages: its module, and its operation or the module's type."""
         if node.op == "call_module":
             return f"module {node.target!r} ({type(self.layers[str(node.target)]).__name__})"
         return f"operation {operation(node)!r} in " + (f"module {scope(node)!r}" if scope(node) else "the model itself")
 
     def fix_outputs(self) -> None:
-        """Never cut what reaches the network's outputs without passing another layer's weights."""
+        """Marks as never cut what reaches the network's outputs without passing another layer's weights."""
         stack = [node for node in self.graph.nodes if node.op == "output"]
         seen = set(stack)
         while stack:
             for source in stack.pop().all_input_nodes:
-                if source not in seen and _tensors(self.env[source]):
+                if source not in seen and _holds_tensor(self.env[source]):
                     seen.add(source)
-                    self.fixed += _arrays(self.ids[source])
+                    self.fixed += _flat_arrays(self.ids[source])
                     if source.op != "call_module" or not makes_channels(self.layers[str(source.target)]):
                         stack.append(source)
 
 
 def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: Iterable[str] = ()) -> Tracker:
-    """Trace `model` and follow its channels; the model itself, and its hooks, are neither run nor changed.
+    """Traces `model` and follows its channels; the model and its hooks are neither run nor changed.
 
-    example_input: one tensor (N, C, ...) or one per argument; only shapes and dtypes count, N is free. Raises
+    example_input: one tensor (N, C, ...) or one per argument; only shapes and dtypes matter, N is free. Raises
     ValueError if the model can't be copied, traced, or run on such an input.
     """
-    twin = _meta_twin(model).eval()
+    meta_model = _meta_copy(model).eval()
     tracer = LayerTracer()
     try:
-        graph = tracer.trace(twin)
+        graph = tracer.trace(meta_model)
     except Exception as error:
-        inside = next(reversed(getattr(tracer, "module_stack", {})), "")  # fx leaves it standing where it failed
+        inside = next(reversed(getattr(tracer, "module_stack", {})), "")  # after an error: the module being traced
         named = f"module {inside!r}" if inside else type(model).__name__
         raise ValueError(f"{named} can't be traced by torch.fx: {error}") from error
-    tracker = Tracker(twin, graph, protect)
+    tracker = Tracker(meta_model, graph, protect)
     examples = [example_input] if isinstance(example_input, Tensor) else example_input
     with torch.no_grad():
         tracker.run(*(torch.empty(BATCH, *x.shape[1:], dtype=x.dtype, device="meta") for x in examples))
@@ -146,17 +147,17 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
 
 
 def scope(node: fx.Node) -> str:
-    """Path of the module that a node is or lies in; empty for the model itself."""
+    """Path of the module that a node calls or lies in; empty for the model itself."""
     return str(node.target) if node.op == "call_module" else next(reversed(node.meta.get("nn_module_stack", {})), "")
 
 
-def _meta_twin(model: nn.Module) -> nn.Module:
+def _meta_copy(model: nn.Module) -> nn.Module:
     for path, layer in model.named_modules():
         if type(layer) in CUTTABLE and "weight" not in layer._parameters:
-            raise ValueError(f"module {path!r} computes its weight by a hook: make the weight a parameter again first")
+            raise ValueError(f"module {path!r} computes its weight by a hook: turn the weight into a parameter first")
     memo: dict[int, Any] = {id(p): nn.Parameter(_on_meta(p), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): _on_meta(b) for b in model.buffers()}
-    for layer in model.modules():  # a user's hook may note what it sees, and must not see this
+    for layer in model.modules():  # users' hooks must not be called with meta tensors
         memo |= {id(hooks): OrderedDict() for name, hooks in vars(layer).items() if name.endswith("_hooks")}
     try:
         return copy.deepcopy(model, memo)
@@ -168,13 +169,15 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta", requires_grad=False)
 
 
-def _tensors(value: Any) -> bool:
-    """Whether a value is, or holds, a tensor."""
-    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(_tensors(part) for part in value))
+def _holds_tensor(value: Any) -> bool:
+    """Whether a value is a tensor, or a list or tuple that contains one."""
+    return isinstance(value, Tensor) or (
+        isinstance(value, (tuple, list)) and any(_holds_tensor(part) for part in value)
+    )
 
 
-def _arrays(ids: Any) -> list[Ids]:
-    """The arrays in a node's ids."""
+def _flat_arrays(ids: Any) -> list[Ids]:
+    """The arrays among a node's channel variables, as a flat list."""
     if isinstance(ids, list):
-        return [array for part in ids for array in _arrays(part)]
+        return [array for part in ids for array in _flat_arrays(part)]
     return [] if ids is None else [ids]

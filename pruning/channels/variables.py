@@ -9,32 +9,32 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
-Ids = np.ndarray  # (channels,) int64: the channel variable at each place of the channels' axis
-BATCH = 2  # images in the pass that is traced: an axis of 1 might be taken for another
+Ids = np.ndarray  # (channels,) int64: the channel variable at each place of the channel axis
+BATCH = 2  # images in the traced pass: with 1, the batch axis could be mistaken for another axis of size 1
 
 
 class Classes:
-    """Channel variables 0 .. n - 1 in classes that only grow: union-find on whole arrays."""
+    """Union-find over channel variables 0 .. n - 1, on whole arrays."""
 
     def __init__(self) -> None:
         self.parent = np.arange(0)
 
     def new(self, count: int) -> Ids:
-        """`count` new variables, each a class of its own."""
+        """`count` new variables, each in its own class."""
         ids = np.arange(len(self.parent), len(self.parent) + count)
         self.parent = np.concatenate([self.parent, ids])
         return ids
 
     def roots(self, ids: Ids) -> Ids:
-        """The least variable of each one's class."""
+        """The smallest variable in each variable's class."""
         found = self.parent[ids]
-        while (found != (up := self.parent[found])).any():
-            found = up
-        self.parent[ids] = found  # so that the next walk is short
+        while (found != (parents := self.parent[found])).any():
+            found = parents
+        self.parent[ids] = found  # path compression
         return found
 
     def unite(self, a: Ids, b: Ids) -> None:
-        """Unite the classes of a[i] and b[i] for every i."""
+        """Merges the classes of a[i] and b[i] for every i."""
         a, b = self.roots(a), self.roots(b)
         while (a != b).any():
             np.minimum.at(self.parent, np.maximum(a, b), np.minimum(a, b))
@@ -42,13 +42,17 @@ class Classes:
 
 
 class ChannelVariables:
-    """What is known of a model's channels while its graph is followed, node by node; `rules` add to it.
+    """The channel variables of a model, filled in by `rules` while its graph is followed node by node.
 
-    layers: path -> module. env: node -> its value. ids: node -> the channel variables of its value (a list for several
-    tensors; None: it carries no channels). axis: node -> which of its value's axes they are on. axes: (layer, "out" or
-    "in") -> variables. positions: layer -> places of one image at which its weights are used, over all its calls.
-    fixed: variables that are never cut. demands: variables that must be among them, with the node that asks and its
-    reason.
+    Attributes:
+      layers: path -> module.
+      env: node -> its value.
+      ids: node -> channel variables of its value; a list for several tensors, None without channels.
+      axis: node -> the axis of its value that carries the channels.
+      axes: (layer, "out" or "in") -> channel variables.
+      positions: layer -> positions of one image at which its weights are used, summed over its calls.
+      fixed: variables that are never cut.
+      demands: variables that must be among `fixed`, with the node that requires it and the reason.
     """
 
     env: dict[fx.Node, Any]
@@ -64,11 +68,11 @@ class ChannelVariables:
         self.demands: list[tuple[fx.Node, str, Ids]] = []
 
     def demand(self, node: fx.Node, reason: str, ids: Ids) -> None:
-        """Refuse the model later, unless these variables turn out never to be cut."""
+        """Requires these variables to be fixed; otherwise the model is refused once all of it was followed."""
         self.demands.append((node, reason, ids))
 
     def never_cut(self, value: Any) -> Any:
-        """New variables that are never cut, for a tensor or for those in a list; None for anything else."""
+        """New variables that are never cut, for a tensor or each tensor of a list; None for anything else."""
         if isinstance(value, (tuple, list)):
             return [self.never_cut(part) for part in value]
         if not isinstance(value, Tensor) or value.ndim < 2:
@@ -77,12 +81,22 @@ class ChannelVariables:
         return self.fixed[-1]
 
     def outputs(self, node: fx.Node, count: int) -> Ids:
-        """Variables of the channels a layer makes: those of its first call if it is called again."""
+        """Variables of the channels that a layer produces; those of its first call if it is called again."""
         known = self.axes.get((str(node.target), "out"))
         return self.classes.new(count) if known is None else known
 
     def note_layer(self, node: fx.Node, inputs: Ids | None, outputs: Ids, used: Tensor) -> Ids:
-        """Note the variables on a layer's axes, united with those of its other calls, and its positions: `used`'s."""
+        """Records the variables on a layer's axes and its positions; unites them with those of its other calls.
+
+        Args:
+          node: the call of the layer.
+          inputs: variables of the channels it reads; None for layers without an "in" axis.
+          outputs: variables of the channels it produces.
+          used: the tensor at whose positions the weights are used.
+
+        Returns:
+          `outputs`.
+        """
         name = str(node.target)
         for side, ids in (("in", inputs), ("out", outputs)):
             if ids is not None and self.axes.setdefault((name, side), ids) is not ids:

@@ -1,1 +1,1 @@
-"""Criteria: how a weight or a channel is valued; the higher a score, the longer it stays."""
+"""Criteria: score functions for weights and channels; the higher a score, the longer the weight or channel is kept."""

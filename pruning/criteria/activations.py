@@ -1,4 +1,4 @@
-"""Criteria of what flows through the network on calibration data: forward passes only."""
+"""Criteria from activations on calibration data; forward passes only."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ from pruning.criteria.scoring import (
     evaluating,
     exact,
     gone_units,
-    needed,
+    require_batches,
     units_left,
     users,
     watching,
 )
 from pruning.weights.masks import Scores, prunable
 
-EXACT_ZEROS = ("relu", "relu6")  # activations that map half of all numbers to 0
+EXACT_ZEROS = ("relu", "relu6")  # activations that map all negative numbers to exactly 0
 ACTIVATIONS = (*EXACT_ZEROS, "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardtanh")
 
 
 def activation(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
-    """|w| times the L2 norm of what w multiplies, over all images and positions: Wanda (Sun et al. 2024).
+    """|w| times the L2 norm of w's inputs over all images and positions: Wanda (Sun et al. 2024, arXiv:2306.11695).
 
-    arXiv:2306.11695. A convolution is the linear layer that its unfolded input meets, with the zeros of its padding.
+    A convolution counts as a linear layer on its unfolded input, zero padding included.
     """
     squares = _input_sums(model, batches, torch.square)
     return {name: weight.detach().abs() * squares[name][0].sqrt() for name, weight in prunable(model).items()}
 
 
 def apoz(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
-    """|w| times the share of non-zeros of what w multiplies, over all images and positions (zeros of padding count).
+    """|w| times the share of non-zeros among w's inputs, over all images and positions (zeros of padding count).
 
-    After Hu et al. 2016, arXiv:1607.03250. Raises ValueError if no input of any layer holds an exact zero.
+    After Hu et al. 2016, arXiv:1607.03250. Raises ValueError if no layer's input contains an exact zero.
     """
     scores = _input_sums(model, batches, lambda x: (x != 0).to(x.dtype))
     if not any(bool(holds_zeros) for _, _, holds_zeros in scores.values()):
-        raise ValueError("apoz counts zeros, and no layer's input holds any: the network has no ReLU")
+        raise ValueError("apoz counts zeros, but no layer's input contains any: the network has no ReLU")
     return {name: weight.detach().abs() * scores[name][0] / scores[name][1] for name, weight in prunable(model).items()}
 
 
 def activation_channels(
     graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
 ) -> Scores:
-    """Mean of |a| over images and positions, a the channel after its activation function (ReLU: the mean of a).
+    """Mean |a| over images and positions, where a is the channel after its activation function.
 
-    Averaged over all activations that carry the channel: a residual stream's are those after its blocks. Raises
-    ValueError for a group that no function of ACTIVATIONS follows.
+    Averaged over all activations that carry the channel; for a residual stream, those after its blocks. Raises
+    ValueError for a group that no function of ACTIVATIONS follows. Args: as every channel criterion, see `Criterion`.
     """
-    return _of_units(graph, model, plan, batches, ACTIVATIONS, torch.abs)
+    return _unit_means(graph, model, plan, batches, ACTIVATIONS, torch.abs)
 
 
 def apoz_channels(
@@ -67,20 +67,21 @@ def apoz_channels(
 ) -> Scores:
     """1 - the average percentage of zeros after ReLU, over images and positions (Hu et al. 2016, arXiv:1607.03250).
 
-    Averaged over all ReLUs that carry the channel: a residual stream's are those after its blocks. Raises ValueError
-    for a group that no ReLU follows, as other activations have no exact zeros.
+    Averaged over all ReLUs that carry the channel; for a residual stream, those after its blocks. Raises ValueError for
+    a group that no ReLU follows, as other activations have no exact zeros. Args: as every channel criterion, see
+    `Criterion`.
     """
-    return _of_units(graph, model, plan, batches, EXACT_ZEROS, lambda x: (x != 0).to(x.dtype))
+    return _unit_means(graph, model, plan, batches, EXACT_ZEROS, lambda x: (x != 0).to(x.dtype))
 
 
 def _input_sums(
     model: nn.Module, batches: Batches, function: Callable[[Tensor], Tensor]
 ) -> dict[str, tuple[Tensor, int, Tensor]]:
-    """For every weight: function(what it multiplies) summed over images and positions, in the weight's shape; how many
-    those are; and whether an input holds an exact zero (a bool on the device).
+    """Sums of function(input) over images and positions, for the input of every weight.
 
-    function: of each number by itself, with f(0) = 0. Images are summed first, so that unfolding costs no more than for
-    one of them.
+    function: elementwise with f(0) = 0. Summed over images first, so that only one image is unfolded. Returns by weight
+    name: the sums in the weight's shape; the number of images times positions; whether any input is exactly zero (a
+    bool on the device).
     """
     weights, layers = prunable(model), users(model)
     totals = {
@@ -90,20 +91,20 @@ def _input_sums(
     zeros = {name: torch.zeros((), dtype=torch.bool, device=weight.device) for name, weight in weights.items()}
 
     def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
-        seen = columns(layer, function(x).sum(0, keepdim=True, dtype=exact(x)))
-        sums = seen.double().sum(3)[0]  # (groups, weights of a filter)
+        unfolded = columns(layer, function(x).sum(0, keepdim=True, dtype=exact(x)))
+        sums = unfolded.double().sum(3)[0]  # (groups, weights of a filter)
         per_group = len(totals[name]) // len(sums)
         totals[name] += sums.repeat_interleave(per_group, 0).reshape(totals[name].shape)
-        counts[name] += len(x) * seen.shape[3]
+        counts[name] += len(x) * unfolded.shape[3]
         zeros[name] |= (x == 0).any()
 
     with evaluating(model), torch.no_grad(), watching(layers, note):
-        for images, _ in needed(batches):
+        for images, _ in require_batches(batches):
             model(images)
     return {name: (total.to(exact(weights[name])), max(counts[name], 1), zeros[name]) for name, total in totals.items()}
 
 
-def _of_units(
+def _unit_means(
     graph: Graph,
     model: nn.Module,
     plan: Plan | None,
@@ -112,10 +113,14 @@ def _of_units(
     function: Callable[[Tensor], Tensor],
 ) -> Scores:
     """Mean of function(activation) over images, positions, and the activations that carry a unit, by group."""
-    tracker = track(model, needed(batches)[0][0][:1])
-    units = {node: u for node, u in _units_of_nodes(graph, plan, tracker).items() if _name(tracker, node) in operations}
-    means = _means(model, tracker, batches, units, function)
-    total, count = np.zeros(graph.size + 1), np.zeros(graph.size + 1)  # the last place is of the unit -1
+    tracker = track(model, require_batches(batches)[0][0][:1])
+    units = {
+        node: u
+        for node, u in _units_of_nodes(graph, plan, tracker).items()
+        if _activation_name(tracker, node) in operations
+    }
+    means = _node_means(model, tracker, batches, units, function)
+    total, count = np.zeros(graph.size + 1), np.zeros(graph.size + 1)  # the last entry collects unit -1
     for node, mean in means.items():
         np.add.at(total, units[node], mean.cpu().numpy())
         np.add.at(count, units[node], 1)
@@ -127,7 +132,7 @@ def _of_units(
 
 
 def _units_of_nodes(graph: Graph, plan: Plan | None, tracker: Tracker) -> dict[fx.Node, np.ndarray]:
-    """The unit at each place of the channels' axis, for every tensor of a pass of the network that `plan` leaves."""
+    """The unit at each place of the channel axis, for every tensor in a pass of the network that `plan` leaves."""
     roots = tracker.classes.roots(np.arange(len(tracker.classes.parent)))
     left = units_left(graph, plan)
     unit = np.full(len(roots), -1)
@@ -140,27 +145,27 @@ def _units_of_nodes(graph: Graph, plan: Plan | None, tracker: Tracker) -> dict[f
     }
 
 
-def _name(tracker: Tracker, node: fx.Node) -> str:
-    """The plain name of an activation, a layer's or a function's: `relu` for nn.ReLU as for F.relu."""
+def _activation_name(tracker: Tracker, node: fx.Node) -> str:
+    """The plain name of an activation layer or function: `relu` for nn.ReLU as for F.relu."""
     if node.op == "call_module":
-        return _NAMES.get(type(tracker.layers[str(node.target)]), "")
+        return _ACTIVATION_NAMES.get(type(tracker.layers[str(node.target)]), "")
     return operation(node) if node.op in ("call_function", "call_method") else ""
 
 
-_NAMES: dict[type, str] = {
+_ACTIVATION_NAMES: dict[type, str] = {
     **{nn.ReLU: "relu", nn.ReLU6: "relu6", nn.LeakyReLU: "leaky_relu", nn.ELU: "elu", nn.SELU: "selu", nn.CELU: "celu"},
     **{nn.GELU: "gelu", nn.SiLU: "silu", nn.Mish: "mish", nn.Hardswish: "hardswish", nn.Hardtanh: "hardtanh"},
 }
 
 
-def _means(
+def _node_means(
     model: nn.Module,
     tracker: Tracker,
     batches: Batches,
     nodes: Mapping[fx.Node, Any],
     function: Callable[[Tensor], Tensor],
 ) -> dict[fx.Node, Tensor]:
-    """Mean of function(value) over images and positions, (channels,) float64, of every node among `nodes`."""
+    """Mean of function(value) over images and positions, float64 (channels,), for every node in `nodes`."""
     totals: dict[fx.Node, Any] = dict.fromkeys(nodes, 0.0)
     counts = dict.fromkeys(nodes, 0)
 
@@ -168,10 +173,10 @@ def _means(
         def run_node(self, node: fx.Node) -> Any:
             value = super().run_node(node)
             if node in totals:
-                # Here and now: what comes next may overwrite it.
-                seen = function(value).movedim(tracker.axis[node], 1).unsqueeze(-1).flatten(2)
-                totals[node] = totals[node] + seen.sum(2, dtype=exact(seen)).double().sum(0)
-                counts[node] += len(seen) * seen.shape[2]
+                # Immediately, as an in-place operation may overwrite it next.
+                values = function(value).movedim(tracker.axis[node], 1).unsqueeze(-1).flatten(2)
+                totals[node] = totals[node] + values.sum(2, dtype=exact(values)).double().sum(0)
+                counts[node] += len(values) * values.shape[2]
             return value
 
     with evaluating(model), torch.no_grad():

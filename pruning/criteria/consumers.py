@@ -1,7 +1,8 @@
-"""Channels valued by what the layers that read them lose: `regression` (He et al.) and `thinet` (Luo et al.).
+"""Channel criteria from the reconstruction error of the layers that read the channel (He et al. 2017; ThiNet).
 
-Both say in which order a group's units go, and score each by the error once it and all before it are gone, relative to
-the energy of the readers' outputs. Within a group that ranks by the order; between groups by what is lost.
+`regression` and `thinet` each order the units of a group, and score a unit by the relative error of the reading layers'
+outputs once it and all units before it are removed. Scores follow that order within a group, and compare the loss
+between groups.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from pruning.channels.graph import Graph
 from pruning.channels.layers import CONVS
 from pruning.channels.plans import Plan
 from pruning.criteria.reconstruction import damped, grams, place_products
-from pruning.criteria.scoring import Batches, by_group, gone_units, needed, units_left
+from pruning.criteria.scoring import Batches, by_group, gone_units, require_batches, units_left
 from pruning.weights.masks import Scores
 
-RIDGE = 1e-8  # of the mean diagonal, added to the diagonal, so that channels almost equal have one solution
-EQUAL = 1e-13  # of what they are, between numbers that differ by rounding alone
-TIE = 1e-15  # by which of channels that the LASSO's path would take up at once the later one loses
+RIDGE = 1e-8  # share of the mean diagonal added to the diagonal, so that nearly equal channels have one solution
+EQUAL = 1e-13  # relative difference up to which numbers differ by rounding only
+TIE = 1e-15  # relative penalty difference that orders channels entering the LASSO's path together, earlier ones first
 
 
 class Reader(NamedTuple):
     """A layer that reads channels.
 
-    units: at each of its input places, -1 where nothing can be cut. weight: (outputs, columns); gram: X X^T of its
-    columns. products: inner products of what the places contribute to the output; they sum to the output's energy.
+    Attributes:
+      units: unit at each of its input places, -1 where nothing can be cut.
+      weight: (outputs, columns).
+      gram: X X^T of its input columns.
+      products: inner products of the places' contributions to the output; they sum to the output's energy.
     """
 
     units: np.ndarray
@@ -42,11 +46,12 @@ class Reader(NamedTuple):
 def regression_channels(
     graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
 ) -> Scores:
-    """The error of the readers' outputs, relative to their energy, once the unit and all worse ones are gone.
+    """Relative error of the reading layers' outputs once the unit and all worse ones are removed.
 
-    He et al. 2017, arXiv:1707.06168: the LASSO on channels says in which order they go (the later its path takes one
-    up as the penalty falls, the sooner), least squares on the inputs that stay what is lost. Summed over the layers
-    that read the channels. Raises ValueError for a group that no nn.Conv*d (of one group) or nn.Linear reads.
+    He et al. 2017, arXiv:1707.06168: the LASSO on channels gives the order (the later a unit enters its path as the
+    penalty falls, the sooner it is removed), least squares on the remaining inputs gives the error. Summed over the
+    layers that read the channels. Raises ValueError for a group that no nn.Conv*d (of one group) or nn.Linear reads.
+    Args: as every channel criterion, see `Criterion`.
     """
     return _scores(graph, plan, _readers(graph, model, plan, batches, generator), lasso_order, least_errors)
 
@@ -54,66 +59,66 @@ def regression_channels(
 def thinet_channels(
     graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
 ) -> Scores:
-    """The energy of all that is gone with the unit and those before it, relative to that of the readers' outputs.
+    """Relative energy of the summed contributions of the unit and all units removed before it.
 
-    ThiNet (Luo et al. 2017, arXiv:1707.06342, algorithm 1): the next to go is the one with which the sum of all that
-    is gone has the least energy. Summed over the layers that read the channels. Raises ValueError as
-    `regression_channels`.
+    ThiNet (Luo et al. 2017, arXiv:1707.06342, algorithm 1): each step removes the unit that keeps this energy lowest.
+    Energies are relative to those of the reading layers' outputs, and summed over these layers. Raises ValueError as
+    `regression_channels`. Args: as every channel criterion, see `Criterion`.
     """
     return _scores(graph, plan, _readers(graph, model, plan, batches, generator), greedy_order, sum_errors)
 
 
 def lasso_order(products: np.ndarray) -> np.ndarray:
-    """The order in which units go: by the penalty at which the LASSO's path takes them up, the least first."""
+    """Removal order of the units: by the penalty at which each enters the LASSO's path, lowest first."""
     return np.argsort(entries(products), kind="stable")
 
 
 def entries(gram: np.ndarray) -> np.ndarray:
-    """The penalty from which on each coefficient of the LASSO on channels is zero, (n,); 0 for those that always are.
+    """The penalty at which each coefficient of the LASSO on channels becomes zero, (n,); 0 for those that always are.
 
     gram: (n, n), inner products of the contributions. The coefficients at a penalty are b = argmin
-    |sum of contributions - sum of b_i contribution_i|^2 / 2 + penalty * |b|_1; their path as it falls, by the homotopy
-    of Efron et al. 2004 (arXiv:math/0406456), is scikit-learn's. Contributions that are equal, or opposite, share their
-    penalty. Below 1.2e-7 of the highest penalty scikit-learn ends the path, as only rounding would bend it.
+    |sum of contributions - sum of b_i contribution_i|^2 / 2 + penalty * |b|_1; scikit-learn computes their path as the
+    penalty falls by the homotopy of Efron et al. 2004 (arXiv:math/0406456). Equal or opposite contributions share a
+    penalty. The path ends at 1.2e-7 of the highest penalty, below which rounding dominates.
     """
-    from sklearn.exceptions import ConvergenceWarning  # takes a second to import, which other criteria need not
+    from sklearn.exceptions import ConvergenceWarning  # imported here as it takes a second, and only this needs it
     from sklearn.linear_model import lars_path_gram
 
     found = np.zeros(len(gram))
     ridge = RIDGE * gram.diagonal().mean() if len(gram) else 0.0
     alive = np.flatnonzero(gram.diagonal() > ridge)
-    pulls = gram.sum(1)[alive]
-    highest = np.abs(pulls).max(initial=0)  # the unit from here on: scikit-learn's tolerances are absolute
-    if not highest > 1e-5 * ridge:  # nothing there, or it cancels but for rounding
+    correlations = gram.sum(1)[alive]
+    highest = np.abs(correlations).max(initial=0)  # normalises the inputs below: scikit-learn's tolerances are absolute
+    if not highest > 1e-5 * ridge:  # no contributions, or they cancel up to rounding
         return found
-    # Of contributions that join at once scikit-learn's path overlooks all but one: equal ones go as one, the others
-    # are put one after another.
-    twin = _first_equals(gram[np.ix_(alive, alive)], pulls)
-    firsts = np.flatnonzero(twin == np.arange(len(alive)))
+    # If several contributions enter together, scikit-learn's path misses all but one: equal ones are merged, the
+    # others are separated by TIE.
+    first_equal = _first_equals(gram[np.ix_(alive, alive)], correlations)
+    firsts = np.flatnonzero(first_equal == np.arange(len(alive)))
     chosen = alive[firsts]
     with warnings.catch_warnings():
-        # It may end the path early where rounding outweighs what is left: what it has not taken up by then keeps 0.
+        # The path may end early where rounding dominates; contributions that have not entered by then keep 0.
         warnings.simplefilter("ignore", ConvergenceWarning)
         penalties, _, betas = lars_path_gram(
-            Xy=pulls[firsts] / highest * (1 - TIE * np.arange(len(firsts))),
+            Xy=correlations[firsts] / highest * (1 - TIE * np.arange(len(firsts))),
             Gram=(gram[np.ix_(chosen, chosen)] + ridge * np.eye(len(chosen))) / highest,
             n_samples=1,
-            max_iter=8 * len(chosen),  # a path with more corners is not worth walking to its end
+            max_iter=8 * len(chosen),  # bounds the time for paths with very many corners
             method="lasso",
         )
-    first = (betas != 0).argmax(1)  # the corner after the one at which it joins
+    first = (betas != 0).argmax(1)  # the corner after the one where it enters
     found[chosen] = np.where(first > 0, highest * penalties[first - 1], 0.0)
-    found[alive] = found[alive[twin]]
+    found[alive] = found[alive[first_equal]]
     return found
 
 
 def greedy_order(products: np.ndarray) -> np.ndarray:
-    """The order in which units go so that at each step the sum of all that are gone has the least energy.
+    """Removal order in which each step keeps the energy of the summed removed contributions lowest.
 
-    products: (n, n), inner products of the units' contributions. Ties: the first.
+    products: (n, n), inner products of the units' contributions. Among equal ones the first is removed.
     """
     order: list[int] = []
-    cost = products.diagonal().copy()  # what each would add to the energy of the sum
+    cost = products.diagonal().copy()  # what removing each unit next would add to the energy
     for _ in range(len(products)):
         order.append(int(cost.argmin()))
         cost += 2 * products[order[-1]]
@@ -122,14 +127,14 @@ def greedy_order(products: np.ndarray) -> np.ndarray:
 
 
 def least_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
-    """Errors, by least squares on all columns that stay, once units[0], units[:2], ... are gone; as `sum_errors`.
+    """Errors by least squares on all remaining columns, once units[0], units[:2], ... are removed; as `sum_errors`.
 
-    With the columns in the order in which they go, the last to go first, X X^T = L L^T: column k of W L is what column
-    k adds to the output that those before it can't. So one factorisation gives the errors of all cuts.
+    With columns in reverse removal order, X X^T = L L^T: column k of W L is what column k adds to the output beyond
+    those before it. One factorisation thus gives the errors of all cuts.
     """
     errors = np.zeros(len(units))
     for reader in readers:
-        rank = np.full(max(reader.units.max(), units.max()) + 2, len(units))  # of no unit in the group: never goes
+        rank = np.full(max(reader.units.max(), units.max()) + 2, len(units))  # default: not in the group, never removed
         rank[units] = np.arange(len(units))
         ranks = rank[reader.units].repeat(len(reader.gram) // len(reader.units))
         order = np.argsort(-ranks, kind="stable")
@@ -142,22 +147,23 @@ def least_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
 
 
 def sum_errors(readers: Sequence[Reader], units: np.ndarray) -> np.ndarray:
-    """Energies of the sums of contributions of units[0], units[:2], ..., over readers, relative to their outputs'."""
+    """Relative energies of the summed contributions of units[0], units[:2], ..., summed over readers."""
     errors = np.zeros(len(units))
     for reader in readers:
         errors += _unit_products(reader, units).cumsum(0).cumsum(1).diagonal()
     return errors
 
 
-def _first_equals(gram: np.ndarray, pulls: np.ndarray) -> np.ndarray:
-    """For each contribution the first that is equal or opposite to it but for rounding, itself or one before it.
+def _first_equals(gram: np.ndarray, correlations: np.ndarray) -> np.ndarray:
+    """For each contribution the first one that is equal or opposite to it up to rounding, possibly itself.
 
-    pulls: their inner products with the sum of all, which tell apart what is too close for a difference of squares.
+    correlations: inner products with the sum of all, which separate contributions too close for a difference of
+    squares.
     """
-    energies, pulls = gram.diagonal(), np.abs(pulls)
+    energies, correlations = gram.diagonal(), np.abs(correlations)
     distances = np.add.outer(energies, energies) - 2 * np.abs(gram)
     equal = distances <= EQUAL * np.minimum.outer(energies, energies)
-    equal &= np.abs(np.subtract.outer(pulls, pulls)) <= EQUAL * pulls.max()
+    equal &= np.abs(np.subtract.outer(correlations, correlations)) <= EQUAL * correlations.max()
     first = equal.argmax(1)
     while (first[first] != first).any():
         first = first[first]
@@ -179,7 +185,7 @@ def _scores(
             raise ValueError(f"no convolution or linear layer reads the channels of group {group.name!r}")
         products = np.sum([_unit_products(reader, units) for reader in mine], axis=0)
         order = in_order(products)
-        values[units[order]] = _rising(errors_of(mine, units[order]))
+        values[units[order]] = _strictly_increasing(errors_of(mine, units[order]))
     return by_group(graph, plan, torch.from_numpy(values))
 
 
@@ -190,7 +196,9 @@ def _readers(
     paths = [path for (path, side), units in left.items() if side == "in" and (units >= 0).any()]
     paths = [path for path in paths if _is_reader(model.get_submodule(path))]
     readers = []
-    for name, (layer, gram) in grams(model, [f"{path}.weight" for path in paths], needed(batches), generator).items():
+    for name, (layer, gram) in grams(
+        model, [f"{path}.weight" for path in paths], require_batches(batches), generator
+    ).items():
         units = left[name.removesuffix(".weight"), "in"]
         weight = layer.get_parameter("weight").detach()
         products = place_products(weight, gram[0]).cpu().numpy()
@@ -203,15 +211,15 @@ def _is_reader(layer: nn.Module) -> bool:
 
 
 def _unit_products(reader: Reader, units: np.ndarray) -> np.ndarray:
-    """Inner products of what the units contribute to a reader's output, relative to its energy, (units, units)."""
+    """Inner products of the units' contributions to a reader's output, relative to its energy, (units, units)."""
     places, place_unit = np.nonzero(reader.units[:, None] == units[None, :])
     found = np.zeros((len(units), len(units)))
     np.add.at(found, (place_unit[:, None], place_unit[None, :]), reader.products[np.ix_(places, places)])
     return found / (reader.products.sum() or 1.0)
 
 
-def _rising(values: np.ndarray) -> np.ndarray:
-    """The values made strictly increasing, by as little as it takes: a sum's energy may fall with one more in it."""
+def _strictly_increasing(values: np.ndarray) -> np.ndarray:
+    """The values made strictly increasing by minimal changes: a sum's energy may fall when a term is added."""
     values = np.maximum.accumulate(np.maximum(values, 0))
     for i in range(1, len(values)):
         values[i] = max(values[i], np.nextafter(values[i - 1], np.inf))

@@ -1,9 +1,8 @@
-"""Criteria of the loss's gradient: what the cross-entropy on calibration data would change if a weight went.
+"""Criteria from the loss's gradient: the estimated change in cross-entropy on calibration data if a weight is removed.
 
-The gradient of a single image is another thing than that of a batch: squares of the first (`fisher`) and of the second
-(`taylor`) do not agree even on average. Per-image gradients are never made by one backward pass per image: of single
-weights they are products of a layer's inputs and its outputs' gradients, of whole filters the gradient of a gate, a
-factor of one behind the layer.
+Gradients of single images differ from a batch's: squares of the former (`fisher`) and the latter (`taylor`) do not
+agree even on average. Per-image gradients never take one backward pass per image: for single weights they are products
+of a layer's inputs and its outputs' gradients; for whole filters, gradients of a gate, a factor of one after the layer.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pruning.criteria.scoring import (
     columns,
     evaluating,
     exact,
-    needed,
+    require_batches,
     rows,
     unit_sums,
     units_left,
@@ -34,9 +33,9 @@ from pruning.criteria.scoring import (
 )
 from pruning.weights.masks import Scores, prunable
 
-CHUNK = 2**24  # numbers held at once where gradients of single images are formed
+CHUNK = 2**24  # tensor elements held at once while per-image gradients are formed
 
-Call = tuple[nn.Module, Tensor, Tensor]  # a layer, what it was called on, and the loss's gradient of what it returned
+Call = tuple[nn.Module, Tensor, Tensor]  # one call of a layer: the layer, its input, the loss's gradient at its output
 
 
 def gradient_norm(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
@@ -47,7 +46,7 @@ def gradient_norm(model: nn.Module, batches: Batches, generator: torch.Generator
 def gradient_norm_channels(
     graph: Graph, model: nn.Module, plan: Plan | None, batches: Batches, generator: torch.Generator
 ) -> Scores:
-    """L2 norm of dL/dw over all the filters of a unit."""
+    """L2 norm of dL/dw over all filters of a unit. Args: as every channel criterion, see `Criterion`."""
     squares = {name: gradient.square() for name, gradient in mean_gradient(model, batches).items()}
     summed = group_scores(graph, squares, plan=plan)
     return {name: torch.where(score < 0, score, score.clamp(0).sqrt()) for name, score in summed.items()}
@@ -63,7 +62,7 @@ def taylor(model: nn.Module, batches: Batches, generator: torch.Generator) -> Sc
     """(w * dL/dw) ** 2 of each batch's mean loss, averaged over batches (Molchanov et al. 2019, arXiv:1906.10771)."""
     scores = {name: torch.zeros_like(weight, dtype=exact(weight)) for name, weight in _detached(model).items()}
     weights = prunable(model)
-    for images, labels in needed(batches):
+    for images, labels in require_batches(batches):
         for name, gradient in batch_gradient(model, images, labels).items():
             scores[name] += (weights[name].detach() * gradient).square() / len(batches)
     return scores
@@ -74,29 +73,30 @@ def taylor_channels(
 ) -> Scores:
     """The squared sum of w * dL/dw over a unit's filters, batch norm folded in; per batch, averaged over batches.
 
-    Molchanov et al. 2019, arXiv:1906.10771, equation 8, with its gate behind the batch norm: the folded filter's sum
-    and its bias's are gamma * dL/dgamma + beta * dL/dbeta. (The raw filter's on top would count the channel twice.)
+    Molchanov et al. 2019, arXiv:1906.10771, equation 8, with the gate after the batch norm: the sum over the folded
+    filter and bias is gamma * dL/dgamma + beta * dL/dbeta. (Adding the raw filter would count the channel twice.)
+    Args: as every channel criterion, see `Criterion`.
     """
-    layers = _gated(graph, model, plan)
+    layers = _gate_layers(graph, model, plan)
     sums = []
-    for images, labels in needed(batches):
+    for images, labels in require_batches(batches):
         gates = gate_gradients(model, layers, images, labels)
         sums.append({path: gate.sum(0, keepdim=True) / len(labels) for path, gate in gates.items()})
-    return by_group(graph, plan, unit_sums(graph, plan, _stacked(sums)).square().mean(0))
+    return by_group(graph, plan, unit_sums(graph, plan, _concatenated(sums)).square().mean(0))
 
 
 def fisher(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
-    """w ** 2 times half the mean of squared gradients of single images' losses: the empirical Fisher's diagonal.
+    """Diagonal of the empirical Fisher: w ** 2 times half the mean of squared gradients of single images' losses.
 
     Optimal Brain Damage (LeCun et al. 1990) with the Fisher information in place of the Hessian (Theis et al. 2018,
     arXiv:1801.05787). Raises ValueError for layers that are neither nn.Conv*d nor nn.Linear.
     """
     layers = users(model)
     squares = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in _detached(model).items()}
-    images_seen = sum(len(labels) for _, labels in needed(batches))
+    images_seen = sum(len(labels) for _, labels in require_batches(batches))
     for images, labels in batches:
         for name, calls in output_gradients(model, layers, images, labels).items():
-            for part in _squares(calls):
+            for part in _squared_gradients(calls):
                 squares[name] += part.reshape(squares[name].shape)
     weights = _detached(model)
     return {name: (w.square() * squares.pop(name) / (2 * images_seen)).to(exact(w)) for name, w in weights.items()}
@@ -107,16 +107,16 @@ def fisher_channels(
 ) -> Scores:
     """Half the mean over images of (the sum of w * dL/dw over the unit's filters, batch norm folded in) squared.
 
-    Theis et al. 2018, arXiv:1801.05787: with its bias, a folded filter's sum is that of the feature map, as it goes
-    into the ReLU, times its gradient.
+    Theis et al. 2018, arXiv:1801.05787: the sum over a folded filter and its bias equals that over the feature map
+    before ReLU of its value times its gradient. Args: as every channel criterion, see `Criterion`.
     """
-    layers = _gated(graph, model, plan)
-    sums = _stacked([gate_gradients(model, layers, images, labels) for images, labels in needed(batches)])
+    layers = _gate_layers(graph, model, plan)
+    sums = _concatenated([gate_gradients(model, layers, images, labels) for images, labels in require_batches(batches)])
     return by_group(graph, plan, unit_sums(graph, plan, sums).square().mean(0) / 2)
 
 
 def batch_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Scores:
-    """Gradient of a batch's mean cross-entropy for every prunable weight; the parameters' own `grad` is not touched."""
+    """Gradient of a batch's mean cross-entropy for every prunable weight; the parameters' `grad` is left unchanged."""
     weights = {name: weight.requires_grad_() for name, weight in _detached(model).items()}
     with evaluating(model), torch.enable_grad():
         loss = F.cross_entropy(functional_call(model, weights, (images,)), labels)
@@ -125,9 +125,9 @@ def batch_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Scores:
 
 
 def mean_gradient(model: nn.Module, batches: Batches) -> Scores:
-    """Gradient of the mean cross-entropy over all images of all batches, in float32 at least."""
+    """Gradient of the mean cross-entropy over all images of all batches, at least float32."""
     total = {name: torch.zeros_like(weight, dtype=exact(weight)) for name, weight in _detached(model).items()}
-    count = sum(len(labels) for _, labels in needed(batches))
+    count = sum(len(labels) for _, labels in require_batches(batches))
     for images, labels in batches:
         for name, gradient in batch_gradient(model, images, labels).items():
             total[name] += gradient * (len(labels) / count)
@@ -137,10 +137,19 @@ def mean_gradient(model: nn.Module, batches: Batches) -> Scores:
 def gate_gradients(
     model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
-    """For every layer (N, outputs): each image's sum of w * dL/dw over all weights and the bias of an output channel.
+    """Each image's sum of w * dL/dw over all weights and the bias of an output channel, for every layer.
 
-    That is the gradient of a factor of one on the channel; for batch norm the sum over its gamma and beta. One backward
-    pass, which forms no gradient of weights.
+    This is the gradient of a factor of one on the channel; for batch norm the sum covers gamma and beta. One backward
+    pass, without gradients of weights.
+
+    Args:
+      model: the network.
+      layers: path -> the layers whose output channels are gated.
+      images: (N, C, ...).
+      labels: (N,).
+
+    Returns:
+      Path -> (N, outputs).
     """
     gates: dict[str, Tensor] = {}
 
@@ -159,18 +168,27 @@ def gate_gradients(
 def output_gradients(
     model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], images: Tensor, labels: Tensor
 ) -> dict[str, list[Call]]:
-    """Every call of the layers, with the gradient of the sum of the images' losses for what it returned.
+    """Every call of the layers, with the gradient of the images' summed loss at its output. One backward pass.
 
-    As the losses add up, image n's part of it is the gradient of image n's loss. One backward pass.
+    As the losses are summed, image n's slice of it is the gradient of image n's loss.
+
+    Args:
+      model: the network.
+      layers: name -> layers to record.
+      images: (N, C, ...).
+      labels: (N,).
+
+    Returns:
+      Name -> calls.
     """
     calls: dict[str, list[Call]] = {name: [] for name in layers}
     leaves: list[Tensor] = []
 
     def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        if not y.requires_grad:  # the first of the layers on its way: nobody asks for gradients before it
+        if not y.requires_grad:  # first recorded layer on its path: no gradients are require_batches before it
             leaves.append(y.detach().requires_grad_())
-            y = leaves[-1].clone()  # as autograd lets nothing overwrite a leaf
-        # A hook on the tensor gets the gradient of its value now, even if a ReLU overwrites it next.
+            y = leaves[-1].clone()  # autograd forbids in-place changes of a leaf
+        # A tensor hook gets the gradient at its present value, even if an in-place ReLU overwrites it next.
         y.register_hook(lambda gradient: calls[name].append((layer, x.detach(), gradient)))
         return y
 
@@ -182,41 +200,42 @@ def output_gradients(
 
 
 def image_gradients(calls: Sequence[Call], filters: slice = slice(None)) -> Iterator[Tensor]:
-    """(N, groups, filters of a group, weights of a filter): the weight's gradient of each image, over all calls.
+    """Per-image gradients of a weight, summed over its calls: (N, groups, filters of a group, weights of a filter).
 
-    As many images at a time as CHUNK allows. filters: which of each group's.
+    Yields as many images at a time as CHUNK allows. filters: selects filters of each group.
     """
-    for layer, x, d in calls[:1]:
-        one, made = columns(layer, x[:1]), rows(layer, d[:1])[:, :, filters]
-        size = max(1, CHUNK // max(one.numel(), made.shape[2] * one[..., 0].numel()))
+    for layer, x, grad in calls[:1]:
+        inputs, outputs = columns(layer, x[:1]), rows(layer, grad[:1])[:, :, filters]
+        size = max(1, CHUNK // max(inputs.numel(), outputs.shape[2] * inputs[..., 0].numel()))
         for start in range(0, len(x), size):
-            some = slice(start, start + size)
+            chunk = slice(start, start + size)
             parts = [
-                rows(layer, d[some])[:, :, filters] @ columns(layer, x[some]).transpose(2, 3) for layer, x, d in calls
+                rows(layer, grad[chunk])[:, :, filters] @ columns(layer, x[chunk]).transpose(2, 3)
+                for layer, x, grad in calls
             ]
             yield sum(parts[1:], parts[0])
 
 
-def _squares(calls: Sequence[Call]) -> Iterator[Tensor]:
-    """Squared gradients of single images' losses, (groups, filters, weights), summed over some images at a time."""
+def _squared_gradients(calls: Sequence[Call]) -> Iterator[Tensor]:
+    """Squared per-image gradients, (groups, filters, weights), each summed over a chunk of images."""
     if len(calls) == 1 and columns(calls[0][0], calls[0][1][:1]).shape[-1] == 1:
-        for layer, x, d in calls:  # an outer product: the squares of one are one of squares
-            squares = rows(layer, d)[..., 0].square(), columns(layer, x)[..., 0].square()
+        for layer, x, grad in calls:  # one position: the gradient is an outer product, so square its factors
+            squares = rows(layer, grad)[..., 0].square(), columns(layer, x)[..., 0].square()
             yield torch.einsum("ngo,ngd->god", *squares)
         return
     for gradients in image_gradients(calls):
         yield gradients.square_().sum(0)
 
 
-def _gated(graph: Graph, model: nn.Module, plan: Plan | None) -> dict[str, list[nn.Module]]:
-    """Where each layer that makes channels that can be cut has its gates: itself, or the batch norm behind it."""
+def _gate_layers(graph: Graph, model: nn.Module, plan: Plan | None) -> dict[str, list[nn.Module]]:
+    """The modules to gate for each layer with cuttable output channels: the layer, or the batch norm after it."""
     norms = norms_behind(model)
     made = [path for (path, side), units in units_left(graph, plan).items() if side == "out" and (units >= 0).any()]
     made = [norms.get(path, path) for path in made if makes_channels(model.get_submodule(path))]
     return {path: [model.get_submodule(path)] for path in made}
 
 
-def _stacked(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _concatenated(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {path: torch.cat([one[path] for one in sums]) for path in sums[0]}
 
 
@@ -225,5 +244,5 @@ def _detached(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _all_detached(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters as constants, so that autograd keeps nothing for gradients nobody asks for."""
+    """All parameters as constants, so that autograd stores nothing for gradients that are not requested."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -1,8 +1,8 @@
-"""Criteria of a layer's reconstruction: how well its output can be had from the inputs that stay.
+"""Criteria and weight updates from a layer's reconstruction: how well the remaining inputs reproduce its output.
 
-A layer's output, less its bias, is W X: X its input as columns, one per image and position. All that is asked of the
-data is X X^T, gathered in forward passes; with it the error of any weights W', the squared norm of (W - W') X, is the
-trace of (W - W') X X^T (W - W')^T. What becomes of whole channels is in `pruning.reading`.
+A layer's output, less its bias, is W X, where X is its input as columns, one per image and position. Only X X^T is
+needed, gathered in forward passes: the error of any weights W', the squared norm of (W - W') X, is the trace of
+(W - W') X X^T (W - W')^T. Channels: see `pruning.criteria.consumers`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pruning.criteria.scoring import Batches, as_matrices, columns, evaluating, exact, needed, rows, users, watching
+from pruning.criteria.scoring import (
+    Batches,
+    as_matrices,
+    columns,
+    evaluating,
+    exact,
+    require_batches,
+    rows,
+    users,
+    watching,
+)
 from pruning.weights.masks import Masks, Scores, prunable
 
-POSITIONS = 16  # drawn from every call: He et al. and Luo et al. take 10 of every image
-DAMPING = 0.01  # of X X^T's mean diagonal, added to its diagonal, as Frantar & Alistarh
-ITERATIONS = 100  # of conjugate gradients, at most
+POSITIONS = 16  # sampled per call; He et al. and Luo et al. take 10 of every image
+DAMPING = 0.01  # share of X X^T's mean diagonal that is added to its diagonal, as Frantar & Alistarh
+ITERATIONS = 100  # maximum, of conjugate gradients
 
 
 def regression(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
-    """w ** 2 / [(X X^T)^-1]_jj: the error that w's going costs once the rest of its filter has made up for it.
+    """Error from removing w after optimally updating the rest of its filter: w ** 2 / [(X X^T)^-1]_jj.
 
-    Relative to the energy of the layer's output, as outputs of different layers are of different sizes. Frantar &
-    Alistarh 2023, arXiv:2301.00774, after Hassibi & Stork 1993. Raises ValueError for layers that are neither nn.Conv*d
-    nor nn.Linear.
+    Relative to the energy of the layer's output, which makes layers comparable. Frantar & Alistarh 2023,
+    arXiv:2301.00774, after Hassibi & Stork 1993. Raises ValueError for layers that are neither nn.Conv*d nor nn.Linear.
     """
     scores = {}
     for name, (layer, gram) in grams(model, list(prunable(model)), batches, generator).items():
@@ -41,7 +50,10 @@ def regression(model: nn.Module, batches: Batches, generator: torch.Generator) -
 
 
 def regression_reconstruct(model: nn.Module, masks: Masks, batches: Batches, generator: torch.Generator) -> Scores:
-    """Least squares: the weights that stay so that every layer's output is as before; see `Criterion.reconstruct`."""
+    """Least-squares update of the remaining weights, so that every layer's output stays close to before.
+
+    Args: as `Criterion.reconstruct`.
+    """
     moved = masked(model, masks)
     for name, (layer, gram) in grams(model, partly_masked(masks), batches, generator).items():
         weight, mask = (as_matrices(layer, tensor.detach()) for tensor in (prunable(model)[name], masks[name]))
@@ -51,17 +63,18 @@ def regression_reconstruct(model: nn.Module, masks: Masks, batches: Batches, gen
 
 
 def thinet_reconstruct(model: nn.Module, masks: Masks, batches: Batches, generator: torch.Generator) -> Scores:
-    """Every input channel that stays times the factor that is best for the layer's output (Luo et al., equation 7).
+    """Scales each remaining input channel by the factor that best restores the layer's output (Luo et al., equation 7).
 
-    A channel stays if any of its weights does. Layers of several convolution groups keep their weights.
+    A channel remains if any of its weights does. Layers with several convolution groups keep their weights. Args: as
+    `Criterion.reconstruct`.
     """
     moved = masked(model, masks)
     for name, (_, gram) in grams(model, partly_masked(masks), batches, generator).items():
         mask, weight = masks[name], prunable(model)[name].detach()
         if len(gram) > 1:
             continue
-        made = weight[mask.flatten(1).any(1)]
-        products = damped(place_products(made, gram[0]))
+        remaining = weight[mask.flatten(1).any(1)]
+        products = damped(place_products(remaining, gram[0]))
         stays = mask.transpose(0, 1).flatten(1).any(1).unsqueeze(0)
         factors = least_squares(torch.ones_like(products[:1]), products, stays)[0].to(weight.dtype)
         moved[name] *= factors.reshape(1, -1, *[1] * (weight.ndim - 2))
@@ -69,13 +82,13 @@ def thinet_reconstruct(model: nn.Module, masks: Masks, batches: Batches, generat
 
 
 def masked(model: nn.Module, masks: Masks) -> Scores:
-    """The weights that have masks, as new tensors, zero where those are False."""
+    """The weights that have masks, as new tensors, zero where the mask is False."""
     weights = prunable(model)
     return {name: weights[name].detach() * mask for name, mask in masks.items()}
 
 
 def partly_masked(masks: Masks) -> list[str]:
-    """The weights of which a filter loses some but not all: only there the rest can make up for what goes."""
+    """The weights of which some filter loses some but not all weights: only there can the others compensate."""
     filters = {name: mask.flatten(1) for name, mask in masks.items()}
     return [name for name, mask in filters.items() if bool((mask.any(1) & ~mask.all(1)).any())]
 
@@ -83,9 +96,18 @@ def partly_masked(masks: Masks) -> list[str]:
 def grams(
     model: nn.Module, names: Sequence[str], batches: Batches, generator: torch.Generator
 ) -> dict[str, tuple[nn.Module, Tensor]]:
-    """Of every weight: a layer that has it, and X X^T, (groups, weights of a filter, the same).
+    """X X^T of every weight's inputs, summed over all images and positions.
 
-    Summed over all images and positions, estimated from POSITIONS of every call and batch, drawn by `generator`.
+    Estimated from POSITIONS positions of every call and batch.
+
+    Args:
+      model: the network.
+      names: of prunable weights.
+      batches: calibration data.
+      generator: draws the positions.
+
+    Returns:
+      Name -> a layer that has the weight, and X X^T (groups, weights of a filter, weights of a filter).
     """
     layers = {name: several for name, several in users(model).items() if name in names}
     found: dict[str, Tensor] = {}
@@ -98,18 +120,18 @@ def grams(
         drawn = None
         if places > POSITIONS:
             drawn = torch.randperm(places, generator=generator, device=generator.device)[:POSITIONS].to(x.device)
-        some = columns(layer, x, drawn).to(found[name].dtype)
-        flat = some.permute(1, 2, 0, 3).flatten(2)
-        found[name].baddbmm_(flat, flat.transpose(1, 2), alpha=places / some.shape[3])
+        inputs = columns(layer, x, drawn).to(found[name].dtype)
+        flat = inputs.permute(1, 2, 0, 3).flatten(2)
+        found[name].baddbmm_(flat, flat.transpose(1, 2), alpha=places / inputs.shape[3])
 
     with evaluating(model), torch.no_grad(), watching(layers, note):
-        for images, _ in needed(batches):
+        for images, _ in require_batches(batches):
             model(images)
     return {name: (layers[name][0], found[name]) for name in names}
 
 
 def damped(gram: Tensor) -> Tensor:
-    """X X^T (..., d, d), float64, with DAMPING of its mean diagonal added to the diagonal; 1 if all of it is zero."""
+    """X X^T (..., d, d) in float64, with DAMPING of its mean diagonal added to the diagonal; 1 if all of it is zero."""
     gram = gram.to(torch.float64, copy=True)
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     mean = diagonal.mean(-1, keepdim=True)
@@ -118,59 +140,59 @@ def damped(gram: Tensor) -> Tensor:
 
 
 def inverse_diagonal(matrix: Tensor) -> Tensor:
-    """Diagonal of the inverse of each positive definite matrix (..., d, d): the squared columns of L^-1, summed.
+    """Diagonal of the inverse of each positive definite matrix (..., d, d): the sums of squared columns of L^-1.
 
-    Some columns at a time, each from its own row on, as there is nothing above: a third of the work of all of it.
+    Computed in blocks of columns, each from its first non-zero row on: a third of the work of the whole inverse.
     """
     factor, size = torch.linalg.cholesky_ex(matrix).L, matrix.shape[-1]
     step = max(32, math.ceil(size / 8))
     parts = []
     for start in range(0, size, step):
         ones = torch.eye(size - start, min(step, size - start), dtype=matrix.dtype, device=matrix.device)
-        some = torch.linalg.solve_triangular(factor[..., start:, start:], ones, upper=False)
-        parts.append(some.square().sum(-2))
+        block = torch.linalg.solve_triangular(factor[..., start:, start:], ones, upper=False)
+        parts.append(block.square().sum(-2))
     return torch.cat(parts, -1)
 
 
 def least_squares(weight: Tensor, gram: Tensor, mask: Tensor) -> Tensor:
-    """The weights (o, d), zero where not `mask`, with the least trace of (W - W') gram (W - W')^T.
+    """The weights (o, d), zero where not `mask`, that minimise the trace of (W - W') gram (W - W')^T.
 
-    gram: (d, d) float64, positive definite. Where all filters that keep anything keep the same weights, solved at once;
-    otherwise all filters by conjugate gradients, in the weights' dtype, of which every step lessens the error.
+    gram: (d, d) float64, positive definite. Solved directly if all filters that keep anything keep the same weights;
+    otherwise by conjugate gradients in the weights' dtype, where every step reduces the error.
     """
-    some = mask[mask.any(1)]
-    if not len(some) or mask.all():
+    patterns = mask[mask.any(1)]
+    if not len(patterns) or mask.all():
         return weight * mask
-    if not (some == some[0]).all():
+    if not (patterns == patterns[0]).all():
         return _conjugate_gradients(weight, gram.to(weight.dtype), mask)
-    kept, gone = some[0].nonzero()[:, 0], (~some[0]).nonzero()[:, 0]
+    kept, gone = patterns[0].nonzero()[:, 0], (~patterns[0]).nonzero()[:, 0]
     shift = torch.zeros_like(weight)
-    pull = gram[kept][:, gone] @ weight[:, gone].T.to(gram.dtype)
-    solved = torch.cholesky_solve(pull, torch.linalg.cholesky_ex(gram[kept][:, kept]).L)
+    target = gram[kept][:, gone] @ weight[:, gone].T.to(gram.dtype)
+    solved = torch.cholesky_solve(target, torch.linalg.cholesky_ex(gram[kept][:, kept]).L)
     shift[:, kept] = solved.T.to(weight.dtype)
     return (weight + shift) * mask
 
 
 def _conjugate_gradients(weight: Tensor, gram: Tensor, mask: Tensor) -> Tensor:
-    """`least_squares` for masks of any pattern, preconditioned by the diagonal."""
+    """`least_squares` for arbitrary masks, preconditioned by the diagonal."""
     shift, scale = torch.zeros_like(weight), gram.diagonal()
-    rest = ((weight * ~mask) @ gram) * mask
-    direction = rest / scale
-    size = (rest * direction).sum(1, keepdim=True)
+    residual = ((weight * ~mask) @ gram) * mask
+    direction = residual / scale
+    size = (residual * direction).sum(1, keepdim=True)
     for _ in range(min(ITERATIONS, len(gram))):
         image = (direction @ gram) * mask
         length = size / (direction * image).sum(1, keepdim=True)
-        length = length.nan_to_num(0, 0, 0)  # a filter that is done
+        length = length.nan_to_num(0, 0, 0)  # 0 / 0: the filter has converged
         shift += length * direction
-        rest -= length * image
-        ahead = rest / scale
-        before, size = size, (rest * ahead).sum(1, keepdim=True)
-        direction = ahead + (size / before).nan_to_num(0, 0, 0) * direction
+        residual -= length * image
+        preconditioned = residual / scale
+        before, size = size, (residual * preconditioned).sum(1, keepdim=True)
+        direction = preconditioned + (size / before).nan_to_num(0, 0, 0) * direction
     return (weight + shift) * mask
 
 
 def place_products(weight: Tensor, gram: Tensor) -> Tensor:
-    """Inner products of what a layer's input places contribute to its output, (places, places), float64.
+    """Inner products of the input places' contributions to a layer's output, float64 (places, places).
 
     weight: (outputs, places, ...); gram: X X^T, (d, d). Summed over outputs, images and positions.
     """

@@ -1,8 +1,8 @@
-"""Criteria by name; the higher a score, the longer a weight or channel stays.
+"""Criteria by name; the higher a score, the longer a weight or channel is kept.
 
-A weight criterion is one function (model, batches, generator) -> Scores for `prunable(model)`. `batches`
-are pairs (images (N, C, H, W), labels (N,)) of calibration data, for criteria that look at data;
-`generator` is the one source of randomness. A criterion leaves the model exactly as it found it.
+A weight criterion is a function (model, batches, generator) -> Scores for `prunable(model)`. `batches` are pairs
+(images (N, C, H, W), labels (N,)) of calibration data; `generator` is the only source of randomness. A criterion leaves
+the model unchanged.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pruning.criteria import activations, gradients, reconstruction, second_order
-from pruning.criteria import consumers as reading
+from pruning.criteria import activations, consumers, gradients, reconstruction, second_order
 from pruning.criteria.magnitude import (
     bn_scale,
     bn_scale_channels,
@@ -27,26 +26,28 @@ from pruning.criteria.magnitude import (
 from pruning.criteria.scoring import Batches
 from pruning.weights.masks import Masks, Scores
 
-COSTS = ("weights", "forward", "backward", "per-image")  # what a criterion takes: see Criterion
+# What a criterion computes on calibration data: nothing, forward passes, a backward pass per batch, or gradients of
+# single images.
+COMPUTE_COSTS = ("weights", "forward", "backward", "per-image")
 
 
 class Criterion(NamedTuple):
-    """A criterion's two forms; None: it has no such form of its own.
+    """A criterion's functions for weights and channels, and its description.
 
-    weight: (model, batches, generator) -> a score per weight. channel: (graph, model, plan, batches, generator) -> a
-    score per unit of every group, where `model` is what `plan` leaves of the graph's network; without this form a
-    channel's score is made of its weights' scores (`pruning.channels.group_scores`).
-
-    reconstruct: (model, masks, batches, generator) -> new values, for a criterion that also moves the weights that
-    stay; None: they stay as they are. `pruning.cutting` calls it once it is known what goes, on the model as it was
-    scored (nothing zeroed or cut yet, and nothing is now), with a mask for every weight concerned: the masks of single
-    weights, or what a plan leaves of filters and of the weights that read them. It returns weights of the model's
-    shapes, zero where masked, which then take the place of the old. Of `criterion._replace(reconstruct=None)` only the
-    scores are left.
-
-    of_weight, of_channel, source: the formulas and where they are from, for people; the table in docs/ is made of
-    them. cost: of COSTS, what it takes on the calibration data: nothing (the weights alone), forward passes, a
-    backward pass per batch, or gradients of single images.
+    Attributes:
+      weight: (model, batches, generator) -> a score per weight; None: cannot score weights.
+      channel: (graph, model, plan, batches, generator) -> a score per unit of every group, where `model` is what `plan`
+        leaves of the network that `graph` describes. None: channel scores are reduced from weight scores by
+        `pruning.channels.graph.group_scores`.
+      reconstruct: (model, masks, batches, generator) -> new weights, for criteria that also update the remaining ones;
+        None: they stay. `pruning.pipeline` calls it once the cut is decided, on the unchanged model that was scored. A
+        mask for every weight concerned says what remains: of single weights, or of filters and the weights that read
+        them. The result has the model's shapes, is zero where masked, and replaces the weights.
+        `criterion._replace(reconstruct=None)` turns this off.
+      of_weight: formula of a weight's score, for the documentation.
+      of_channel: formula of a channel's score, for the documentation.
+      source: publications.
+      cost: one of COMPUTE_COSTS.
     """
 
     weight: Callable[[nn.Module, Batches, torch.Generator], Scores] | None = None
@@ -115,7 +116,7 @@ CRITERIA: dict[str, Criterion] = {
     "obs": Criterion(
         second_order.obs,
         reconstruct=second_order.obs_reconstruct,
-        of_weight="w^2 / (2 [F^-1]_ii), F the empirical Fisher in blocks of at most 128 along a filter; the rest moves",
+        of_weight="w^2 / (2 [F^-1]_ii), F the empirical Fisher in blocks of at most 128 weights of a filter",
         of_channel="sum over the unit's filters, or its mean (`reduce`)",
         source="Hassibi 1993; WoodFisher: Singh 2020, arXiv:2004.14340",
         cost="per-image",
@@ -124,7 +125,7 @@ CRITERIA: dict[str, Criterion] = {
         activations.activation,
         activations.activation_channels,
         of_weight="abs(w) * L2 norm of what w multiplies",
-        of_channel="mean abs(activation) after ReLU or the like",
+        of_channel="mean abs(a), a the channel after its activation function",
         source="Wanda: Sun 2024, arXiv:2306.11695",
         cost="forward",
     ),
@@ -138,17 +139,17 @@ CRITERIA: dict[str, Criterion] = {
     ),
     "regression": Criterion(
         reconstruction.regression,
-        reading.regression_channels,
+        consumers.regression_channels,
         reconstruction.regression_reconstruct,
-        of_weight="w^2 / [(X X^T)^-1]_jj, X the layer's input, over its output's energy; the rest moves",
-        of_channel="error of the readers' outputs, by least squares, once it and all the LASSO drops before are gone",
+        of_weight="w^2 / [(X X^T)^-1]_jj, X the layer's input, relative to the energy of its output",
+        of_channel="least-squares error of the next layers' outputs without it and all that the LASSO drops before",
         source="He 2017, arXiv:1707.06168; SparseGPT: Frantar 2023, arXiv:2301.00774",
         cost="forward",
     ),
     "thinet": Criterion(
-        channel=reading.thinet_channels,
+        channel=consumers.thinet_channels,
         reconstruct=reconstruction.thinet_reconstruct,
-        of_channel="energy of what the readers' outputs lack once it and all that goes before, greedily, are gone",
+        of_channel="energy that the next layers' outputs lose without it and all that are greedily removed before",
         source="ThiNet: Luo 2017, arXiv:1707.06342",
         cost="forward",
     ),

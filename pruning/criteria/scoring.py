@@ -1,4 +1,4 @@
-"""What criteria that look at data share: a model held still, the columns its weights multiply, sums over units."""
+"""Shared by criteria that use data: eval mode, hooks, unfolded layer inputs, sums over units."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pruning.weights.masks import PRUNABLE_LAYERS, prunable
 Batches = Sequence[tuple[Tensor, Tensor]]  # images (N, C, ...) and labels (N,), on the model's device
 
 
-def needed(batches: Batches) -> Batches:
-    """The batches themselves; raises ValueError if there are none, for a criterion that looks at data."""
+def require_batches(batches: Batches) -> Batches:
+    """Returns the batches; raises ValueError if they hold no images, for criteria that use data."""
     if not sum(len(images) for images, _ in batches):
-        raise ValueError("this criterion looks at data: it needs batches of images and labels")
+        raise ValueError("this criterion needs data: batches of images and labels")
     return batches
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, so that batch norm's statistics stay; afterwards every module is in its own mode."""
+    """Context manager: model in eval mode, so that batch norm statistics stay; restores every module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -47,7 +47,10 @@ def users(model: nn.Module) -> dict[str, list[nn.Module]]:
 
 @contextmanager
 def watching(layers: Mapping[str, Sequence[nn.Module]], hook: Any) -> Iterator[None]:
-    """Calls hook(name, layer, input, output) after every call of a layer; its result, if not None, is the output."""
+    """Context manager: calls hook(name, layer, input, output) after every call of a layer.
+
+    A result other than None replaces the output.
+    """
     handles = [
         layer.register_forward_hook(lambda layer, inputs, output, name=name: hook(name, layer, inputs[0], output))
         for name, several in layers.items()
@@ -61,22 +64,22 @@ def watching(layers: Mapping[str, Sequence[nn.Module]], hook: Any) -> Iterator[N
 
 
 def columns(layer: nn.Module, x: Tensor, positions: Tensor | None = None) -> Tensor:
-    """What a layer's weights multiply: its input as columns (N, groups, weights of a filter, positions).
+    """A layer's unfolded input, as columns (N, groups, weights of a filter, positions).
 
-    x: the layer's input, a batch; positions: indices of those of its output that count, by default all. A filter's
-    weights in the order of `weight[i].flatten()` times the columns of its convolution group are its outputs, less the
-    bias. Raises ValueError for a layer that is neither nn.Conv*d nor nn.Linear, or an input that is no batch.
+    `weight[i].flatten()` times the columns of its convolution group is filter i's output, less the bias. x: a batch of
+    inputs; positions: indices of the output positions to use, default all. Raises ValueError for a layer that is
+    neither nn.Conv*d nor nn.Linear, or an input without a batch axis.
     """
     if isinstance(layer, nn.Linear):
         x = x.reshape(len(x), -1, layer.in_features)
         return (x if positions is None else x[:, positions]).transpose(1, 2).unsqueeze(1)
     if not isinstance(layer, CONVS) or x.ndim != layer.weight.ndim:
-        raise ValueError(f"only batches into nn.Conv*d and nn.Linear can be scored so, not into {layer}")
+        raise ValueError(f"only batches into nn.Conv*d and nn.Linear are supported, not {x.ndim} axes into {layer}")
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
     space = range(2, x.ndim)
     for axis, size, step, gap in zip(space, layer.kernel_size, layer.stride, layer.dilation, strict=True):
-        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]  # a view: nothing is copied yet
+        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]  # a view, no copy
     if positions is not None:
         index: Any = torch.unravel_index(positions, x.shape[2 : space.stop])
         x = x[:, :, *index]
@@ -87,7 +90,7 @@ def columns(layer: nn.Module, x: Tensor, positions: Tensor | None = None) -> Ten
 
 
 def rows(layer: nn.Module, y: Tensor) -> Tensor:
-    """A layer's output, or its gradient, as (N, groups, filters of a group, positions), beside `columns`."""
+    """A layer's output, or its gradient, as (N, groups, filters of a group, positions), matching `columns`."""
     if isinstance(layer, nn.Linear):
         return y.reshape(len(y), -1, layer.out_features).transpose(1, 2).unsqueeze(1)
     groups: Any = layer.groups
@@ -95,35 +98,35 @@ def rows(layer: nn.Module, y: Tensor) -> Tensor:
 
 
 def as_matrices(layer: nn.Module, weight: Tensor) -> Tensor:
-    """A layer's weight, or anything of its shape, as (groups, filters of a group, weights of a filter)."""
+    """A layer's weight, or a tensor of its shape, as (groups, filters of a group, weights of a filter)."""
     groups: Any = getattr(layer, "groups", 1)
     return weight.reshape(groups, len(weight) // groups, -1)
 
 
 def exact(tensor: Tensor) -> torch.dtype:
-    """The dtype to compute a tensor's scores in: its own, float32 at least."""
+    """The dtype for computing a tensor's scores: its own, at least float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def units_left(graph: Graph, plan: Plan | None) -> dict[tuple[str, str], np.ndarray]:
-    """Of every axis of the network that `plan` leaves, the unit at each of its places; -1 where nothing can be cut."""
+    """Unit at each place of every axis of the network that `plan` leaves; -1 where nothing can be cut."""
     gone = np.append(gone_units(graph, plan), False)
     return {axis: units[~gone[units]] for axis, units in graph.axes.items()}
 
 
 def gone_units(graph: Graph, plan: Plan | None) -> np.ndarray:
-    """Which units a plan, if there is one, cuts: bool (size,)."""
+    """The units that a plan removes, as bool (size,); none without a plan."""
     return np.zeros(graph.size, dtype=bool) if plan is None else removed_units(graph, plan)
 
 
 def unit_sums(graph: Graph, plan: Plan | None, values: Mapping[str, Tensor]) -> Tensor:
-    """Sums over all members of each unit, (T, graph.size) float64 on the CPU.
+    """Sums over all members of each unit, float64 (T, graph.size) on the CPU.
 
-    values: layer -> (T, output channels left), of the layers that count.
+    values: layer -> (T, remaining output channels); layers without values are ignored.
     """
     left = units_left(graph, plan)
     times = len(next(iter(values.values()))) if values else 0
-    total = torch.zeros(times, graph.size + 1, dtype=torch.float64)  # the last place is of the unit -1
+    total = torch.zeros(times, graph.size + 1, dtype=torch.float64)  # the last entry collects unit -1
     for path, value in values.items():
         units = torch.from_numpy(left[path, "out"]) % (graph.size + 1)
         total.index_add_(1, units, value.detach().double().cpu())
@@ -131,6 +134,6 @@ def unit_sums(graph: Graph, plan: Plan | None, values: Mapping[str, Tensor]) -> 
 
 
 def by_group(graph: Graph, plan: Plan | None, values: Tensor) -> dict[str, Tensor]:
-    """values (graph.size,) as scores of groups: float64 on the CPU, -inf for the units that `plan` has cut."""
+    """Splits values (graph.size,) into scores by group: float64 on the CPU, -inf for units that `plan` removed."""
     values = values.masked_fill(torch.from_numpy(gone_units(graph, plan)), -torch.inf)
     return {group.name: values[group.start : group.start + group.size].clone() for group in graph.groups}

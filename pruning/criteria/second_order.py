@@ -1,7 +1,8 @@
-"""Optimal Brain Surgeon in blocks: what the loss would gain, were the weights that stay to make up for one that goes.
+"""Block-diagonal OBS: loss increase from removing a weight after optimally updating the rest of its block.
 
-The Hessian is the empirical Fisher F = mean over images of g g^T, g the gradient of one image's loss, in blocks along
-each filter (never across filters, so that permuting filters permutes scores) of at most BLOCK weights.
+The Hessian is approximated by the empirical Fisher F = mean over images of g g^T, with g the gradient of one image's
+loss, in blocks of at most BLOCK weights along each filter. Blocks never span filters, so permuting filters permutes
+scores.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from torch import Tensor, nn
 
 from pruning.criteria.gradients import Call, image_gradients, output_gradients
 from pruning.criteria.reconstruction import DAMPING, damped, inverse_diagonal, masked, partly_masked
-from pruning.criteria.scoring import Batches, as_matrices, evaluating, exact, needed, users, watching
+from pruning.criteria.scoring import Batches, as_matrices, evaluating, exact, require_batches, users, watching
 from pruning.weights.masks import Masks, Scores, prunable
 
 BLOCK = 128  # weights
-HELD = 2**29  # numbers of layers' inputs and gradients held at once: 2 GiB of float32
-STACKED = 2**26  # numbers of single images' gradients held at once: 256 MiB
+HELD = 2**29  # tensor elements of layers' inputs and gradients held at once: 2 GiB of float32
+STACKED = 2**26  # tensor elements of per-image gradients held at once: 256 MiB
 
 
 def obs(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
-    """w ** 2 / (2 [F^-1]_ii): the loss that w's going costs once its block has made up for it as best it can.
+    """Loss increase from removing w after optimally updating the rest of its block: w ** 2 / (2 [F^-1]_ii).
 
     Hassibi & Stork 1993, with the Fisher of Singh & Alistarh 2020, arXiv:2004.14340. Raises ValueError for layers that
     are neither nn.Conv*d nor nn.Linear.
@@ -33,33 +34,35 @@ def obs(model: nn.Module, batches: Batches, generator: torch.Generator) -> Score
     scores = {name: torch.zeros(w.shape, dtype=exact(w), device=w.device) for name, w in weights.items()}
     for name, layer, block, gradients in _blocks(model, list(scores), batches):
         inverse, mean = fisher_inverse_diagonal(gradients)
-        alive = (mean > 0)[:, None]  # a block that no image reaches is worth nothing
-        _put(layer, scores[name], block, _cut(layer, weights[name], block).square() / (2 * inverse) * alive)
+        alive = (mean > 0)[:, None]  # a block without gradients scores 0
+        _write_block(
+            layer, scores[name], block, _read_block(layer, weights[name], block).square() / (2 * inverse) * alive
+        )
     return scores
 
 
 def obs_reconstruct(model: nn.Module, masks: Masks, batches: Batches, generator: torch.Generator) -> Scores:
-    """The weights as they should be where `masks` keep them, and zero elsewhere; see `Criterion.reconstruct`.
+    """Optimal update of the remaining weights of each block, for all removed weights at once.
 
-    In every block the least of the loss's second-order estimate over the weights that stay, for all that go at once.
+    Minimises the second-order estimate of the loss; zero where masked. Args: as `Criterion.reconstruct`.
     """
     weights, moved = prunable(model), {n: w.contiguous() for n, w in masked(model, masks).items()}
     for name, layer, block, gradients in _blocks(model, partly_masked(masks), batches):
-        weight, kept = _cut(layer, weights[name], block), _cut(layer, masks[name], block)
+        weight, kept = _read_block(layer, weights[name], block), _read_block(layer, masks[name], block)
         fisher = damped(_fisher(gradients))
-        pull = kept * (fisher @ (weight * (1 - kept)).unsqueeze(2)).squeeze(2)
-        # Rows and columns of what goes become those of the identity, so that blocks of all counts are solved at once.
+        target = kept * (fisher @ (weight * (1 - kept)).unsqueeze(2)).squeeze(2)
+        # Rows and columns of removed weights are replaced by the identity's, so that all blocks are solved in one call.
         system = fisher * kept[:, :, None] * kept[:, None, :] + torch.diag_embed(1 - kept)
-        shift = torch.cholesky_solve(pull.unsqueeze(2), torch.linalg.cholesky_ex(system).L).squeeze(2)
-        _put(layer, moved[name], block, kept * (weight + shift))
+        shift = torch.cholesky_solve(target.unsqueeze(2), torch.linalg.cholesky_ex(system).L).squeeze(2)
+        _write_block(layer, moved[name], block, kept * (weight + shift))
     return moved
 
 
 def fisher_inverse_diagonal(gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Diagonal of each block's `damped` Fisher's inverse, (blocks, weights), and F's mean diagonal, (blocks,).
+    """Diagonal of the inverse of each block's `damped` Fisher, (blocks, weights), and F's mean diagonal, (blocks,).
 
-    gradients: (blocks, images, weights). Both are float64. With fewer images than weights by Woodbury's identity,
-    which inverts a matrix of images.
+    gradients: (blocks, images, weights). Both results are float64. With fewer images than weights, Woodbury's identity
+    inverts an (images, images) matrix instead.
     """
     images, size = gradients.shape[1:]
     if images >= size:
@@ -67,7 +70,7 @@ def fisher_inverse_diagonal(gradients: Tensor) -> tuple[Tensor, Tensor]:
         return inverse_diagonal(damped(fisher)), fisher.diagonal(dim1=1, dim2=2).mean(1)
     gradients = gradients.double()
     kernel = gradients @ gradients.transpose(1, 2)
-    mean = kernel.diagonal(dim1=1, dim2=2).sum(1) / (images * size)  # its trace is that of F, but for the mean
+    mean = kernel.diagonal(dim1=1, dim2=2).sum(1) / (images * size)  # trace(G G^T) = trace(G^T G)
     damping = torch.where(mean > 0, DAMPING * mean, 1.0)[:, None]
     kernel.diagonal(dim1=1, dim2=2).add_(images * damping)
     half = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(kernel).L, gradients, upper=False)
@@ -75,29 +78,29 @@ def fisher_inverse_diagonal(gradients: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fisher(gradients: Tensor) -> Tensor:
-    """Summed in the gradients' own dtype, as what is inverted is well-conditioned: damped by a hundredth."""
+    """Summed in the gradients' dtype, which is enough: the damped matrix is well-conditioned."""
     return (gradients.transpose(1, 2) @ gradients).double() / gradients.shape[1]
 
 
-Block = tuple[slice, slice]  # which filters of each convolution group, and which of their weights
+Block = tuple[slice, slice]  # filters of each convolution group, and weights of each filter
 
 
 def _blocks(model: nn.Module, names: Sequence[str], batches: Batches) -> Iterator[tuple[str, nn.Module, Block, Tensor]]:
-    """Weight, layer, and one block of several filters, with its gradients (filters, images, weights)."""
+    """Yields name, layer, block of several filters, and its gradients (filters, images, weights)."""
     for name, layer, calls in _layer_by_layer(model, names, batches):
         groups, filters, size = as_matrices(layer, layer.get_parameter("weight")).shape
         images = sum(len(of_batch[0][1]) for of_batch in calls)
         step = max(1, STACKED // (images * groups * size))
         edges = [round(i * size / math.ceil(size / BLOCK)) for i in range(math.ceil(size / BLOCK) + 1)]
         for start in range(0, filters, step):
-            some = slice(start, start + step)
-            gradients = torch.cat([part for of_batch in calls for part in image_gradients(of_batch, some)])
+            chunk = slice(start, start + step)
+            gradients = torch.cat([part for of_batch in calls for part in image_gradients(of_batch, chunk)])
             gradients = gradients.to(exact(gradients))
             for left, right in itertools.pairwise(edges):
                 yield (
                     name,
                     layer,
-                    (some, slice(left, right)),
+                    (chunk, slice(left, right)),
                     gradients[..., left:right].permute(1, 2, 0, 3).flatten(0, 1),
                 )
 
@@ -105,11 +108,11 @@ def _blocks(model: nn.Module, names: Sequence[str], batches: Batches) -> Iterato
 def _layer_by_layer(
     model: nn.Module, names: Sequence[str], batches: Batches
 ) -> Iterator[tuple[str, nn.Module, list[list[Call]]]]:
-    """Weight, a layer that has it, and its calls on each batch; as many layers per backward pass as HELD allows."""
+    """Yields name, a layer with that weight, and its calls on each batch; HELD limits the layers per backward pass."""
     layers = users(model)
-    sizes = _sizes(model, {name: layers[name] for name in names}, needed(batches)[0][0][:1])
+    sizes = _activation_sizes(model, {name: layers[name] for name in names}, require_batches(batches)[0][0][:1])
     images = sum(len(labels) for _, labels in batches)
-    waiting = [name for name in names if sizes[name]]  # a layer that is never called has no gradients
+    waiting = [name for name in names if sizes[name]]  # layers that are never called have no gradients
     while waiting:
         taken = [n for i, n in enumerate(waiting) if not i or images * sum(sizes[m] for m in waiting[: i + 1]) <= HELD]
         several = {name: layers[name] for name in taken}
@@ -121,8 +124,8 @@ def _layer_by_layer(
         waiting = waiting[len(taken) :]
 
 
-def _sizes(model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], image: Tensor) -> dict[str, int]:
-    """Numbers that go into and come out of the layers of each weight, for one image."""
+def _activation_sizes(model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], image: Tensor) -> dict[str, int]:
+    """Input and output elements of the layers of each weight, for one image."""
     sizes = dict.fromkeys(layers, 0)
 
     def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -133,12 +136,12 @@ def _sizes(model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], image: T
     return sizes
 
 
-def _cut(layer: nn.Module, tensor: Tensor, block: Block) -> Tensor:
-    """A block of a tensor of the weight's shape, (filters of all groups, weights), float64."""
+def _read_block(layer: nn.Module, tensor: Tensor, block: Block) -> Tensor:
+    """A block of a tensor of the weight's shape, float64 (filters of all groups, weights)."""
     return as_matrices(layer, tensor.detach())[:, *block].flatten(0, 1).double()
 
 
-def _put(layer: nn.Module, tensor: Tensor, block: Block, values: Tensor) -> None:
-    """Writes what `_cut` takes, into a contiguous tensor."""
+def _write_block(layer: nn.Module, tensor: Tensor, block: Block, values: Tensor) -> None:
+    """Writes values shaped like the result of `_read_block` into a contiguous tensor."""
     place = as_matrices(layer, tensor)[:, *block]
     place.copy_(values.reshape(place.shape))

@@ -1,1 +1,1 @@
-"""Measures of a network: parameters, MACs, bytes, latency, and how its weights and scores are distributed."""
+"""Measurements of a network: parameters, MACs, bytes, latency, and distributions of weights and scores."""

@@ -1,6 +1,6 @@
-"""Cost: parameters, multiply-adds (MACs) and bytes, of the whole network and of each layer.
+"""Parameters, multiply-adds (MACs) and bytes, of the whole network and of each layer.
 
-Saved tensors hold zero weights and dense kernels multiply by them; the `nonzero_` quantities skip them.
+Saved tensors contain zero weights and dense kernels multiply by them; the `nonzero_` quantities skip them.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from pruning.weights.masks import PRUNABLE_LAYERS, prunable
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of parameters the model's tensors hold, masked zeros included; a shared one counts once."""
+    """Number of parameters in the model's tensors, masked zeros included; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def nonzero_parameters(model: nn.Module) -> int:
-    """Number of parameters less the zeros among the prunable weights (zero biases and norms still count)."""
+    """Number of parameters without the zeros among prunable weights (zero biases and norms still count)."""
     return parameters(model) - sum(w.numel() - int(w.count_nonzero()) for w in prunable(model).values())
 
 
 def macs(model: nn.Module, in_shape: Sequence[int]) -> int:
     """Multiply-adds that dense kernels execute for one input of `in_shape` (channels, height, width).
 
-    Half of torch.utils.flop_counter's FLOPs at batch 1, in eval mode; the model is left exactly as it was.
+    Half of torch.utils.flop_counter's FLOPs at batch 1, in eval mode; the model is left unchanged.
     """
-    return _count(model, in_shape)[0]
+    return _count_macs(model, in_shape)[0]
 
 
 def nonzero_macs(model: nn.Module, in_shape: Sequence[int]) -> int:
-    """MACs of non-zero weights: each layer's times its non-zero share, plus those that no layer owns."""
-    total, by_layer = _count(model, in_shape)
+    """MACs of non-zero weights: each layer's MACs times its non-zero share, plus MACs outside layers."""
+    total, by_layer = _count_macs(model, in_shape)
     return total - sum(n - _nonzero_share(layer, n) for layer, n in by_layer.items())
 
 
 def layer_costs(model: nn.Module, in_shape: Sequence[int]) -> list[dict]:
     """One row per convolution and linear layer, in module order, for one input of `in_shape`.
 
-    Keys: layer (module path), type, in_channels, out_channels (features of a linear layer), params (with
-    bias), weights, nonzero_weights, macs, nonzero_macs. A layer called twice has the MACs of both calls; a
-    weight that two layers share is in both their rows.
+    Keys: layer (module path), type, in_channels, out_channels (features of a linear layer), params (with bias),
+    weights, nonzero_weights, macs, nonzero_macs. MACs are summed over a layer's calls; a weight shared by two layers is
+    in both rows.
     """
-    _, by_layer = _count(model, in_shape)
+    _, by_layer = _count_macs(model, in_shape)
     return [
         {
             "layer": path,
@@ -66,15 +66,18 @@ def layer_costs(model: nn.Module, in_shape: Sequence[int]) -> list[dict]:
 
 
 def size_bytes(model: nn.Module) -> int:
-    """Bytes of the file that `torch.save(model.state_dict(), file)` writes."""
+    """Size of the file that `torch.save(model.state_dict(), file)` writes, in bytes."""
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     return file.tell()
 
 
 def sparse_size_bytes(model: nn.Module) -> int:
-    """Bytes of the state with zeros left out: for each prunable weight a bitmap (one bit per weight) and its non-zero
-    values in their dtype, or the dense tensor where that is smaller; all other tensors dense, no header."""
+    """Size of the state in bytes if zeros are not stored.
+
+    Each prunable weight is a bitmap (one bit per weight) and its non-zero values in their dtype, or the dense tensor
+    where that is smaller; all other tensors are dense, without a header.
+    """
     weights = prunable(model)
     dense = {name: t.numel() * t.element_size() for name, t in model.state_dict().items()}
     packed = {n: -(-w.numel() // 8) + int(w.count_nonzero()) * w.element_size() for n, w in weights.items()}
@@ -82,12 +85,12 @@ def sparse_size_bytes(model: nn.Module) -> int:
 
 
 def _nonzero_share(layer: nn.Module, layer_macs: int) -> int:
-    # Exact: dense kernels use every weight of such a layer equally often, so its weights divide its MACs.
+    # Exact: dense kernels use every weight of a layer equally often, so its MACs are a multiple of its weights.
     weight = layer.get_parameter("weight")
     return layer_macs * int(weight.count_nonzero()) // max(weight.numel(), 1)
 
 
-def _count(model: nn.Module, in_shape: Sequence[int]) -> tuple[int, Counter[nn.Module]]:
+def _count_macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[int, Counter[nn.Module]]:
     """MACs of the whole model, and of each prunable layer, summed over its calls."""
     by_layer: Counter[nn.Module] = Counter()
     modes = {module: module.training for module in model.modules()}
@@ -105,7 +108,7 @@ def _count(model: nn.Module, in_shape: Sequence[int]) -> tuple[int, Counter[nn.M
     try:
         model.eval()
         with torch.no_grad(), counter:
-            model(_example(model, in_shape))
+            model(_zero_input(model, in_shape))
     finally:
         for hook in hooks:
             hook.remove()
@@ -114,6 +117,6 @@ def _count(model: nn.Module, in_shape: Sequence[int]) -> tuple[int, Counter[nn.M
     return counter.get_total_flops() // 2, by_layer
 
 
-def _example(model: nn.Module, in_shape: Sequence[int]) -> torch.Tensor:
+def _zero_input(model: nn.Module, in_shape: Sequence[int]) -> torch.Tensor:
     parameter = next(model.parameters(), torch.empty(0))
     return torch.zeros(1, *in_shape, device=parameter.device, dtype=parameter.dtype)

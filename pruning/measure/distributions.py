@@ -1,4 +1,4 @@
-"""What figures need of weights and gradients, layer by layer: distributions of scores, and histograms of weights."""
+"""Per-layer distributions of scores and histograms of weights, for figures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import nn
 from pruning.criteria import gradients
 from pruning.criteria.scoring import Batches
 
-Record = dict[str, Any]
+Row = dict[str, Any]
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 SCORES = ["layer", "criterion", "weights", "norm", "mean", *(f"q{q:02d}" for q in QUANTILES)]
 HISTOGRAM = ["layer", "low", "high", "dense", "pruned"]
 BINS = 60
 
 
-def layer_scores(model: nn.Module, batches: Batches) -> list[Record]:
-    """How abs(dL/dw) and abs(w * dL/dw) are distributed in each layer: L2 norm, mean and quantiles, a row for each."""
+def layer_scores(model: nn.Module, batches: Batches) -> list[Row]:
+    """Distributions of abs(dL/dw) and abs(w * dL/dw) per layer: a row each with L2 norm, mean and quantiles."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for criterion in (gradients.gradient_norm, gradients.saliency):
@@ -33,10 +33,10 @@ def layer_scores(model: nn.Module, batches: Batches) -> list[Record]:
     return rows
 
 
-def histograms(layers: list[str], dense: Mapping[str, np.ndarray], pruned: Mapping[str, np.ndarray]) -> list[Record]:
-    """How the weights of each layer are distributed in two networks, each a state; of the second the non-zero ones.
+def histograms(layers: list[str], dense: Mapping[str, np.ndarray], pruned: Mapping[str, np.ndarray]) -> list[Row]:
+    """Histograms of each layer's weights in two networks, given as states; zeros of the second are left out.
 
-    BINS bins of equal width from the lowest to the highest weight of both, a row for each: low, high, and the counts.
+    One row per bin (low, high, both counts): BINS bins of equal width from the lowest to the highest weight of both.
     """
     rows = []
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Measured time of a forward pass, networks taken in turn so that whatever else the machine does hits all alike."""
+"""Forward-pass latency of several networks, timed in turn so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Latency(NamedTuple):
-    """Milliseconds of one forward pass: the median and the quartiles around it."""
+    """Milliseconds of one forward pass: median and quartiles."""
 
     median: float
     lower: float
@@ -28,34 +28,43 @@ def measure_latency(
     warm_up: int = 3,
     least: int = 10,
 ) -> dict[str, Latency]:
-    """Latency of every network on `example` (a batch on the networks' device), in turn, in this process.
+    """Latency of every network on `example`, timed in turn in this process.
 
-    Each round times every network once, in an order that is turned by one from round to round; rounds go on
-    until every network had about `seconds` of time, and `least` rounds at the least. The networks are put in
-    eval mode and left so. On CUDA a forward pass is timed until its kernels have ended.
+    Each round times every network once; the order rotates by one per round. Rounds continue until every network has
+    about `seconds` of measured time and at least `least` rounds. On CUDA, timing waits until the kernels have finished.
+
+    Args:
+      networks: name -> network, put into eval mode and left so.
+      example: a batch on the networks' device.
+      seconds: measured time per network.
+      warm_up: untimed passes per network.
+      least: minimum number of rounds.
+
+    Returns:
+      Name -> latency.
     """
     for network in networks.values():
         network.eval()
         for _ in range(warm_up):
-            _timed(network, example)
+            _time_forward(network, example)
     times: dict[str, list[float]] = {name: [] for name in networks}
     order = list(networks)
-    while len(times[order[0]]) < least or any(sum(spent) < seconds for spent in times.values()):
+    while len(times[order[0]]) < least or any(sum(measured) < seconds for measured in times.values()):
         for name in order:
-            times[name].append(_timed(networks[name], example))
+            times[name].append(_time_forward(networks[name], example))
         order = order[1:] + order[:1]
-    return {name: _summary(spent) for name, spent in times.items()}
+    return {name: _summary(measured) for name, measured in times.items()}
 
 
-def _timed(network: nn.Module, example: Tensor) -> float:
-    _wait(example)
+def _time_forward(network: nn.Module, example: Tensor) -> float:
+    _synchronize(example)
     start = time.perf_counter()
     network(example)
-    _wait(example)
+    _synchronize(example)
     return time.perf_counter() - start
 
 
-def _wait(example: Tensor) -> None:
+def _synchronize(example: Tensor) -> None:
     if example.is_cuda:
         torch.cuda.synchronize(example.device)
 

@@ -1,1 +1,1 @@
-"""Single weights: masks, and n:m blocks."""
+"""Pruning of single weights: masks and n:m blocks."""

@@ -1,9 +1,9 @@
-"""n:m: of every m consecutive weights along a layer's inputs n stay, such as 2:4, whatever the rest of the layer keeps.
+"""n:m sparsity: of every m consecutive weights along a layer's inputs, n are kept, e.g. 2:4.
 
-A block's weights are of one filter and one place of its kernel, and multiply m input channels (or features) that
-follow each other: NVIDIA's sparse tensor cores read 2:4 so (Mishra et al. 2021, arXiv:2104.08378). Blocks are counted
-within a convolution group. A layer whose inputs are no multiple of m stays dense: a first convolution of three colours,
-a depthwise one. No other does. What torch makes of 2:4 is in `benchmarks/semi_structured.py`.
+A block's weights belong to one filter and one kernel position, and multiply m consecutive input channels (or features),
+the 2:4 layout of NVIDIA's sparse tensor cores (Mishra et al. 2021, arXiv:2104.08378). Blocks lie within a convolution
+group. Layers whose number of inputs is no multiple of m stay dense, such as a first convolution on RGB or a depthwise
+one; all others are pruned. Execution by torch's 2:4 kernels is measured in `benchmarks/semi_structured.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pruning.weights.masks import Masks, Scores, has_nan, prunable
 
 
 def pattern(granularity: str) -> tuple[int, int] | None:
-    """The n and m that a granularity such as "2:4" stands for; None for another kind.
+    """The (n, m) of a granularity such as "2:4"; None for other granularities.
 
     Raises ValueError unless 0 < n < m.
     """
@@ -31,10 +31,19 @@ def pattern(granularity: str) -> tuple[int, int] | None:
 
 
 def keep_blocks(scores: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
-    """Mask of the n highest of every m consecutive scores along `axis`; of equal ones those of lower index stay.
+    """Mask of the n highest of every m consecutive scores along `axis`; among equal ones the lowest indices are kept.
 
-    scores: a shape whose `axis` is a multiple of m, any real dtype, -inf allowed. Returns a bool tensor of that shape.
-    Raises ValueError on NaN, and if `axis` is no multiple of m.
+    Args:
+      scores: any shape and real dtype, -inf allowed; the size of `axis` is a multiple of m.
+      n: scores kept per block.
+      m: block size.
+      axis: the axis that is divided into blocks.
+
+    Returns:
+      Bool tensor of the same shape; True = kept.
+
+    Raises:
+      ValueError: NaN, or an axis that is no multiple of m.
     """
     if has_nan(scores):
         raise ValueError("scores hold NaN, which has no rank")
@@ -47,7 +56,7 @@ def keep_blocks(scores: Tensor, n: int, m: int, axis: int = 1) -> Tensor:
 
 
 def input_axes(model: nn.Module, m: int) -> dict[str, int]:
-    """The prunable weights whose inputs come in whole blocks of m, by name, and the axis that counts their inputs."""
+    """Names of the prunable weights with whole blocks of m inputs -> the axis of the inputs."""
     axes = {}
     for name, weight in prunable(model).items():
         layer: Any = model.get_submodule(name.rpartition(".")[0])
@@ -59,9 +68,17 @@ def input_axes(model: nn.Module, m: int) -> dict[str, int]:
 
 
 def block_masks(model: nn.Module, scores: Scores, n: int, m: int, previous: Masks | None = None) -> Masks:
-    """Masks of all weights of `scores` that come in blocks; the others get none, as they stay dense.
+    """Masks of all weights in `scores` with whole blocks of m inputs; the others get none, as they stay dense.
 
-    previous: masks so far, whose pruned weights stay pruned. Raises ValueError as `keep_blocks`.
+    Args:
+      model: the network.
+      scores: weight name -> scores; higher = keep.
+      n: weights kept per block.
+      m: block size.
+      previous: masks so far; weights pruned there stay pruned.
+
+    Raises:
+      ValueError: as `keep_blocks`.
     """
     axes = {name: axis for name, axis in input_axes(model, m).items() if name in scores}
     gone = {name: ~mask for name, mask in (previous or {}).items()}

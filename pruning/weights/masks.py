@@ -1,4 +1,4 @@
-"""Masks: exact top-k selection, and zeros that stay zero through training."""
+"""Masks: exact top-k selection, and keeping pruned weights at zero during training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from torch import Tensor, nn
 Scores = dict[str, Tensor]  # parameter name -> score of every weight, of the weight's shape; higher = keep
 Masks = dict[str, Tensor]  # parameter name -> bool tensor of the weight's shape; True = kept
 
-# nn.Conv1d, 2d, 3d and their transposes have this one base class, and nothing else does.
+# _ConvNd is the base class of exactly nn.Conv1d, 2d, 3d and their transposes.
 PRUNABLE_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that may be pruned: those of convolutions and linear layers.
+    """The prunable weights, those of convolutions and linear layers: name -> parameter, in module order.
 
-    Returns name -> parameter in module order, named as in `model.named_parameters()`; a weight that several
-    layers share appears once, under its first name.
+    Names are those of `model.named_parameters()`; a weight shared by several layers appears once, under its first name.
     """
     weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
@@ -31,14 +30,14 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def has_nan(scores: Tensor) -> bool:
-    """Whether any score (any shape) is NaN, in one pass that allocates nothing: a maximum carries NaN on."""
+    """Whether any score is NaN. Uses the maximum, which propagates NaN: one pass without allocation."""
     return scores.numel() > 0 and bool(scores.detach().max().isnan())
 
 
 def largest(parts: Sequence[Tensor], k: int) -> Tensor:
-    """The k largest entries of all `parts` (any shapes, one device), as a tensor (k,) there, in no order.
+    """The k largest entries of all `parts` (any shapes, one device), as an unordered tensor (k,).
 
-    Raises ValueError if k is not in [0, number of entries]. NaN is the caller's to refuse.
+    Raises ValueError if k is not in [0, number of entries]. NaN must be ruled out by the caller.
     """
     n = sum(part.numel() for part in parts)
     if not 0 <= k <= n:
@@ -46,8 +45,8 @@ def largest(parts: Sequence[Tensor], k: int) -> Tensor:
     flat = [part.detach().reshape(-1) for part in parts]
     if any(x.device.type != "cpu" for x in flat):
         return torch.cat(flat).topk(k, sorted=False).values
-    # numpy's partition is vectorised, a tenth of torch's time, and its large arrays cost fewer page faults
-    # than torch's. It knows no bfloat16, but widening that is exact.
+    # numpy's partition is vectorised, ten times as fast as torch's, and its large arrays cause fewer page faults.
+    # It lacks bfloat16, but widening that is exact.
     values = np.concatenate([(x.float() if x.dtype is torch.bfloat16 else x).numpy() for x in flat])
     if 0 < k < n:
         values.partition(n - k)
@@ -55,10 +54,10 @@ def largest(parts: Sequence[Tensor], k: int) -> Tensor:
 
 
 def keep_top(scores: Tensor, keep: int) -> Tensor:
-    """Mask of exactly `keep` highest scores; among equal scores the lowest index (row-major) is kept.
+    """Mask of exactly the `keep` highest scores; among equal ones the lowest indices (row-major) are kept.
 
-    scores: any shape and real dtype, -inf allowed. Returns a bool tensor of that shape on the same device.
-    Raises ValueError on NaN, or if `keep` is not in [0, number of scores].
+    scores: any shape and real dtype, -inf allowed. Returns a bool tensor of that shape on the same device. Raises
+    ValueError on NaN, or if `keep` is not in [0, number of scores].
     """
     if not 0 <= keep <= scores.numel():
         raise ValueError(f"keep must be in [0, {scores.numel()}], the number of scores; it is {keep}")
@@ -76,9 +75,9 @@ def keep_top(scores: Tensor, keep: int) -> Tensor:
 
 
 def apply_masks(model: nn.Module, masks: Masks) -> None:
-    """Set the masked weights of `model` to zero in place, unseen by autograd.
+    """Sets the masked weights of `model` to zero in place, without autograd.
 
-    Raises ValueError if a mask names no prunable weight or has another shape.
+    Raises ValueError if a mask's name is not a prunable weight, or its shape differs.
     """
     with torch.no_grad():
         for weight, mask in _pairs(model, masks):
@@ -86,18 +85,17 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
 
 
 def hold_masks(model: nn.Module, masks: Masks) -> Callable[[], None]:
-    """A function that zeroes the masked weights again: call it after every optimiser step.
+    """A function that sets the masked weights to zero again, to be called after every optimiser step.
 
-    It holds on to the model's parameters and to masks in their dtype and memory format, and multiplies them
-    all at once; make a new one after the model moved to another device. Raises ValueError as `apply_masks`
-    does.
+    It references the model's parameters and masks in their dtype and memory format, and multiplies all in one call;
+    create a new one after moving the model to another device. Raises ValueError as `apply_masks`.
     """
     pairs = _pairs(model, masks)
     weights: list[Tensor] = [weight for weight, _ in pairs]
     factors = [torch.empty_like(weight, requires_grad=False).copy_(mask) for weight, mask in pairs]
 
     def hold() -> None:
-        if weights:  # the foreach kernels refuse empty lists, and the dense control has no masks
+        if weights:  # foreach kernels refuse empty lists; the dense control has no masks
             with torch.no_grad():
                 torch._foreach_mul_(weights, factors)
 
@@ -105,10 +103,10 @@ def hold_masks(model: nn.Module, masks: Masks) -> Callable[[], None]:
 
 
 def sparsity(model: nn.Module, dense_total: int | None = None) -> float:
-    """Fraction of the dense network's prunable weights that are gone or zero, in [0, 1].
+    """Fraction of the dense network's prunable weights that are removed or zero, in [0, 1].
 
-    dense_total: prunable weights of the dense network; needed once tensors were made smaller, by default
-    those of `model`. Raises ValueError if the model has no prunable weights, or more than `dense_total`.
+    dense_total: prunable weights of the dense network, required once channels were cut; default: those of `model`.
+    Raises ValueError if the model has no prunable weights, or more than `dense_total`.
     """
     weights = prunable(model).values()
     held = sum(weight.numel() for weight in weights)

@@ -1,9 +1,9 @@
-"""2:4 on sparse tensor cores: which layers torch's semi-structured tensors serve, and a network that runs on them.
+"""2:4 on sparse tensor cores: the layers that torch's semi-structured tensors support, and a network that uses them.
 
-Served is nn.Linear in half precision whose weight is 2:4 and whose sizes are multiples of LEAST, on a CUDA GPU of
-compute capability 8.0 or higher. Not served: convolutions, those of 1x1 too (torch.sparse.to_sparse_semi_structured
-takes matrices only), and any n:m but what is 2:4 as well. A batch is padded to a multiple of 8, so batch 1 costs
-what 8 do; the kernels pay where the product is large and slow, not where reading the weights or starting a kernel is.
+Supported: nn.Linear in half precision with 2:4 weights and sizes that are multiples of LEAST, on a CUDA GPU of compute
+capability 8.0 or higher. Not supported: convolutions, even 1x1 (torch.sparse.to_sparse_semi_structured takes matrices
+only), and n:m that is not also 2:4. Batches are padded to a multiple of 8, so batch 1 costs as much as 8. The kernels
+are faster only where the product dominates, not where reading weights or launching kernels does.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import nn
 from pruning.weights.masks import PRUNABLE_LAYERS
 
 HALVES = (torch.float16, torch.bfloat16)
-LEAST = (32, 64)  # outputs and inputs come in multiples of these, for CUTLASS; cuSPARSELt is content with 16 each
-CAPABILITY = (8, 0)  # Ampere's, the first with sparse tensor cores
+LEAST = (32, 64)  # outputs and inputs must be multiples of these for CUTLASS; cuSPARSELt needs only 16 each
+CAPABILITY = (8, 0)  # Ampere, the first with sparse tensor cores
 
 
 def available() -> bool:
-    """Whether there is a CUDA GPU here with sparse tensor cores."""
+    """Whether this machine has a CUDA GPU with sparse tensor cores."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= CAPABILITY
 
 
 def refusal(layer: nn.Module) -> str | None:
-    """Why a convolution or linear layer, as it is, can't have a semi-structured weight; None if it can."""
+    """Why a convolution or linear layer can't use a semi-structured weight; None if it can."""
     weight = layer.get_parameter("weight").detach()
     if not isinstance(layer, nn.Linear):
         return f"{type(layer).__name__} is no matrix"
@@ -45,17 +45,17 @@ def refusals(model: nn.Module) -> dict[str, str | None]:
 
 
 def semi_structured(model: nn.Module) -> nn.Module:
-    """A copy of `model`, for inference, in which the weights of all served layers are semi-structured tensors.
+    """A copy of `model` for inference, with semi-structured weights in all supported layers.
 
-    model: on a CUDA GPU, pruned 2:4. Raises ValueError where there are no sparse tensor cores, or no layer is served.
+    model: on a CUDA GPU, pruned 2:4. Raises ValueError without sparse tensor cores, or if no layer is supported.
     """
     if not available():
         raise ValueError("semi-structured tensors need a CUDA GPU of compute capability 8.0 or higher")
-    served = [path for path, reason in refusals(model).items() if reason is None]
-    if not served:
+    supported = [path for path, reason in refusals(model).items() if reason is None]
+    if not supported:
         raise ValueError(f"no layer can have a semi-structured weight: {refusals(model)}")
     fast = copy.deepcopy(model).requires_grad_(False)
-    for path in served:
+    for path in supported:
         layer = fast.get_submodule(path)
         packed = torch.sparse.to_sparse_semi_structured(layer.get_parameter("weight").detach())
         layer.register_parameter("weight", nn.Parameter(packed, requires_grad=False))

@@ -1,4 +1,4 @@
-"""Channels first, then weights: the target to the weight, through several cuts, and nothing that comes back."""
+"""Channels first, then weights: the exact target, over several cuts, and nothing removed comes back."""
 
 import copy
 
@@ -20,7 +20,7 @@ MAGNITUDE = CRITERIA["magnitude_l1"]
 
 
 def network(name="resnet20"):
-    """Its weights are drawn so that no two are the same, nor one zero."""
+    """A network whose weights are all different and non-zero."""
     torch.manual_seed(0)
     model = models.build(name, 10).eval()
     drawn = torch.randperm(2 * held(model)) - held(model) + 0.5
@@ -36,7 +36,7 @@ def held(model):
 
 
 def values(model):
-    """The non-zero weights, which tell each other apart by their values."""
+    """The non-zero weights, which can be identified by their values."""
     return {value for weight in prunable(model).values() for value in weight.detach().flatten().tolist() if value}
 
 
@@ -63,7 +63,7 @@ def test_the_network_that_was_given_is_left_alone():
 
 @pytest.mark.parametrize("criterion", ["magnitude_l1", "random", "taylor"])
 def test_cut_after_cut_what_is_gone_stays_gone(criterion):
-    """Known by their values: no weight that was masked comes back when channels are cut around it."""
+    """Identified by value: no masked weight returns when channels are cut around it."""
     dense = network()
     state, before = begin(dense, IMAGES, "hybrid", protect=["layer1.0"]), values(dense)
     total, generator = held(dense), torch.Generator().manual_seed(0)
@@ -109,7 +109,7 @@ def test_criteria_that_move_weights_leave_zeros_where_masks_are(criterion):
         ({"channel_share": 1.0}, "channel_share must be between 0 and 1; it is 1.0"),
         ({"channel_share": 0.0}, "channel_share must be between 0 and 1"),
         ({"only": "fc"}, "by weight or by channel, not by hybrid"),
-        ({"criterion": "fpgm"}, "values channels only"),
+        ({"criterion": "fpgm"}, "scores channels only"),
         ({"min_channels": 16, "channel_share": 0.99, "sparsity": 0.9}, "out of reach"),
         ({"sparsity": None}, "granularity 'hybrid' needs a sparsity"),
     ],

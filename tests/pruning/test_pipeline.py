@@ -1,4 +1,4 @@
-"""One cut, and the door for people with their own loop."""
+"""Single cuts, and the `prune` entry point."""
 
 import copy
 
@@ -121,7 +121,7 @@ def test_scores_of_channels_reduce_and_criteria_without_a_form_are_refused(model
     sums, means = (score(dense, CRITERIA["magnitude_l1"], reduce=reduce) for reduce in ("sum", "mean"))
     # The filters of the first residual stream: conv1's 3 x 3 x 3 weights, and 16 x 3 x 3 of each conv2.
     assert torch.allclose(sums["conv1"], means["conv1"] * (27 + 3 * 144))
-    with pytest.raises(ValueError, match="the criterion values channels only"):
+    with pytest.raises(ValueError, match="the criterion scores channels only"):
         score(begin(model, IMAGES), CRITERIA["fpgm"])
 
 
@@ -187,7 +187,7 @@ MOVING += [(name, "weight") for name, _ in MOVING if CRITERIA[name].weight is no
 
 @pytest.mark.parametrize(("criterion", "granularity"), MOVING)
 def test_what_moves_the_weights_that_stay_changes_the_output_less(criterion, granularity):
-    """Than the same cut does without: next to what is asked (a layer's outputs, or the loss) logits follow."""
+    """Less than the same cut without an update: minimising the layer's error, or the loss, also helps the logits."""
     images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3)).double()
     torch.manual_seed(0)
     dense = models.build("resnet8", 10).double().eval()

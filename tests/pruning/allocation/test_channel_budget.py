@@ -1,4 +1,4 @@
-"""Targets met: on real networks, against a plain simulation, with floors, multiples, ties and previous cuts."""
+"""Targets are met: on real networks, against a plain simulation, with floors, multiples, ties and previous cuts."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -18,7 +18,7 @@ MIXED = dependency_graph(Mixed(), torch.zeros(1, 3, 9, 9))
 
 
 def unit_scores(graph, kind, model=None):
-    """Scores of three characters; the uneven ones put whole groups far below others."""
+    """Magnitudes, or random scores; other kinds put whole groups orders of magnitude below others."""
     if kind == "magnitude":
         return group_scores(graph, magnitude_l1(model, [], torch.Generator()))
     generator = torch.Generator().manual_seed(1)
@@ -58,7 +58,7 @@ def test_targets_are_met(name, kind):
     st.booleans(),
 )
 def test_the_nearest_point_of_the_ranking(seed, target, sparsity_of, tied):
-    """Against removing one unit after the other, lowest first, while its group has another."""
+    """Against removing one unit at a time, lowest first, while its group has another."""
     graph = MIXED
     generator = np.random.default_rng(seed)
     values = generator.integers(0, 4, graph.size) if tied else generator.permutation(graph.size)

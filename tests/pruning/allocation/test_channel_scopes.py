@@ -57,7 +57,7 @@ def counts(graph: Graph, plan: dict) -> list[int]:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([1, 3, 10**6]), st.floats(0, 0.6), st.floats(0, 0.6))
 def test_cuts_are_exact_nested_and_lowest_first(scope, seed, levels, one, other) -> None:
-    """With all scores equal (and zero), some, or none; the second cut by other scores."""
+    """With all, some or no scores equal (and zero); the second cut uses other scores."""
     options = {"scope": scope, "sparsity_of": "channels", "curves": made_up(MIXED, seed)}
     plan = None
     most = 10 if scope == "uniform_plus" else 17  # one of each group stays; of the first, all 8
@@ -106,7 +106,7 @@ def test_erk_keeps_shares_in_proportion_to_density(target: float) -> None:
 
 
 def test_erk_pools_the_layers_that_make_a_group() -> None:
-    """Of two 1x1 convolutions added: dimensions (8 + 3 + 2) + (8 + 6 + 2), weights 24 + 48."""
+    """Two 1x1 convolutions are added: dimensions (8 + 3 + 2) + (8 + 6 + 2), weights 24 + 48."""
 
     class Sum(nn.Module):
         def __init__(self):
@@ -151,7 +151,7 @@ def test_uniform_plus_spares_both_ends() -> None:
 
 
 def test_uniform_plus_goes_by_the_ends_of_the_whole_network() -> None:
-    """Where they are protected, no other layer takes their place; a residual stream is spared as a whole."""
+    """If first or last layer are protected, no other takes their place; a residual stream is kept as a whole."""
     inner = dependency_graph(IN_A_ROW, torch.zeros(1, 3, 8, 8), protect=["0", "6"])
     assert [group.name for group in inner.groups] == ["1", "3"]
     plan = allocate(inner, random_scores(inner), 0.5, scope="uniform_plus", sparsity_of="channels")
@@ -179,7 +179,7 @@ def test_uniform_plus_waits_for_whole_multiples() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 11))
 def test_sensitivity_takes_the_least_summed_drop(seed: int, remove: int) -> None:
-    """Of all combinations of whole units, where the curves are convex and know every one of them."""
+    """Least over all combinations of whole units, for convex curves that have a point at every one of them."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(5, 6, 1), nn.Conv2d(6, 2, 1))
     graph = dependency_graph(model, torch.zeros(1, 3, 1, 1))
     generator = np.random.default_rng(seed)
@@ -195,7 +195,7 @@ def test_sensitivity_takes_the_least_summed_drop(seed: int, remove: int) -> None
 
 
 def test_sensitivity_counts_in_the_currency_of_the_target() -> None:
-    """The same drop per unit everywhere: the group goes first of which a unit holds most of what is counted."""
+    """With the same drop per unit everywhere, the group with the highest cost per unit is removed first."""
     assert unit_costs(ROW, "params")[[0, 4, 10, 16]].tolist() == [27 + 54, 36 + 6, 6 + 80, 24 + 2]
     assert unit_costs(ROW, "macs")[[0, 4, 10, 16]].tolist() == [81 * 64, 36 * 64 + 6 * 4, 6 * 4 + 80, 26]
     curves = {group.name: {1: group.size / 20} for group in ROW.groups}

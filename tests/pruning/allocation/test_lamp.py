@@ -41,7 +41,7 @@ whole = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=12), min_size=
 @settings(deadline=None)
 @given(whole, st.data())
 def test_lamp_masks_are_those_of_its_definition(layers: list[list[int]], data: st.DataObject) -> None:
-    """In whole fractions, weight by weight, of equal scores the earlier one's sum without the later one."""
+    """In exact fractions, weight by weight; among equal scores, the earlier one's sum excludes the later one."""
     shares = [
         Fraction(u, max(sum(v for j, v in enumerate(layer) if (v, -j) >= (u, -i)), 1))
         for layer in layers

@@ -1,4 +1,4 @@
-"""The allocation of a sensitivity scan: hulls by hand, and the least summed drop of all combinations."""
+"""Allocation from a sensitivity scan: hulls by hand, and the least summed drop over all combinations."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def drop_of(curves: Curves, scores: Scores, kept: dict[str, int]) -> float:
 
 
 def least_drop(curves: Curves, scores: Scores, keep: int, floor: int) -> float:
-    """Of all combinations of whole counts."""
+    """The least summed drop over all combinations of whole counts."""
     left = [int((score > -torch.inf).sum()) for score in scores.values()]
     choices = itertools.product(*(range(min(floor, most), most + 1) for most in left))
     return min(drop_of(curves, scores, dict(zip(scores, kept, strict=True))) for kept in choices if sum(kept) == keep)
 
 
 def convex_hull_of(curve: dict[float, float]) -> dict[float, float]:
-    """At each of its ratios the least that two others, mixed, come to."""
+    """At each ratio of the curve, the least value interpolated between any two of its points."""
     points = {0.0: 0.0, **curve}
     return {
         x: min(
@@ -81,7 +81,7 @@ def convex_hull_of(curve: dict[float, float]) -> dict[float, float]:
 @settings(deadline=None, max_examples=200)
 @given(st.data(), st.booleans())
 def test_no_combination_drops_less(data: st.DataObject, convex: bool) -> None:
-    """Of curves that know every whole count: themselves if they are convex, else their envelopes."""
+    """For curves with a point at every whole count: the curves themselves if convex, else their envelopes."""
     sizes = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
     curves = {}
     for i, size in enumerate(sizes):
@@ -119,7 +119,7 @@ def test_counts_by_hand(curves: dict, sizes: list[int], keep: int, kept: list[in
 
 
 def test_a_layer_that_is_past_its_share_waits() -> None:
-    """Its cheap weights are among those gone."""
+    """Its weights with the smallest drop are already removed."""
     facts = Facts(curves={"0": {0.5: 0.1, 1: 0.5}, "1": {0.5: 0.2, 1: 0.7}})
     assert list(sensitivity_counts(network([10, 10], [0, 0]), 15, 1, facts).values()) == [5, 10]
     assert list(sensitivity_counts(network([10, 10], [5, 0]), 14, 1, facts).values()) == [5, 9]

@@ -46,14 +46,14 @@ def distinct(*shapes: tuple[int, ...]) -> Scores:
 
 
 def facts(scope: str, scores: Scores, seed: int = 0) -> dict[str, Any]:
-    """What a scope needs besides scores: made-up curves; ends that are protected, so that every layer may be cut."""
+    """What a scope needs besides scores: made-up curves; protected ends, so that every layer may be cut."""
     if scope == "sensitivity":
         return {"curves": made_up(scores, seed)}
     return {"ends": ("first.weight", "last.weight")} if scope == "uniform_plus" else {}
 
 
 def made_up(scores: Scores, seed: int = 0) -> Curves:
-    """Drops as a noisy scan has them: not convex, some negative, some the same at several ratios."""
+    """Drops like those of a noisy scan: not convex, some negative, some equal at several ratios."""
     generator = torch.Generator().manual_seed(seed)
     drops = torch.randint(-2, 9, (len(scores), 3), generator=generator) / 10
     return {

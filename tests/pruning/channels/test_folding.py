@@ -9,7 +9,7 @@ from pruning.channels.folding import norms_behind
 
 
 class Partly(nn.Module):
-    """A norm behind its convolution alone, one whose convolution is read twice, one of a sum, and a shared norm."""
+    """One norm directly after its convolution; one whose convolution is read twice; one after a sum; a shared norm."""
 
     def __init__(self):
         super().__init__()

@@ -21,7 +21,7 @@ IMAGE = torch.zeros(1, 3, 32, 32)
 
 
 def filters(group, graph):
-    """The convolutions and linear layers whose filters a group is made of."""
+    """The convolutions and linear layers whose filters form a group."""
     weighted = {path for path, layer in graph.layers.items() if layer.per_pair}
     return frozenset(m.layer for m in graph.members(group) if m.side == "out" and m.layer in weighted)
 
@@ -126,7 +126,7 @@ def test_scores_by_hand():
 
 
 def test_scores_of_grouped_convolutions():
-    """A group of filters is scored by all its filters; these read nothing but their own group's channels."""
+    """A group of filters is scored by all its filters; they read only their own group's channels."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 1, 1))
     ones = {name: torch.ones_like(weight) for name, weight in prunable(model).items()}
     graph = dependency_graph(model, torch.zeros(1, 3, 2, 2))
@@ -136,7 +136,7 @@ def test_scores_of_grouped_convolutions():
 
 
 def test_scores_of_transposed_convolutions():
-    """Their weights are (in, out, ...); of grouped ones each row is a filter of its group."""
+    """Their weights are (in, out, ...); in grouped ones each row is a filter of its group."""
     one, two, three = nn.ConvTranspose2d(3, 4, 1), nn.ConvTranspose2d(4, 6, 1, groups=2), nn.ConvTranspose2d(6, 1, 1)
     model = nn.Sequential(one, two, three)
     scores = {"0.weight": torch.arange(12.0).reshape(3, 4, 1, 1), "1.weight": torch.ones(4, 3, 1, 1)}
@@ -200,7 +200,7 @@ def test_a_layer_used_twice_is_cut_once():
 
 
 class Joined(nn.Module):
-    """Two convolutions joined, 2 + 4 channels, and what `join` does to the six."""
+    """Two concatenated convolutions, 2 + 4 channels, followed by `join`."""
 
     def __init__(self, join):
         super().__init__()

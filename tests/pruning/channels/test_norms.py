@@ -1,5 +1,8 @@
-"""Layer and group norms, where a mask is no cut: against smaller networks, built as such, whose weights were picked by
-hand; gates and scales; and torchvision's networks that have them, trained, saved and loaded after a cut."""
+"""Layer and group norms, where masking differs from cutting; gates and scales; torchvision's networks that have them.
+
+Cut networks are compared with smaller networks built with hand-picked weights, and trained, saved and loaded after a
+cut.
+"""
 
 import copy
 import json
@@ -27,7 +30,7 @@ IMAGES = torch.rand(2, 3, 8, 8, dtype=torch.float64)
 
 
 def without(model, images, gone):
-    """The network cut, of each group the units that `gone` lists by its name, and the graph and plan."""
+    """The network without the units that `gone` lists by group name, and the graph and plan."""
     graph = dependency_graph(model, images)
     assert gone.keys() <= {group.name for group in graph.groups}
     removed = np.zeros(graph.size, dtype=bool)
@@ -45,7 +48,7 @@ def check_same(small, by_hand, images):
 
 
 class GroupNormed(nn.Module):
-    """Two convolutions joined, normed in `groups`, and a convolution normed as a whole."""
+    """Two concatenated convolutions, normalised in `groups`, and a convolution normalised as a whole."""
 
     def __init__(self, a, b, width, groups):
         super().__init__()
@@ -61,7 +64,7 @@ class GroupNormed(nn.Module):
 @settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(0, 3), max_size=3), st.sets(st.integers(0, 4), max_size=4), st.integers(0, 1000))
 def test_a_group_norm_loses_as_many_of_each_group(units, others, seed):
-    """Channels 0 .. 7 of 12 are a's: of three groups of four, unit u is the channels u, 4 + u and 8 + u."""
+    """Channels 0 .. 7 of 12 are a's; with three groups of four, unit u is channels u, 4 + u and 8 + u."""
     torch.manual_seed(seed)
     model = trained_like(GroupNormed(8, 4, 5, 3), seed)
     small, graph, plan = without(model, IMAGES, {"a": units, "conv": others})
@@ -90,7 +93,7 @@ def test_groups_of_one_channel_each_are_not_cut():
 
 @pytest.mark.parametrize("removed", [[0, 1], [0], [4, 5, 6], [0, 1, 2, 3]])
 def test_plans_that_take_from_one_norm_group_more_than_from_another_are_refused(removed):
-    """With two of eight gone two groups of three would be left, but not those that the gammas were trained for."""
+    """Without two of eight, two groups of three would remain, but not the groups that the gammas were trained for."""
     model = Wrapped(nn.GroupNorm(2, 8)).double()
     small, _, plan = without(model, IMAGES, {"conv": [1]})
     assert plan["layers"]["middle"] == {"norm_groups": 2, "out": {"of": 8, "removed": [1, 5]}}
@@ -150,7 +153,7 @@ def test_a_layer_norm_is_one_of_fewer(streams, hiddens, seed):
 
 
 class Upsampling(nn.Module):
-    """Two transposed convolutions, of which the first makes what is added to a plain one's."""
+    """Two transposed convolutions; the output of the first is added to that of a plain convolution."""
 
     def __init__(self, width, inner):
         super().__init__()
@@ -177,7 +180,7 @@ def test_cutting_in_turn_is_cutting_at_once(model):
 
 @pytest.mark.parametrize("name", [name for name in CRITERIA if name != "bn_scale"])
 def test_criteria_see_channels_that_are_behind(name):
-    """1x1 convolutions, and linear layers between permutes: two ways to write one network."""
+    """1x1 convolutions, and linear layers between permutes: the same network in two layouts."""
     torch.manual_seed(0)
     first, ends = [nn.Conv2d(3, 6, 3), nn.ReLU()], [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)]
     convs = nn.Sequential(*first, nn.Conv2d(6, 9, 1), nn.ReLU(), nn.Conv2d(9, 5, 1), nn.ReLU(), *ends)
@@ -193,7 +196,7 @@ def test_criteria_see_channels_that_are_behind(name):
 
 
 def test_fpgm_of_a_transposed_convolution_is_that_of_its_filters():
-    """Channel u of the first group is made by column u of its weight."""
+    """Channel u of the first group is produced by column u of its weight."""
     model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Conv2d(4, 1, 1))
     graph = dependency_graph(model, IMAGES.float())
     found = CRITERIA["fpgm"].channel(graph, model, None, [], torch.Generator())["0"]

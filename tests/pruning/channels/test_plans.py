@@ -1,4 +1,4 @@
-"""Plans that are wrong, or for another network, or don't follow one another, are refused; and turns by hand."""
+"""Wrong plans, plans for another network and plans that don't follow one another are refused; compositions by hand."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Operations that treat channels one by one are followed; what is not known to is refused, and nothing is touched."""
+"""Operations that act on each channel separately are followed; others are refused and leave the model unchanged."""
 
 import copy
 
@@ -59,7 +59,7 @@ LAYERS += [nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 8, 3, groups=8), nn.Con
 
 @pytest.mark.parametrize("middle", [*FOLLOWED.values(), *LAYERS], ids=[*FOLLOWED, *(type(m).__name__ for m in LAYERS)])
 def test_what_is_known_is_cut_right(middle):
-    """The layer before and the one after lose the same channels: the cut network is the masked one."""
+    """The layers before and after lose the same channels: the cut network equals the masked one."""
     layer = middle if isinstance(middle, nn.Module) else Does(middle)
     model = trained_like(Wrapped(layer))
     images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
@@ -116,7 +116,7 @@ def shared_scale():
 
 
 def last(what):
-    """`what` done to a tensor whose channels are behind."""
+    """Applies `what` to a tensor in channels-last order."""
     return Does(lambda m, x: what(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 

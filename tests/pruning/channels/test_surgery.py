@@ -1,4 +1,4 @@
-"""Cut networks against masked ones, torch-pruning's, and a plan by hand; plans in turn, saved, and refused."""
+"""Cut networks against masked ones, torch-pruning's, and a plan by hand; plans composed, saved and refused."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ def outputs(model, images):
 
 
 def check_cut(model, graph, plan, images):
-    """The cut network computes what the masked one does, and holds and costs what was predicted; returns it."""
+    """Checks that the cut network computes what the masked one does, with the predicted size and cost; returns it."""
     small = apply_plan(model, plan)
     expected = outputs(small, images)
     masked = copy.deepcopy(model)
@@ -63,7 +63,7 @@ def test_cut_is_masked(name):
 
 
 class Scale(nn.Module):
-    """Each channel by a factor of its own, as ConvNeXt's layer_scale."""
+    """Multiplies each channel by its own factor, like ConvNeXt's layer_scale."""
 
     def __init__(self, channels):
         super().__init__()
@@ -74,7 +74,7 @@ class Scale(nn.Module):
 
 
 class Drawn(nn.Module):
-    """A network that follows drawn steps: each takes one or two of the tensors so far and appends a new one."""
+    """A randomly drawn network: each step takes one or two of the tensors so far and appends a new one."""
 
     def __init__(self, steps):
         super().__init__()
@@ -189,7 +189,7 @@ def test_a_plan_by_hand():
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16_bn", "resnet20", "googlenet"])
 def test_half_of_each_layer_is_torch_prunings(name):
-    """The same channels, parameters and MACs, and so the same network to the last weight."""
+    """The same channels, parameters and MACs, and all weights equal."""
     torch.manual_seed(0)
     model = build(name, 10).eval()
     gammas = {f"{path}.weight": m.weight.detach() ** 2 for path, m in model.named_modules() if hasattr(m, "eps")}
@@ -203,7 +203,7 @@ def test_half_of_each_layer_is_torch_prunings(name):
 
 @pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"])
 def test_half_of_each_layer_costs_what_torch_prunings_does(name):
-    """Whatever it finds important (it counts depthwise filters twice, and layer_scale), as many channels stay."""
+    """Its importance differs (it counts depthwise filters twice, and layer_scale), but as many channels remain."""
     model = build(name, 10).eval()
     graph = dependency_graph(model, IMAGE)
     scores = group_scores(graph, magnitude_l2(model, [], torch.Generator()))
@@ -252,7 +252,7 @@ def test_what_a_cut_network_keeps():
 
 
 def test_cutting_in_turn_is_cutting_at_once():
-    """Iterative cutting: scores of the network as it is, plan and target of the dense one."""
+    """Iterative cutting: scores are of the present network, plan and target of the dense one."""
     torch.manual_seed(0)
     model = build("resnet20", 10)
     graph, plan = example_plan(model, 0.2)

@@ -1,4 +1,4 @@
-"""The model is left as it is; what is opaque may be protected; what can't be traced is refused."""
+"""The model is left unchanged; opaque modules may be protected; what can't be traced is refused."""
 
 import copy
 import warnings
@@ -43,7 +43,7 @@ def test_weights_that_hooks_compute_are_refused():
 
 
 def test_what_is_protected_may_be_anything():
-    """A protected module is never cut, so nothing need be known about it, but its MACs are."""
+    """A protected module is never cut, so it needs no rule; its MACs still count."""
     middle = nn.Sequential(nn.GroupNorm(2, 8), nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 8, 1))
     model = Wrapped(nn.Sequential(nn.Conv2d(8, 5, 1), nn.ReLU(), nn.Conv2d(5, 8, 1), middle))
     graph = dependency_graph(model, torch.zeros(1, 3, 8, 8), protect=["middle.3"])

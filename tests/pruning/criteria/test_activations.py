@@ -1,4 +1,4 @@
-"""Activation criteria: by hand, and against activations written down by hooks."""
+"""Activation criteria: by hand, and against activations recorded by hooks."""
 
 import math
 
@@ -112,7 +112,7 @@ def test_activations_without_exact_zeros_are_refused():
 
 
 def test_concatenations_flattened_maps_and_functions():
-    """Mixed: functional activations, a layer called twice; and a ReLU behind a flatten, where a channel is 4 places."""
+    """Mixed (functional activations, a layer called twice); a ReLU after a flatten, where a channel has 4 places."""
     model = Mixed().eval()
     batches = [(torch.randn(2, 3, 9, 9), torch.tensor([0, 1]))]
     graph = dependency_graph(model, batches[0][0])
@@ -130,5 +130,5 @@ def test_concatenations_flattened_maps_and_functions():
 
 @pytest.mark.parametrize("name", ["activation", "apoz"])
 def test_no_data_is_an_error(name):
-    with pytest.raises(ValueError, match="looks at data"):
+    with pytest.raises(ValueError, match="needs data"):
         getattr(activations, name)(nn.Linear(2, 2), [], GENERATOR)

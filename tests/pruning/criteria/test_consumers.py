@@ -1,4 +1,4 @@
-"""Channels by their readers: against layers run on their own, numpy, scikit-learn, and brute force over all subsets."""
+"""Channel criteria from reading layers: against layers run on their own, numpy, scikit-learn, and all subsets."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def generator():
 
 @pytest.fixture
 def residual():
-    """resnet8 on 4x4 images, so that all positions are drawn, with what every layer is called on."""
+    """resnet8 on 4x4 images, so that all positions are sampled, and every layer's inputs."""
     torch.manual_seed(0)
     model = trained_like(models.build("resnet8", 3))
     images = torch.randn(50, 3, 4, 4, generator=generator(), dtype=torch.float64)
@@ -46,7 +46,7 @@ READERS = {  # of two groups of resnet8: a plain one, and the first residual str
 
 
 def contributions(model, inputs, path):
-    """What each input channel contributes to a layer's output, (channels, numbers), by running it on that alone."""
+    """Each input channel's contribution to a layer's output, (channels, numbers), by running it on only that one."""
     layer, x = model.get_submodule(path), inputs[path]
     alone = [x * (torch.arange(x.shape[1]) == c).reshape(1, -1, 1, 1) for c in range(x.shape[1])]
     outputs = [F.conv2d(a, layer.weight, None, layer.stride, layer.padding).detach() for a in alone]
@@ -103,7 +103,7 @@ def test_regressions_order_is_scikit_learns_path_and_its_errors_numpys(residual,
 @settings(deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(1, 7))
 def test_greedy_against_all_subsets(seed, n):
-    """One unit is always the best, and any number where contributions don't overlap; never better than the best."""
+    """Optimal for one unit, and for any number where contributions don't overlap; never better than optimal."""
     x = np.random.default_rng(seed).standard_normal((n, 12))
     for products, exact in ((x @ x.T, False), (np.diag(np.square(x).sum(1)), True)):
         order = greedy_order(products)
@@ -117,14 +117,14 @@ def test_greedy_against_all_subsets(seed, n):
 
 
 def test_greedy_sees_what_cancels():
-    """The first and third cancel: alone each weighs more than the second, together nothing."""
+    """The first and third cancel: each alone weighs more than the second, together they weigh nothing."""
     x = np.array([[2.0, 0], [0, 2.1], [-2.0, 0]])
     assert greedy_order(x @ x.T).tolist() == [0, 2, 1]
 
 
 @pytest.mark.parametrize("function", [regression_channels, thinet_channels])
 def test_flattened_maps_are_read_in_places(function):
-    """A channel of conv2 is four inputs of fc: with all of a group gone the whole output is, and nothing before."""
+    """A channel of conv2 is four inputs of fc: without the whole group nothing of the output is left."""
     torch.manual_seed(0)
     model = trained_like(Three())
     images = torch.randn(40, 1, 4, 4, generator=generator(), dtype=torch.float64)
@@ -135,7 +135,7 @@ def test_flattened_maps_are_read_in_places(function):
 
 
 def test_by_hand():
-    """Three hidden units that never fire together, read with weights 1, 2 and 0: energies 1 : 16 : 0 of 17."""
+    """Three hidden units that are never active together, read with weights 1, 2 and 0: energies 1 : 16 : 0 of 17."""
     model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False)).double()
     model[0].weight.data = torch.eye(3).double()
     model[2].weight.data = torch.tensor([[1.0, 2.0, 0.0]]).double()

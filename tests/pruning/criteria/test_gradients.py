@@ -1,4 +1,4 @@
-"""Gradient criteria: by hand, against torch.func.vmap's gradients of single images, and against autograd's of gates."""
+"""Gradient criteria: by hand, against torch.func.vmap's per-image gradients, and against autograd's of gates."""
 
 import copy
 import math
@@ -25,7 +25,7 @@ def seed():
 
 
 def by_hand():
-    """One input, a hidden channel h = relu(2 x), logits (h, -h): all of it can be worked on paper."""
+    """One input, a hidden channel h = relu(2 x), logits (h, -h): gradients can be computed by hand."""
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 2, bias=False)).double()
     model[0].weight.data = torch.tensor([[2.0]]).double()
     model[2].weight.data = torch.tensor([[1.0], [-1.0]]).double()
@@ -76,7 +76,7 @@ def test_channels_by_hand():
 
 
 class Shared(nn.Module):
-    """A convolution called twice, one weight in two layers, grouped and strided ones, and ReLUs that overwrite."""
+    """A convolution called twice, a weight shared by two layers, grouped and strided ones, and in-place ReLUs."""
 
     def __init__(self):
         super().__init__()
@@ -97,7 +97,7 @@ class Shared(nn.Module):
 
 
 def per_image(model, images, labels):
-    """Gradients of single images' losses by vmap: name -> (N, *parameter), of all parameters."""
+    """Per-image gradients of the loss by vmap: name -> (N, *parameter), of all parameters."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def loss(parameters, image, label):
@@ -145,7 +145,7 @@ def folded(model):
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_fisher_and_taylor_of_channels_are_sums_over_folded_filters(cut):
-    """Of gradients of single images in the folded network. resnet8's first stream has the filters of two layers."""
+    """Per-image gradients in the folded network. resnet8's first stream has the filters of two layers."""
     model, images, labels = example(models.build("resnet8", 3))
     graph, plan = dependency_graph(model, images[:1]), None
     if cut:
@@ -183,7 +183,7 @@ def test_filters_without_batch_norm_are_summed_with_their_biases():
 
 
 def test_first_order_taylor_is_the_change_of_the_loss_as_channels_fade():
-    """A unit's feature maps scaled by 1 +- 0.00001, in all layers that make it: finite differences of the loss."""
+    """A unit's feature maps scaled by 1 +- 0.00001 in all layers that produce it: finite differences of the loss."""
     model, images, labels = example(models.build("resnet8", 3))
     graph = dependency_graph(model, images[:1])
     score = gradients.taylor_channels(graph, model, None, [(images, labels)], GENERATOR)
@@ -204,7 +204,7 @@ def test_first_order_taylor_is_the_change_of_the_loss_as_channels_fade():
 
 @pytest.mark.parametrize("name", ["gradient_norm", "saliency", "taylor"])
 def test_scale_laws(name):
-    """Doubling a layer before batch norm's statistics double: the output is the same and the gradient halves."""
+    """If a layer and its batch norm's statistics double, the output stays and the gradient halves."""
     model, images, labels = example(models.build("resnet8", 3))
     function = getattr(gradients, name)
     before = function(model, [(images, labels)], GENERATOR)["conv1.weight"]
@@ -232,5 +232,5 @@ def test_what_fisher_can_not_do_is_refused():
 
 @pytest.mark.parametrize("name", ["gradient_norm", "saliency", "taylor", "fisher"])
 def test_no_data_is_an_error(name):
-    with pytest.raises(ValueError, match="looks at data"):
+    with pytest.raises(ValueError, match="needs data"):
         getattr(gradients, name)(nn.Linear(2, 2), [], GENERATOR)

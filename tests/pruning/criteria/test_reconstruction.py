@@ -39,12 +39,12 @@ def layer_and_columns():
 
 
 def with_damping(x):
-    """X with columns of its own for the damping: least squares on these is damped least squares on those."""
+    """X with extra columns for the damping: least squares on these equals damped least squares on X."""
     return np.hstack([x, np.sqrt(0.01 * np.trace(x @ x.T) / len(x)) * np.eye(len(x))])
 
 
 def refitted(x, w, kept):
-    """numpy's least squares for the target w @ x with the rows `kept` of x alone, and the squared error left."""
+    """Least squares by numpy for the target w @ x from the rows `kept` of x only, and the squared error."""
     new = np.zeros_like(w)
     new[kept] = np.linalg.lstsq(x[kept].T, w @ x, rcond=None)[0]
     return new, np.square((w - new) @ x).sum()

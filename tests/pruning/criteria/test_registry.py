@@ -1,4 +1,4 @@
-"""Criteria: closed forms, norms by torch.linalg, scipy and torch-pruning, laws for all, and a model left untouched."""
+"""Criteria: closed forms, norms by torch.linalg, scipy and torch-pruning, invariances, and an unchanged model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pruning.allocation.weight_budget import weight_masks
 from pruning.channels.graph import dependency_graph, group_scores, plan_without
 from pruning.channels.plans import Plan
 from pruning.channels.surgery import apply_plan
-from pruning.criteria.registry import COSTS, CRITERIA
+from pruning.criteria.registry import COMPUTE_COSTS, CRITERIA
 from pruning.weights.masks import Scores, prunable
 from tests.networks import trained_like
 
@@ -51,7 +51,7 @@ def calibration(size: int = 8, count: int = 24) -> list[tuple[Tensor, Tensor]]:
 
 
 def channel_score(name: str, model: nn.Module, plan: Plan | None = None, dense: nn.Module | None = None) -> Scores:
-    """Scores of channels as `pruning.pipeline` makes them: by the criterion's own form, or summed over filters."""
+    """Channel scores as in `pruning.pipeline`: by the criterion's own function, or summed over filters."""
     graph, batches, generator = dependency_graph(dense or model, calibration()[0][0]), calibration(), torch.Generator()
     criterion = CRITERIA[name]
     if criterion.channel is not None:
@@ -61,7 +61,7 @@ def channel_score(name: str, model: nn.Module, plan: Plan | None = None, dense: 
 
 
 def state(model: nn.Module) -> dict[str, Any]:
-    """All that scoring must leave alone."""
+    """Everything that scoring must not change."""
     return {
         "tensors": {key: tensor.clone() for key, tensor in model.state_dict().items()},
         "modes": [module.training for module in model.modules()],
@@ -76,7 +76,7 @@ def state(model: nn.Module) -> dict[str, Any]:
 @each_of_channels
 @pytest.mark.parametrize("cut", [False, True])
 def test_every_unit_has_a_finite_score(name: str, cut: bool) -> None:
-    """Of a cut network: the units that are gone score -inf, and the others as if the others had never been."""
+    """In a cut network removed units score -inf, the others as in a network that never had them."""
     dense = trained_like(models.build("resnet8", 3))
     graph, plan, model = dependency_graph(dense, calibration()[0][0]), None, dense
     gone = np.zeros(graph.size, dtype=bool)
@@ -198,7 +198,7 @@ def score_with(name: str, model: nn.Module) -> Scores:
 
 def test_every_criterion_says_what_it_is() -> None:
     for criterion in CRITERIA.values():
-        assert criterion.cost in COSTS
+        assert criterion.cost in COMPUTE_COSTS
         assert criterion.source
         assert bool(criterion.of_weight) == (criterion.weight is not None)
         assert criterion.of_channel
@@ -216,7 +216,7 @@ def test_the_stated_cost_is_what_is_asked_of_the_data(name: str) -> None:
         if function and criterion.cost == "weights":
             function()
         elif function:
-            with pytest.raises(ValueError, match="looks at data"):
+            with pytest.raises(ValueError, match="needs data"):
                 function()
 
 

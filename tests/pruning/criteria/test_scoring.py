@@ -1,4 +1,4 @@
-"""What criteria share: the columns of a layer against the layer itself, and modes put back."""
+"""Shared parts of criteria: unfolded columns against the layer itself, and restored modes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""OBS in blocks: by hand, and against a dense Fisher inverted whole."""
+"""Block-diagonal OBS: by hand, and against the inverse of a dense Fisher."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def seed():
 
 
 def dense(model, images, labels, name, block):
-    """For each filter and block of it: the weights and the damped Fisher, made of vmap's gradients."""
+    """For each filter and block: the weights and the damped Fisher, from vmap's gradients."""
     each = per_image(model, images, labels)[name].flatten(2)  # (N, filters, weights)
     weight = model.get_parameter(name).detach().flatten(1)
     count = -(-weight.shape[1] // block)
@@ -36,7 +36,7 @@ def dense(model, images, labels, name, block):
 @pytest.mark.parametrize(("count", "block"), [(7, 128), (40, 128), (40, 5)])
 @pytest.mark.parametrize("held", [1, 2**28])
 def test_scores_against_a_dense_inverse(count, block, held, monkeypatch):
-    """With fewer images than weights (Woodbury) and with more; layers one by one, and all at once."""
+    """With fewer images than weights (Woodbury) and with more; layers one at a time, and all at once."""
     monkeypatch.setattr(second_order, "BLOCK", block)
     monkeypatch.setattr(second_order, "HELD", held)
     monkeypatch.setattr(second_order, "STACKED", 2000)
@@ -51,7 +51,7 @@ def test_scores_against_a_dense_inverse(count, block, held, monkeypatch):
 
 
 def test_the_update_is_the_least_loss_by_the_second_order_estimate(monkeypatch):
-    """At its minimum the estimate's gradient F (w - w0) is zero wherever a weight stays; and moving on costs more."""
+    """At the minimum the estimate's gradient F (w - w0) is zero for all kept weights, and any step increases it."""
     monkeypatch.setattr(second_order, "BLOCK", 20)
     model, images, labels = example(Shared(), count=40)
     batches = [(images, labels)]
@@ -101,7 +101,7 @@ def test_by_hand(monkeypatch):
 
 
 def test_with_uncorrelated_gradients_obs_is_fisher(monkeypatch):
-    """One weight per block: F is its diagonal, so that obs is w^2 F_ii / 2, damped by a hundredth."""
+    """One weight per block: F is its diagonal, so obs is w^2 F_ii / 2, damped by 1 %."""
     monkeypatch.setattr(second_order, "BLOCK", 1)
     model, images, labels = example(models.build("resnet8", 3))
     batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]

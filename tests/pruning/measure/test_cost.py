@@ -116,7 +116,7 @@ def test_resnet18_as_published() -> None:
 
 
 class Twice(nn.Module):
-    """A layer called twice under two names, another of the same weight, and a product that no layer owns."""
+    """A layer called twice under two names, another that shares a weight, and a product outside any layer."""
 
     def __init__(self) -> None:
         super().__init__()

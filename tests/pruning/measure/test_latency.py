@@ -1,4 +1,4 @@
-"""Latency: networks are timed in turn, and take as long as the clock says."""
+"""Latency: networks are timed in turn, as measured by the clock."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from pruning.measure.latency import measure_latency
 
 
 class Sleeper(nn.Module):
-    """Moves the clock on by `seconds`, and writes its name down."""
+    """Advances the fake clock by `seconds`, and records its name."""
 
     def __init__(self, name, seconds, calls, clock):
         super().__init__()

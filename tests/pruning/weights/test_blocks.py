@@ -1,4 +1,4 @@
-"""n:m: exactly n of every m along the inputs, against counts made another way and torch's own sparsifiers."""
+"""n:m: exactly n of every m along the inputs, against an independent count and torch's own sparsifiers."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ BATCHES = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2)
 
 @st.composite
 def blocked_scores(draw):
-    """Scores of few different values, so that ties are common, with n, m and the axis in blocks."""
+    """Scores with few distinct values, so that ties are common; with n, m and the axis of the blocks."""
     m = draw(st.integers(2, 8))
     n = draw(st.integers(1, m - 1))
     axis = draw(st.integers(0, 1))
@@ -174,7 +174,7 @@ def test_scores_without_rank_and_broken_blocks_are_refused():
         ({"protect": ["layer1", "layer2", "layer3", "fc"]}, "multiple of 4 inputs"),
         ({"granularity": "n:m"}, "unknown granularity 'n:m'; choose from weight, channel, hybrid, or n:m such as"),
         ({"granularity": "weight"}, "granularity 'weight' needs a sparsity"),
-        ({"criterion": "fpgm"}, "values channels only"),
+        ({"criterion": "fpgm"}, "scores channels only"),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_reason(arguments, message):

@@ -1,4 +1,4 @@
-"""Masks: exact counts with stated ties, and zeros that stay zero."""
+"""Masks: exact counts with defined ties, and zeros that stay zero."""
 
 from __future__ import annotations
 

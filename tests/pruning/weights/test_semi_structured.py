@@ -1,4 +1,4 @@
-"""2:4 on sparse tensor cores: what is served, said on any machine; what it computes, on a GPU that has them."""
+"""2:4 on sparse tensor cores: supported layers, on any machine; results, on a GPU with sparse tensor cores."""
 
 import pytest
 import torch
