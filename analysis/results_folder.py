@@ -78,7 +78,8 @@ def layers_of(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     found = {trial_id: _read_table(path, LAYERS, LAYERS) for trial_id, path in paths.items() if path.is_file()}
     if not found:
         return pd.DataFrame({name: pd.Series(dtype=TYPES[name]) for name in ("trial_id", *LAYERS)})
-    return pd.concat(found, names=["trial_id"]).reset_index("trial_id").reset_index(drop=True)
+    joined: pd.DataFrame = pd.concat(found, names=["trial_id"]).reset_index("trial_id").reset_index(drop=True)
+    return joined
 
 
 def scores_of(results: Results) -> pd.DataFrame:

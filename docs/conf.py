@@ -29,6 +29,7 @@ def _links_of_the_build(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    """Called by Sphinx: the reports become pages of the site."""
     docs = Path(__file__).parent  # Sphinx reads what lies here, so the reports are copied to where it finds them
     shutil.rmtree(docs / "reports", ignore_errors=True)
     shutil.copytree(docs.parent / "reports", docs / "reports")

@@ -1,4 +1,4 @@
-"""Networks by name, and networks on disk."""
+"""Build networks by name; save, load and export them."""
 
 from models.own_functions import imported, parcel, source
 from models.saved import load, save

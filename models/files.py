@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever happens to the process or the disk meanwhile."""
+"""Atomic file writing: a killed process or a full disk never leaves a partial file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, its folder too: a temporary one beside it, then a rename."""
-    # `analysis` has its own, so that tables can be remade where there is no torch: importing `models` imports it.
+    """Write a file atomically (temporary file in the same folder, then rename); creates its folder."""
+    # `analysis` has its own version, because importing `models` imports torch.
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path`, of the same suffix, to write to; it takes the place of `path` unless an error is raised."""
+    """A temporary path beside `path`, with the same suffix; it replaces `path` unless an error is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:

@@ -1,4 +1,4 @@
-"""The kinds of file a network is exported to. A new one is two functions and a line in FORMATS."""
+"""Export formats of networks. To add one: write two functions and add an entry to FORMATS."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ Run = Callable[[Tensor], Tensor]  # images (batch, C, H, W) -> logits (batch, cl
 
 
 class Format(NamedTuple):
-    """How a file ends, what runs it, the modules of the extra `export` it needs, how it is written and opened.
+    """An export format.
 
-    `write` gets a network in eval mode, two images (torch takes a batch of one for a constant), what the file is to
-    carry as text, and the path.
+    suffix: of the file name.
+    engine: the runtime, as shown to users.
+    needs: modules it requires from the extra `export`.
+    write: (network in eval mode, example of two images, metadata, path) -> None. torch would export a batch of one as a
+        constant batch size.
+    open: path -> function that runs the file.
     """
 
     suffix: str
@@ -28,18 +32,18 @@ class Format(NamedTuple):
 
 
 def write_onnx(network: nn.Module, example: Tensor, about: About, path: Path) -> None:
-    """ONNX by torch's exporter: `images` (batch, C, H, W) -> `logits`; `about` is its metadata."""
+    """Write ONNX with torch's exporter: `images` (batch, C, H, W) -> `logits`. Args: see `Format.write`."""
     program = torch.onnx.export(
         network, (example,), input_names=["images"], output_names=["logits"],
-        dynamo=True, dynamic_shapes=_free_batch(), verbose=False,
+        dynamo=True, dynamic_shapes=_dynamic_batch(), verbose=False,
     )  # fmt: skip
-    assert program is not None  # without a path to write to, it is returned
+    assert program is not None  # returned because no path is given
     program.model.metadata_props.update(about)
     program.save(path, external_data=False)
 
 
 def open_onnx(path: Path) -> Run:
-    """An ONNX file in onnxruntime, on one thread of the CPU."""
+    """Open an ONNX file in onnxruntime, on one CPU thread."""
     import onnxruntime  # of the extra `export`
 
     options = onnxruntime.SessionOptions()
@@ -49,18 +53,18 @@ def open_onnx(path: Path) -> Run:
 
 
 def write_program(network: nn.Module, example: Tensor, about: About, path: Path) -> None:
-    """torch.export's program; `about` travels as extra files."""
-    program = torch.export.export(network, (example,), dynamic_shapes=_free_batch())
+    """Write a torch.export program; `about` is stored as extra files. Args: see `Format.write`."""
+    program = torch.export.export(network, (example,), dynamic_shapes=_dynamic_batch())
     torch.export.save(program, path, extra_files=dict(about))
 
 
 def open_program(path: Path) -> Run:
-    """An exported program, run by PyTorch."""
+    """Open an exported program, run by PyTorch."""
     module = torch.export.load(path).module()
     return lambda images: module(images)
 
 
-def _free_batch() -> tuple[dict[int, torch.export.Dim], ...]:
+def _dynamic_batch() -> tuple[dict[int, torch.export.Dim], ...]:
     return ({0: torch.export.Dim("batch")},)
 
 

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 FORMS = "package.module:function, or path/file.py:function"
 
 
-def imported(name: str, what: str = "model") -> Callable:
+def imported(name: str, what: str = "model") -> Callable[..., Any]:
     """The function of that name; modules and relative paths are looked up from the current folder.
 
     The folder is put at the end of the path, so it hides nothing that is installed. A file is run once, as a module
@@ -30,9 +31,9 @@ def imported(name: str, what: str = "model") -> Callable:
     try:
         module = _run(place) if _is_file(place) else importlib.import_module(place)
     except Exception as error:  # a user's code may raise anything
-        reason = str(error) if isinstance(error, (ImportError, _NoFile)) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, (ImportError, _NoFileError)) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{what} {name}: {place} cannot be imported from {os.getcwd()}: {reason}") from error
-    function = getattr(module, attribute, None)
+    function: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"{what} {name}: {module.__file__} has no function {attribute!r}")
     return function
@@ -53,8 +54,8 @@ def parcel(place: str) -> str:
     return "own_" + hashlib.sha256(place.encode()).hexdigest()[:12]
 
 
-class _NoFile(Exception):
-    pass
+class _NoFileError(Exception):
+    """There is no such file."""
 
 
 def _is_file(place: str) -> bool:
@@ -69,7 +70,7 @@ def _run(place: str) -> ModuleType:
         return sys.modules[name]
     file = source(f"{place}:")
     if file is None:
-        raise _NoFile(f"there is no file {where}")
+        raise _NoFileError(f"there is no file {where}")
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""A network on disk: weights.pt (a state_dict), card.json (what it is) and, if cut, plan.json (where)."""
+"""Save and load networks: weights.pt (state_dict), card.json (metadata) and, if cut, plan.json (channel surgery)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,23 @@ def save(
     card: Mapping[str, Any],
     plan: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `model` (or its state_dict) to `folder`, each file whole or not at all, the card last.
+    """Save a network to `folder`, each file atomically, the card last.
 
-    card: model, num_classes, in_shape, class_names, and mean and std of the inputs (per channel, in [0, 1]
-    units); other keys are free (JSON; arrays become lists). The key sha256 is added: the hash of each other
-    file, by which `load` knows them again. Raises ValueError, and writes nothing, for a card that lacks a key
-    or is no JSON.
+    Args:
+      folder: created if missing.
+      model: the network or its state_dict.
+      card: metadata with model, num_classes, in_shape, class_names, and mean and std of the inputs (per channel, in
+        [0, 1] units); other keys are free (JSON; arrays become lists). The key sha256 is added: the hash of each
+        other file, which `load` verifies.
+      plan: JSON form of the plan that cut the network; None: not cut.
+
+    Raises:
+      ValueError: the card lacks a key or cannot be written as JSON; nothing is written.
     """
     folder = Path(folder)
     state = model.state_dict() if isinstance(model, nn.Module) else model
     weights = io.BytesIO()
-    # Copied even where they are contiguous: a view (of a cut layer) would take its whole storage to disk.
+    # Always copied: torch.save would write the whole storage of a view (such as a cut layer).
     torch.save(
         {n: t.detach().to("cpu", memory_format=torch.contiguous_format, copy=True) for n, t in state.items()},
         weights,
@@ -48,41 +54,41 @@ def save(
     for name, content in files.items():
         write_whole(folder / name, content)
     if plan is None:
-        (folder / "plan.json").unlink(missing_ok=True)  # of another network, saved here before
+        (folder / "plan.json").unlink(missing_ok=True)  # left over from a network saved here before
 
 
 def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network saved in `folder`, on the CPU, in eval mode and in its factory's dtype, and its card.
+    """Load the network saved in `folder` (on the CPU, in eval mode, in its factory's dtype) and its card.
 
-    Raises ValueError naming the file where one is missing, damaged or of another network. A card whose model
+    Raises ValueError naming the file if one is missing, damaged or of another network. A card whose model
     is a user's own function runs that code: open only what you trust.
     """
     folder = Path(folder)
-    card = _parsed(folder / "card.json", _read(folder / "card.json"))
+    card = _parse_json(folder / "card.json", _read(folder / "card.json"))
     _check_card(folder / "card.json", card)
     if "weights.pt" not in card["sha256"]:
         raise ValueError(f"{folder / 'card.json'}: sha256 does not list weights.pt")
     if (folder / "plan.json").exists() and "plan.json" not in card["sha256"]:
         raise ValueError(f"{folder / 'plan.json'}: is not part of the network that card.json describes")
-    contents = {name: _checked(folder / name, digest) for name, digest in card["sha256"].items()}
+    contents = {name: _read_verified(folder / name, digest) for name, digest in card["sha256"].items()}
     model = build(card["model"], card["num_classes"], tuple(card["in_shape"]))
     if "plan.json" in contents:
-        from pruning.channels.surgery import apply_plan  # only a network that was cut needs it
+        from pruning.channels.surgery import apply_plan  # needed only for cut networks
 
-        plan = _parsed(folder / "plan.json", contents["plan.json"])
+        plan = _parse_json(folder / "plan.json", contents["plan.json"])
         try:
             model = apply_plan(model, plan)
         except ValueError as error:
             raise ValueError(f"{folder / 'plan.json'}: {error}") from error
-    _fill(model, contents["weights.pt"], folder / "weights.pt")
+    _load_weights(model, contents["weights.pt"], folder / "weights.pt")
     return model.eval(), card
 
 
-def _fill(model: nn.Module, content: bytes, path: Path) -> None:
+def _load_weights(model: nn.Module, content: bytes, path: Path) -> None:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         model.load_state_dict(state, strict=True)
-    except Exception as error:  # unpickling what is no state_dict raises nearly anything
+    except Exception as error:  # unpickling a foreign file raises many types
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: holds no weights for the network of card.json: {reason[:500]}") from error
 
@@ -111,18 +117,18 @@ def _to_json(path: Path, content: Mapping[str, Any]) -> bytes:
     return text.encode()
 
 
-def _parsed(path: Path, content: bytes) -> Any:
+def _parse_json(path: Path, content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise ValueError(f"{path}: is no JSON, perhaps truncated: {error}") from error
+        raise ValueError(f"{path}: is not valid JSON, perhaps truncated: {error}") from error
 
 
-def _checked(path: Path, digest: str) -> bytes:
+def _read_verified(path: Path, digest: str) -> bytes:
     content = _read(path)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(
-            f"{path}: {len(content)} bytes that are not those card.json lists (sha256): truncated or changed"
+            f"{path}: sha256 of its {len(content)} bytes is not the one in card.json: truncated or changed"
         )
     return content
 

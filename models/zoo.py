@@ -1,6 +1,6 @@
-"""The networks, each a factory (num_classes, in_shape) -> nn.Module with random weights.
+"""Networks by name: factories (num_classes, in_shape) -> nn.Module with random weights.
 
-All are plain enough for torch.fx.symbolic_trace, which channel surgery needs. At 32x32 and 10 classes:
+All can be traced by torch.fx.symbolic_trace, as channel surgery requires. At 32x32 and 10 classes:
 
     ResNet-18  11.17 M parameters  555 M MACs      ResNet-20         0.27 M parameters   41 M MACs
     ResNet-50  23.52 M            1298 M           ResNet-56         0.86 M             126 M
@@ -25,14 +25,14 @@ from models.own_functions import FORMS, imported
 Shape = tuple[int, int, int]
 Factory = Callable[[int, Shape], nn.Module]
 
-LARGEST_CIFAR_IMAGE = 64  # pixels; the CIFAR stem keeps the resolution, which larger images cannot afford
+LARGEST_CIFAR_IMAGE = 64  # pixels; the CIFAR stem keeps full resolution, too expensive for larger images
 
 
 def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Module:
     """A network of MODELS, or a user's own function (num_classes, in_shape), as `own_functions` names it.
 
-    in_shape: (channels, height, width) of one input; the output is (batch, num_classes), without softmax.
-    Raises ValueError for an unknown name, a factory that cannot be had, and shapes the network cannot take.
+    in_shape: (channels, height, width) of one input; the output is logits (batch, num_classes).
+    Raises ValueError for an unknown name, a factory that cannot be imported, and shapes the network does not support.
     """
     if num_classes < 1 or len(in_shape) != 3 or min(in_shape) < 1:
         raise ValueError(
@@ -50,11 +50,11 @@ def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Modu
 
 
 def _resnet(block: type[BasicBlock | Bottleneck], depths: list[int], num_classes: int, in_shape: Shape) -> nn.Module:
-    """torchvision's ResNet (He et al. 2016, arXiv 1512.03385, section 4.1).
+    """ResNet from torchvision (He et al. 2016, arXiv 1512.03385, section 4.1).
 
     For images of up to 64 pixels it has the CIFAR stem: a 3x3 convolution of stride 1 and no max-pooling.
     """
-    model = ResNet(block, depths, num_classes)
+    model: nn.Module = ResNet(block, depths, num_classes)
     channels, *size = in_shape
     if max(size) <= LARGEST_CIFAR_IMAGE:
         model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
@@ -68,8 +68,8 @@ def _resnet(block: type[BasicBlock | Bottleneck], depths: list[int], num_classes
 def _cifar_resnet(blocks: int, num_classes: int, in_shape: Shape) -> nn.Module:
     """The CIFAR ResNet of depth 6 * blocks + 2 (He et al. 2016, arXiv 1512.03385, section 4.2).
 
-    Shortcuts that change the shape are 1x1 projections (option B), where the paper pads with zero channels
-    (option A): a projection can be cut like any convolution. Modules are named as torchvision names its own.
+    Shortcuts that change the shape are 1x1 projections (option B), which can be cut like any convolution; the paper
+    pads with zero channels (option A). Modules are named as in torchvision's ResNet.
     """
     return _initialise(
         nn.Sequential(
@@ -96,10 +96,10 @@ def _stage(blocks: int, channels: int, width: int, stride: int) -> nn.Sequential
 
 
 def _vgg_bn(layers: str, num_classes: int, in_shape: Shape) -> nn.Module:
-    """torchvision's VGG features with batch norm (arXiv 1409.1556), global pooling and one linear classifier.
+    """VGG features with batch norm from torchvision (arXiv 1409.1556), global pooling and one linear classifier.
 
-    layers: "A", "D" or "E", the paper's table 1. Its own classifier would be 120 M of 134 M parameters.
-    Raises ValueError for images that five poolings leave nothing of.
+    layers: "A", "D" or "E", of the paper's table 1. The paper's classifier would be 120 M of 134 M parameters.
+    Raises ValueError for images too small for five poolings.
     """
     if min(in_shape[1:]) < 32:
         raise ValueError(f"VGG halves its input five times: images of {in_shape[1:]} are too small, 32 pixels at least")
@@ -110,18 +110,18 @@ def _vgg_bn(layers: str, num_classes: int, in_shape: Shape) -> nn.Module:
     return _initialise(nn.Sequential(parts))
 
 
-def _of_torchvision(
+def _from_torchvision(
     name: str, num_classes: int, in_shape: Shape, kernel: int = 3, stride: int = 1, smallest: int = 1, **options: bool
 ) -> nn.Module:
-    """torchvision's network of that name, with its own initialisation.
+    """A torchvision network by name, with torchvision's initialisation.
 
-    For images of up to 64 pixels its first convolution is kernel x kernel and of `stride`, half of its own, so that
-    32 pixels are enough. Raises ValueError for images of less than `smallest` pixels, of which nothing would be left.
+    For images of up to 64 pixels the first convolution is kernel x kernel with half the original stride (`stride`), so
+    that 32 pixels are enough. Raises ValueError for images of less than `smallest` pixels.
     """
     channels, *size = in_shape
     if min(size) < smallest:
         raise ValueError(f"{name}: images of {tuple(size)} are too small, {smallest} pixels at least")
-    model = get_model(name, weights=None, num_classes=num_classes, **options)
+    model: nn.Module = get_model(name, weights=None, num_classes=num_classes, **options)
     path, stem = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
     shape: dict[str, Any] = {key: getattr(stem, key) for key in ("kernel_size", "stride", "padding")}
     if max(size) <= LARGEST_CIFAR_IMAGE:
@@ -132,18 +132,18 @@ def _of_torchvision(
 
 
 def _googlenet(num_classes: int, in_shape: Shape) -> nn.Module:
-    """torchvision's GoogLeNet with batch norm (arXiv 1409.4842, 1502.03167), without the auxiliary classifiers.
+    """GoogLeNet with batch norm from torchvision (arXiv 1409.4842, 1502.03167), without auxiliary classifiers.
 
-    For images of up to 64 pixels the first max-pooling is left out too.
+    For images of up to 64 pixels the first max-pooling is removed too.
     """
-    model = _of_torchvision("googlenet", num_classes, in_shape, smallest=4, aux_logits=False, init_weights=True)
+    model = _from_torchvision("googlenet", num_classes, in_shape, smallest=4, aux_logits=False, init_weights=True)
     if max(in_shape[1:]) <= LARGEST_CIFAR_IMAGE:
         model.maxpool1 = nn.Identity()
     return model
 
 
 def _initialise(model: nn.Module) -> nn.Module:
-    """Draws convolutions as torchvision does (He et al. 2015, arXiv 1502.01852, fan out); the rest stays."""
+    """Initialise convolutions as torchvision does (He et al. 2015, arXiv 1502.01852, fan out); nothing else changes."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -163,7 +163,7 @@ MODELS: dict[str, Factory] = {
     "vgg16_bn": partial(_vgg_bn, "D"),
     "vgg19_bn": partial(_vgg_bn, "E"),
     "googlenet": _googlenet,
-    "mobilenet_v3_small": partial(_of_torchvision, "mobilenet_v3_small"),  # arXiv 1905.02244
-    "efficientnet_b0": partial(_of_torchvision, "efficientnet_b0"),  # arXiv 1905.11946
-    "convnext_tiny": partial(_of_torchvision, "convnext_tiny", kernel=2, stride=2, smallest=16),  # arXiv 2201.03545
+    "mobilenet_v3_small": partial(_from_torchvision, "mobilenet_v3_small"),  # arXiv 1905.02244
+    "efficientnet_b0": partial(_from_torchvision, "efficientnet_b0"),  # arXiv 1905.11946
+    "convnext_tiny": partial(_from_torchvision, "convnext_tiny", kernel=2, stride=2, smallest=16),  # arXiv 2201.03545
 }

@@ -1,4 +1,4 @@
-"""Study files: found by name or path, read safely, changed by `--set key=value`."""
+"""Study files: find them by name or path, read them as YAML, apply `--set key=value`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ FOLDER = Path(__file__).parent
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader keeps the last of two equal keys in silence, and reads 2:4 as 124, by base 60 as YAML 1.1
-    has it; a study file must not."""
+    """Safe YAML loader that refuses duplicate keys and reads 2:4 as text.
+
+    PyYAML silently keeps the last of two equal keys, and reads 2:4 as the base-60 number 124 (YAML 1.1).
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -21,39 +23,39 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} appears twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_whole(self, node: yaml.ScalarNode) -> int | str:
+    def construct_int(self, node: yaml.ScalarNode) -> int | str:
         text = self.construct_scalar(node)
         return text if ":" in text else self.construct_yaml_int(node)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
 
 
 def names() -> list[str]:
-    """The study files that come with the project, as `--space` takes them."""
+    """Names of the bundled study files, as `--space` accepts them."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def find(space: str) -> Path:
-    """The file that `space` names: a path, or a bare name (with or without `.yaml`) in this folder.
+    """Path of a study file: `space` is a path, or a bare name (with or without `.yaml`) in this folder.
 
-    Raises ValueError, naming the choices, where there is none.
+    Raises ValueError, naming the choices, if there is no such file.
     """
     path = Path(space)
     if path.is_file():
         return path
     if path.name == space and (bundled := FOLDER / f"{space.removesuffix('.yaml')}.yaml").is_file():
         return bundled
-    raise ValueError(f"{space}: no such study file; the project's own are: {', '.join(names())}")
+    raise ValueError(f"{space}: no such study file; bundled are: {', '.join(names())}")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ValueError naming the file and the line that is wrong."""
+    """Read the mapping in a YAML file. Raises ValueError naming the file and, for a syntax error, the line."""
     try:
         content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -65,9 +67,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def override(content: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """`content` with each `a.b=value` of `settings` (values in YAML) put in place; the input is left alone.
+    """A copy of `content` with each `a.b=value` of `settings` applied; values are YAML.
 
-    Raises ValueError for a setting without `=`, a value that is no YAML, or a path through a non-mapping.
+    Raises ValueError for a setting without `=`, a value that is not valid YAML, or a path through a non-mapping.
     """
     result: dict[str, Any] = dict(content)
     for setting in settings:
@@ -78,14 +80,14 @@ def override(content: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
             value = _Loader(text).get_single_data()
         except yaml.YAMLError as error:
             raise ValueError(f"--set {setting}: not YAML: {' '.join(str(error).split())}") from None
-        result = _put(result, dotted.split("."), value, setting)
+        result = _set_nested(result, dotted.split("."), value, setting)
     return result
 
 
-def _put(mapping: Any, keys: list[str], value: Any, setting: str) -> dict[str, Any]:
+def _set_nested(mapping: Any, keys: list[str], value: Any, setting: str) -> dict[str, Any]:
     head, *rest = keys
     if mapping is not None and not isinstance(mapping, Mapping):
-        raise ValueError(f"--set {setting}: {head!r} lies below a value that has no keys")
+        raise ValueError(f"--set {setting}: {head!r} is below a value that is not a mapping")
     inner = dict(mapping or {})
-    inner[head] = _put(inner.get(head), rest, value, setting) if rest else value
+    inner[head] = _set_nested(inner.get(head), rest, value, setting) if rest else value
     return inner

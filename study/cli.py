@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: unknown command {name!r}; choices: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     sys.argv = [f"{PROGRAM} {name}", *arguments]  # what the command is called in its messages
-    return importlib.import_module(COMMANDS[name][0]).main(arguments, sys.argv[0])
+    code: int = importlib.import_module(COMMANDS[name][0]).main(arguments, sys.argv[0])
+    return code
 
 
 if __name__ == "__main__":

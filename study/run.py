@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from study.baseline import keeping, making
-from study.config import Refused
+from study.config import RefusedError
 from study.driver import dry_run
 from study.driver.resolution import resolve
 from study.driver.session import RunOptions, StudyRun, new_study, resume_command, resumed_study
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> in
     except KeyboardInterrupt:
         print(f"\ninterrupted; all finished trials are kept. Continue with:\n  {resume_command(folder)}")
         return 130
-    except Refused as error:
+    except RefusedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:

@@ -23,7 +23,8 @@ MOST = 60  # recipes drawn side by side
 
 def costs_data(results: Results) -> pd.DataFrame:
     """A row for every complete network and cost that is known: trial_id, schedule, scope, granularity, cost, value,
-    test_accuracy, front. cost is one of COSTS; `macs` only where channels were cut, else it is the dense network's."""
+    test_accuracy, front. cost is one of COSTS; `macs` only where channels were cut, else it is the dense network's.
+    """
     rows = complete(results)
     rows = rows.assign(front=rows.index.isin(pareto.front(rows, results.objectives).index))
     known = [name for name in COSTS if name != "macs" or rows["macs"].nunique() > 1]

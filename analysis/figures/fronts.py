@@ -154,7 +154,8 @@ def _told(results: Results, rows: pd.DataFrame) -> str:
 
 def accuracy_by_data(results: Results, axis: str) -> dict[str, pd.DataFrame]:
     """For every level of `axis` (one of AXES) its complete networks: trial_id, scope, granularity, sparsity,
-    test_accuracy (fractions); by rising sparsity. Raises ValueError for another axis."""
+    test_accuracy (fractions); by rising sparsity. Raises ValueError for another axis.
+    """
     if axis not in AXES:
         raise ValueError(f"axis {axis!r}; choices: {', '.join(AXES)}")
     rows = complete(results).dropna(subset=["sparsity", "test_accuracy"]).sort_values("sparsity")

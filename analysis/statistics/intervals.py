@@ -100,8 +100,8 @@ def matched(rows: pd.DataFrame, axis: str, within: Sequence[str]) -> pd.DataFram
 
 
 def _known(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(values, dtype=float)
-    return array[~np.isnan(array)]
+    array: npt.NDArray[np.float64] = np.asarray(values, dtype=float)
+    return np.asarray(array[~np.isnan(array)])
 
 
 def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -85,7 +85,7 @@ class Layer:
     @property
     def groups(self) -> int:
         """Number of convolution groups."""
-        return self.further.get("groups", 1)
+        return int(self.further.get("groups", 1))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def compose(first: Plan, second: Plan) -> Plan:
     if sizes(after(first)) != sizes(second):
         raise ValueError("the second plan is not for the network that the first one leaves")
 
-    def both(path: str, side: str) -> dict:
+    def both(path: str, side: str) -> dict[str, Any]:
         one = first["layers"][path][side]
         place = kept(one)
         again = [place[i] for i in second["layers"][path][side]["removed"]]
@@ -53,7 +53,7 @@ def remainder(whole: Plan, first: Plan) -> Plan:
     if sizes(whole) != sizes(first):
         raise ValueError("the plans are for different networks")
 
-    def rest(path: str, side: str) -> dict:
+    def rest(path: str, side: str) -> dict[str, Any]:
         one, goal = first["layers"][path][side], set(whole["layers"][path][side]["removed"])
         if not goal.issuperset(one["removed"]):
             raise ValueError(f"the whole plan keeps {side} channels of {path!r} that the first one removes")
@@ -97,18 +97,18 @@ def sizes(plan: Plan) -> dict[str, dict[str, int]]:
     }
 
 
-def weight_sides(layer: dict) -> tuple[str, ...]:
+def weight_sides(layer: dict[str, Any]) -> tuple[str, ...]:
     """The sides along the leading axes of a layer's weight; one side for norms and grouped convolutions."""
     sides = ("in", "out") if layer.get("transposed") else SIDES
     return tuple(side for side in sides[: 1 if layer.get("groups", 1) > 1 else 2] if side in layer)
 
 
-def kept(axis: dict) -> list[int]:
+def kept(axis: dict[str, Any]) -> list[int]:
     """The places of a plan's axis that remain, ascending."""
     return sorted(set(range(axis["of"])).difference(axis["removed"]))
 
 
-def _with_axes(plan: Plan, axis: Callable[[str, str], dict]) -> Plan:
+def _with_axes(plan: Plan, axis: Callable[[str, str], dict[str, Any]]) -> Plan:
     """A copy of `plan` with every axis replaced by axis(path, side)."""
     layers = {
         path: {**layer, **{side: axis(path, side) for side in SIDES if side in layer}}
@@ -126,7 +126,7 @@ def _is_axis(axis: Any) -> bool:
     return rising and len(removed) < axis["of"] and (not removed or 0 <= removed[0] <= removed[-1] < axis["of"])
 
 
-def _whole_groups(groups: Any, axes: list[dict]) -> bool:
+def _whole_groups(groups: Any, axes: list[dict[str, Any]]) -> bool:
     """Whether every axis loses the same whole groups and nothing else."""
     if type(groups) is not int or groups < 1 or any(axis["of"] % groups for axis in axes):
         return False
@@ -137,7 +137,7 @@ def _whole_groups(groups: Any, axes: list[dict]) -> bool:
     )
 
 
-def _equal_groups(groups: Any, axis: dict) -> bool:
+def _equal_groups(groups: Any, axis: dict[str, Any]) -> bool:
     """Whether all groups lose equally many places."""
     if type(groups) is not int or groups < 1 or axis["of"] % groups:
         return False

@@ -157,9 +157,10 @@ def _reduction(variables: ChannelVariables, node: fx.Node, value: Any) -> Ids | 
     before, ids = _first_input(variables, node)
     dims = _argument(node, 1, "dim", "axis")
     dims = [dims] if isinstance(dims, int) else dims
-    if not dims or not all(isinstance(dim, int) for dim in dims) or {dim % before.ndim for dim in dims} & {0, 1}:
+    if not dims or not all(isinstance(dim, int) for dim in dims):
         return None
-    return ids
+    kept: Ids | None = None if {dim % before.ndim for dim in dims} & {0, 1} else ids
+    return kept
 
 
 def _reshape(variables: ChannelVariables, node: fx.Node, value: Any) -> Ids | None:
@@ -175,7 +176,7 @@ def _reshape(variables: ChannelVariables, node: fx.Node, value: Any) -> Ids | No
     sizes = sizes[0] if sizes and isinstance(sizes[0], (tuple, list)) else sizes
     if len(sizes) > 1 and isinstance(sizes[1], int) and sizes[1] != -1:
         variables.demand(node, f"fixes the number of channels at {sizes[1]} (write -1 or torch.flatten(x, 1))", ids)
-    return ids.repeat(repeat)
+    return np.repeat(ids, repeat)
 
 
 def _cat(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
@@ -191,9 +192,10 @@ def _cat(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | Non
         return np.concatenate([variables.never_cut(v) if a is None else a for v, a in zip(values, arrays, strict=True)])
     if any(ids is None for ids in arrays):
         return None
+    first: Ids = arrays[0]
     for ids in arrays:
-        variables.classes.unite(ids, arrays[0])
-    return arrays[0]
+        variables.classes.unite(ids, first)
+    return first
 
 
 def _chunk(variables: ChannelVariables, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:

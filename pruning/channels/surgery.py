@@ -146,7 +146,7 @@ def _parameters_and_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return itertools.chain(model.named_parameters(), model.named_buffers())
 
 
-def _channel_axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str, dict]]:
+def _channel_axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str, dict[str, Any]]]:
     """The channel axes of a parameter or buffer: dimension, side ("out" for grouped convolutions), the plan's axis."""
     path, _, key = name.rpartition(".")
     if tensor.ndim == 0 or not {name, path} & plan["layers"].keys():

@@ -27,7 +27,7 @@ class Classes:
 
     def roots(self, ids: Ids) -> Ids:
         """The smallest variable in each variable's class."""
-        found = self.parent[ids]
+        found: Ids = self.parent[ids]
         while (found != (parents := self.parent[found])).any():
             found = parents
         self.parent[ids] = found  # path compression

@@ -164,7 +164,7 @@ def _first_equals(gram: np.ndarray, correlations: np.ndarray) -> np.ndarray:
     distances = np.add.outer(energies, energies) - 2 * np.abs(gram)
     equal = distances <= EQUAL * np.minimum.outer(energies, energies)
     equal &= np.abs(np.subtract.outer(correlations, correlations)) <= EQUAL * correlations.max()
-    first = equal.argmax(1)
+    first: np.ndarray = equal.argmax(1)
     while (first[first] != first).any():
         first = first[first]
     return first

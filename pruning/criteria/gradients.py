@@ -157,7 +157,7 @@ def gate_gradients(
         axis = y.ndim - 1 if isinstance(layer, nn.Linear) else 1
         if path not in gates:
             gates[path] = torch.ones(len(y), y.shape[axis], dtype=y.dtype, device=y.device, requires_grad=True)
-        return y * gates[path].unflatten(1, [1] * (axis - 1) + [-1] + [1] * (y.ndim - 1 - axis))
+        return torch.mul(y, gates[path].unflatten(1, [1] * (axis - 1) + [-1] + [1] * (y.ndim - 1 - axis)))
 
     with evaluating(model), torch.enable_grad(), watching(layers, gate):
         loss = F.cross_entropy(functional_call(model, _all_detached(model), (images,)), labels, reduction="sum")

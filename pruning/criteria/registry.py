@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from pruning.channels.graph import Graph
+from pruning.channels.plans import Plan
 from pruning.criteria import activations, consumers, gradients, reconstruction, second_order
 from pruning.criteria.magnitude import (
     bn_scale,
@@ -51,7 +53,7 @@ class Criterion(NamedTuple):
     """
 
     weight: Callable[[nn.Module, Batches, torch.Generator], Scores] | None = None
-    channel: Callable | None = None
+    channel: Callable[[Graph, nn.Module, Plan | None, Batches, torch.Generator], Scores] | None = None
     reconstruct: Callable[[nn.Module, Masks, Batches, torch.Generator], Scores] | None = None
     of_weight: str = ""
     of_channel: str = ""

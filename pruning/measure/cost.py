@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ def nonzero_macs(model: nn.Module, in_shape: Sequence[int]) -> int:
     return total - sum(n - _nonzero_share(layer, n) for layer, n in by_layer.items())
 
 
-def layer_costs(model: nn.Module, in_shape: Sequence[int]) -> list[dict]:
+def layer_costs(model: nn.Module, in_shape: Sequence[int]) -> list[dict[str, Any]]:
     """One row per convolution and linear layer, in module order, for one input of `in_shape`.
 
     Keys: layer (module path), type, in_channels, out_channels (features of a linear layer), params (with bias),

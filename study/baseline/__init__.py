@@ -1,1 +1,1 @@
-"""The baseline: the dense network that all trials of a study start from."""
+"""The baseline: the dense trained network that all trials of a study start from."""

@@ -1,4 +1,4 @@
-"""Baselines kept in the cache, each under a key of what determines it."""
+"""On-disk cache of baselines, keyed by a hash of everything that determines them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from study.config import BaselineSection
 from study.data import cache as datasets
 from study.data.splits import Data
 from study.training import precision
-from study.training.epochs import Row as Record
-from study.training.epochs import epoch_line
+from study.training.epochs import Row, epoch_line
 
-FORMAT = 3  # to be raised when the meaning of a kept baseline changes
+FORMAT = 3  # increase when the meaning of a cached baseline changes
 
 
 def key(section: BaselineSection, data: Data) -> str:
-    """Hash of everything that determines the baseline's weights and its measured accuracies."""
+    """Hash of everything that determines the baseline's weights and measured accuracies."""
     parts: dict[str, Any] = {"format": FORMAT, **section.model_dump(), "data": data.fingerprint}
     if forced := precision.forced_precision():
         parts["precision"] = forced
@@ -35,18 +34,18 @@ def key(section: BaselineSection, data: Data) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Record | Baseline]]) -> Baseline:
-    """The kept baseline; if there is none, the one that `make` yields last, its epochs shown as they pass."""
+def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Row | Baseline]]) -> Baseline:
+    """The cached baseline; if there is none, run `make`, print its epochs, and cache the baseline it yields last."""
     folder = _folder(section, data)
-    with _reserved(folder):
+    with _training_lock(folder):
         baseline = _load(folder)
         if baseline is None:
             print(f"baseline: {section.model} on {section.dataset}, {len(data.train):,} images", flush=True)
-            for record in make():
-                if isinstance(record, Baseline):
-                    baseline = record
+            for item in make():
+                if isinstance(item, Baseline):
+                    baseline = item
                 else:
-                    print(f"  {epoch_line(record, section.epochs)}", flush=True)
+                    print(f"  {epoch_line(item, section.epochs)}", flush=True)
             assert baseline is not None
             _save(folder, baseline)
     card = baseline.card
@@ -59,7 +58,7 @@ def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Rec
     return baseline
 
 
-def _late_gain(history: list[Record]) -> float:
+def _late_gain(history: list[Row]) -> float:
     """Validation accuracy gained over the last tenth of the epochs."""
     tenth = max(1, len(history) // 10)
     return history[-1]["accuracy"] - history[-1 - tenth]["accuracy"] if len(history) > tenth else 0.0
@@ -70,7 +69,7 @@ def _folder(section: BaselineSection, data: Data) -> Path:
 
 
 def _load(folder: Path) -> Baseline | None:
-    """The baseline kept in `folder`; None if there is none, or what is there is damaged."""
+    """The baseline cached in `folder`; None if missing or damaged."""
     try:
         model, card = models.load(folder)
     except (ValueError, OSError):
@@ -82,7 +81,7 @@ def _save(folder: Path, baseline: Baseline) -> None:
     models.save(folder, {name: torch.tensor(a) for name, a in baseline.state.items()}, baseline.card)
 
 
-def _reserved(folder: Path) -> FileLock:
-    """The right to train the baseline of `folder`; a second study waits for it until the first is done."""
+def _training_lock(folder: Path) -> FileLock:
+    """Exclusive lock between studies for training the baseline of `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.with_suffix(".lock"))

@@ -22,11 +22,11 @@ from study.training import device_data, evaluation, loop, optimisers, precision
 from study.training.device_data import DeviceData, place
 from study.training.epochs import Row
 
-SEED = 0  # one baseline for all studies of the same section, whatever their own seeds
+SEED = 0  # fixed: studies with the same baseline section share one baseline, whatever their seeds
 
 
 def check(section: BaselineSection, data: Data) -> nn.Module:
-    """The network, built and its checkpoint read, to find what is wrong before anything runs (ValueError)."""
+    """Build the network and load its checkpoint, to raise ValueError for wrong input before anything runs."""
     model = models.build(section.model, len(data.class_names), data.in_shape)
     if section.checkpoint:
         model.load_state_dict(read_checkpoint(section.checkpoint, model))
@@ -34,7 +34,7 @@ def check(section: BaselineSection, data: Data) -> nn.Module:
 
 
 def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator[Row | Baseline]:
-    """Train (or load the checkpoint) and measure: yields a record per epoch, and at last the `Baseline`."""
+    """Train (or load the checkpoint) and measure; yields a row per epoch and finally the `Baseline`."""
     torch.manual_seed(SEED)
     placed = place(data, device)
     images = placed.images
@@ -48,7 +48,7 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
             history.append(record)
             yield record
     example = images.batch(placed.validation[:1])[0]
-    probe = device_data.rows_of(splits.calibration(data, min(512, len(data.train)), SEED), device)
+    calibration_rows = device_data.rows_of(splits.calibration(data, min(512, len(data.train)), SEED), device)
     yield Baseline(
         arrays(model),
         card_of(section, data)
@@ -62,13 +62,22 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
             "seconds": sum(record["seconds"] for record in history),
             "history": history,
             "layers": cost.layer_costs(model, data.in_shape),
-            "layer_scores": layer_scores(model, [images.batch(rows) for rows in probe.split(128)]),
+            "layer_scores": layer_scores(model, [images.batch(rows) for rows in calibration_rows.split(128)]),
         },
     )
 
 
 def train_epochs(section: BaselineSection, model: nn.Module, data: DeviceData, seed: int) -> Iterator[Row]:
-    """Train `model` as the section says; yields epoch, train_loss, accuracy (validation) and seconds after each."""
+    """Train `model` as the baseline section says; yields a row after every epoch.
+
+    Rows hold epoch, train_loss, accuracy (validation) and seconds.
+
+    Args:
+      section: learning rate, epochs, batch size and regularisation.
+      model: the network, trained in place.
+      data: trained on `train`, evaluated on `validation`.
+      seed: of shuffling and augmentation.
+    """
     optimizer = optimisers.sgd(model.parameters(), section.lr, section.weight_decay)
     batches = device_data.endless_batches(data.images, data.train, section.batch_size, section.augment, seed)
     steps = device_data.steps_per_epoch(len(data.train), section.batch_size)
@@ -78,8 +87,8 @@ def train_epochs(section: BaselineSection, model: nn.Module, data: DeviceData, s
             section.lr * optimisers.one_cycle(step / (section.epochs * steps))
             for step in range(epoch * steps, (epoch + 1) * steps)
         ]
-        smoothing, thin = section.label_smoothing, loop.slimming(model, section.bn_l1)
-        loss = loop.train(model, batches, optimizer, rates, label_smoothing=smoothing, before_step=thin)
+        smoothing, slim = section.label_smoothing, loop.slimming(model, section.bn_l1)
+        loss = loop.train(model, batches, optimizer, rates, label_smoothing=smoothing, before_step=slim)
         accuracy = evaluation.evaluate(model, data.images, data.validation)
         yield {
             "epoch": epoch + 1,
@@ -90,7 +99,7 @@ def train_epochs(section: BaselineSection, model: nn.Module, data: DeviceData, s
 
 
 def read_data(section: BaselineSection, data_dir: str | Path | None) -> Data:
-    """The data set of a study file, split for all its trials alike. Raises ValueError for wrong input."""
+    """Load and split the data set of a baseline section, the same for all trials. Raises ValueError for wrong input."""
     return splits.load(
         section.dataset,
         data_dir=data_dir,

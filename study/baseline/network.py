@@ -1,4 +1,4 @@
-"""The dense network that trials start from, as arrays and a card."""
+"""The dense network that trials start from, as arrays and metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from study.training import precision
 
 @dataclass(frozen=True)
 class Baseline:
-    """Weights of the dense network as arrays (shared between workers without a copy), and its card."""
+    """The dense network.
+
+    state: its state_dict as arrays, which Ray shares between workers without a copy.
+    card: JSON metadata: what `card_of` returns, and its measurements (see `study.baseline.making.make`).
+    """
 
     state: dict[str, np.ndarray]
     card: dict[str, Any]
@@ -27,18 +31,18 @@ class Baseline:
     def network(self, device: torch.device) -> nn.Module:
         """A private copy of the network on `device`."""
         model = models.build(self.card["model"], self.card["num_classes"], tuple(self.card["in_shape"]))
-        # torch.tensor copies: the arrays belong to all trials of this node.
+        # torch.tensor copies: all trials on this node share the arrays.
         model.load_state_dict({name: torch.tensor(array) for name, array in self.state.items()})
         return precision.placed(model, device)
 
 
 def arrays(model: nn.Module) -> dict[str, np.ndarray]:
-    """The state of `model` as arrays on the CPU."""
+    """The state_dict of `model` as arrays on the CPU."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def card_of(section: BaselineSection, data: Data) -> dict[str, Any]:
-    """What a saved network must carry to be built and fed again."""
+    """The metadata needed to rebuild a saved network and normalise its inputs."""
     return {
         "model": section.model,
         "num_classes": len(data.class_names),
@@ -50,7 +54,7 @@ def card_of(section: BaselineSection, data: Data) -> dict[str, Any]:
 
 
 def save(folder: Path, baseline: Baseline, about: Mapping[str, Any]) -> None:
-    """Write the dense network as `models.save` does any, with what is `about` it beside what its card must have."""
+    """Save the dense network with `models.save`; `about` is added to the required keys of its card."""
     tensors = {name: torch.tensor(array) for name, array in baseline.state.items()}
     card = {key: baseline.card[key] for key in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
     models.save(folder, tensors, {**card, **about})

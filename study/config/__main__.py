@@ -1,8 +1,8 @@
-"""Print what follows from the declarations of the study file.
+"""Print the JSON Schema, table columns and documentation tables generated from the study file's models.
 
 python -m study.config schema > search_spaces/schema.json     # JSON Schema, for editors
-python -m study.config columns > analysis/columns.json        # columns of the tables, with their types
-python -m study.config table space                            # a section's keys, as rows of a Markdown table
+python -m study.config columns > analysis/columns.json        # columns and types of the result tables
+python -m study.config table space                            # keys of a section as Markdown table rows
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from study.config import columns, reference
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m study.config", description="Print what study files may hold.")
-    what = parser.add_subparsers(dest="what", required=True)
-    what.add_parser("schema", help="the JSON Schema of a study file")
-    what.add_parser("columns", help="the columns of the tables in a results folder")
-    what.add_parser("table", help="a section as a Markdown table").add_argument("section", choices=reference.SECTIONS)
-    given = parser.parse_args(argv)
-    if given.what == "table":
-        print(reference.section_table(given.section))
+    commands = parser.add_subparsers(dest="what", required=True)
+    commands.add_parser("schema", help="the JSON Schema of a study file")
+    commands.add_parser("columns", help="the columns of the tables in a results folder")
+    commands.add_parser("table", help="a section as a Markdown table").add_argument(
+        "section", choices=reference.SECTIONS
+    )
+    args = parser.parse_args(argv)
+    if args.what == "table":
+        print(reference.section_table(args.section))
     else:
-        print(json.dumps(reference.json_schema() if given.what == "schema" else columns.tables(), indent=1))
+        print(json.dumps(reference.json_schema() if args.what == "schema" else columns.tables(), indent=1))
     return 0
 
 

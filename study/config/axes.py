@@ -1,4 +1,4 @@
-"""The space of recipes: axes that are constants, lists of choices or ranges, some only under a condition."""
+"""The space of recipes: each axis is a constant, a list of choices or a range, optionally conditional (`when`)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ Axes = Mapping[str, "Axis"]
 
 
 class Axis(BaseModel):
-    """One key of a recipe: `choices`, or a range from `low` to `high`; active where `when` holds."""
+    """One key of a recipe: `choices`, or a range from `low` to `high`; active only if `when` holds.
+
+    `when` maps other keys to the values that activate this axis.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     choices: tuple[Any, ...] | None = None
-    low: float | None = None  # of the key's own type: an int where the recipe takes one
+    low: float | None = None  # int for integer keys of the recipe
     high: float | None = None
     log: bool = False
     step: float | None = None
     when: dict[str, tuple[Any, ...]] = {}
 
     @model_validator(mode="after")
-    def _is_meaningful(self) -> Axis:
+    def _check(self) -> Axis:
         if self.choices is not None:
             if (self.low, self.high, self.step) != (None, None, None):
-                raise ValueError("either choices or low and high, not both")
+                raise ValueError("give either choices or low and high, not both")
             if not self.choices:
                 raise ValueError("an empty list of choices")
         elif self.low is None or self.high is None:
@@ -42,7 +45,7 @@ class Axis(BaseModel):
         return self
 
     def values(self) -> tuple[Any, ...] | None:
-        """All its values, or None for a range without step."""
+        """All values, or None for a range without step."""
         if self.choices is not None:
             return self.choices
         if self.step is None:
@@ -53,14 +56,17 @@ class Axis(BaseModel):
         return tuple(round(self.low + i * self.step, 12) for i in range(count))
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is one of the choices, or within the range."""
+        """Whether `value` is one of the choices or within the range."""
         if self.choices is not None:
             return value in self.choices
         return bool(self.low <= value <= self.high)
 
 
 def as_axis(value: Any, listed: bool = False) -> Any:
-    """What `Axis` reads from a value of the study file; `listed`: the key itself takes a list (`protect`)."""
+    """Input for `Axis.model_validate` from a value in the study file.
+
+    listed: the key's type is itself a list of strings (`protect`), so a list of strings is one constant.
+    """
     if isinstance(value, Mapping):
         given = dict(value)
         if "when" in given and isinstance(given["when"], Mapping):
@@ -72,7 +78,7 @@ def as_axis(value: Any, listed: bool = False) -> Any:
 
 
 def compact(axis: Axis) -> Any:
-    """The shortest way to write an axis in a study file; `as_axis` reads it back."""
+    """The shortest notation of an axis for a study file; `as_axis` parses it back."""
     given = axis.model_dump(mode="json", exclude_defaults=True)
     if list(given) != ["choices"]:
         return given
@@ -80,21 +86,21 @@ def compact(axis: Axis) -> Any:
 
 
 def ordered(axes: Axes) -> dict[str, Axis]:
-    """The axes with every axis after those its `when` names. Raises ValueError on an unknown key or a circle."""
+    """The axes in dependency order: parents named in `when` first. Raises ValueError for unknown keys or cycles."""
     done: dict[str, Axis] = {}
     waiting = dict(axes)
     while waiting:
-        ready = [key for key, one in waiting.items() if all(parent in done for parent in one.when)]
+        ready = [key for key, axis in waiting.items() if all(parent in done for parent in axis.when)]
         if not ready:
-            key, one = next(iter(waiting.items()))
-            parents = ", ".join(one.when)
-            raise ValueError(f"{key}: its `when` names {parents}: unknown, or each waits for the other")
+            key, axis = next(iter(waiting.items()))
+            parents = ", ".join(axis.when)
+            raise ValueError(f"{key}: its `when` names {parents}: unknown key or circular condition")
         done |= {key: waiting.pop(key) for key in ready}
     return done
 
 
 def with_parents(axes: Axes, keys: Iterable[str]) -> dict[str, Axis]:
-    """The axes of these keys, as far as there are any, and all those that their conditions name; `ordered`."""
+    """The axes of those `keys` that exist, plus all their `when` ancestors, in dependency order (see `ordered`)."""
     chosen = {key: axes[key] for key in keys if key in axes}
     while parents := {parent for axis in chosen.values() for parent in axis.when} - set(chosen):
         chosen |= {key: axes[key] for key in parents}
@@ -102,32 +108,37 @@ def with_parents(axes: Axes, keys: Iterable[str]) -> dict[str, Axis]:
 
 
 def draw(axes: Axes, pick: Callable[[str, Axis], Any]) -> dict[str, Any]:
-    """A point of the space: `pick(key, axis)` for every axis whose condition holds (`axes` as `ordered`)."""
+    """A point of the space: `pick(key, axis)` for every active axis.
+
+    axes: in dependency order, see `ordered`. Axes with a single choice are not passed to `pick`.
+    """
     chosen: dict[str, Any] = {}
-    for key, one in axes.items():
-        if _active(one, chosen):
-            chosen[key] = one.choices[0] if one.choices and len(one.choices) == 1 else pick(key, one)
+    for key, axis in axes.items():
+        if _active(axis, chosen):
+            chosen[key] = axis.choices[0] if axis.choices and len(axis.choices) == 1 else pick(key, axis)
     return chosen
 
 
 def picker(seed: int) -> Callable[[str, Axis], Any]:
-    """A `pick` for `draw` that draws uniformly (log-uniformly where the axis says so) from `seed`."""
+    """A `pick` function for `draw`: uniform random, or log-uniform for `log` axes, seeded by `seed`."""
     generator = np.random.default_rng(seed)
 
-    def pick(key: str, one: Axis) -> Any:
-        if (values := one.values()) is not None:
+    def pick(key: str, axis: Axis) -> Any:
+        if (values := axis.values()) is not None:
             return values[generator.integers(len(values))]
-        low, high = np.array([one.low, one.high], float)
-        drawn = float(np.exp(generator.uniform(np.log(low), np.log(high))) if one.log else generator.uniform(low, high))
-        return round(drawn) if isinstance(one.low, int) else drawn
+        low, high = np.array([axis.low, axis.high], float)
+        drawn = float(
+            np.exp(generator.uniform(np.log(low), np.log(high))) if axis.log else generator.uniform(low, high)
+        )
+        return round(drawn) if isinstance(axis.low, int) else drawn
 
     return pick
 
 
 def grid(axes: Axes) -> Iterator[dict[str, Any]]:
-    """Every point of the space, the last axis fastest. Raises ValueError for a range without step."""
+    """Every point of the space; the last axis varies fastest. Raises ValueError for a range without step."""
 
-    def below(keys: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def expand(keys: list[str], chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not keys:
             yield chosen
             return
@@ -136,24 +147,24 @@ def grid(axes: Axes) -> Iterator[dict[str, Any]]:
         if values is None:
             raise ValueError(f"space.{key}: search grid needs a step for a range")
         for value in values if _active(axes[key], chosen) else ():
-            yield from below(rest, {**chosen, key: value})
+            yield from expand(rest, {**chosen, key: value})
         if not _active(axes[key], chosen):
-            yield from below(rest, chosen)
+            yield from expand(rest, chosen)
 
-    return below(list(axes), {})
+    return expand(list(axes), {})
 
 
 def size(axes: Axes) -> int | None:
-    """How many points the space has; None if a range makes it uncountable."""
-    if any(one.values() is None for one in axes.values()):
+    """Number of points in the space; None if it has a range without step."""
+    if any(axis.values() is None for axis in axes.values()):
         return None
     return sum(1 for _ in grid(axes))
 
 
 def label(value: Any) -> Any:
-    """A choice as Optuna's categorical takes it: lists become their JSON text."""
+    """A choice as a value that Optuna's categorical distribution accepts: lists become JSON text."""
     return json.dumps(value) if isinstance(value, (list, tuple)) else value
 
 
-def _active(one: Axis, chosen: Mapping[str, Any]) -> bool:
-    return all(chosen.get(parent) in allowed for parent, allowed in one.when.items())
+def _active(axis: Axis, chosen: Mapping[str, Any]) -> bool:
+    return all(chosen.get(parent) in allowed for parent, allowed in axis.when.items())

@@ -1,7 +1,7 @@
-"""The columns of all tables in a results folder, with their types.
+"""Columns and types of all tables in a results folder.
 
-The recipe's columns follow from `Recipe`; what is measured is declared here, once. `analysis`, which knows nothing of
-this package, reads them from analysis/columns.json, which `python -m study.config columns` prints.
+The recipe's columns are derived from `Recipe`; measured columns are declared here. `analysis` must not import this
+package, so it reads them from analysis/columns.json, the output of `python -m study.config columns`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pruning.measure.distributions import SCORES as SCORE_COLUMNS
 from study.config.recipe import Recipe
 
 SCHEMA_VERSION = 1
-# Types as pandas names them; Int64 and boolean know an empty cell.
-_TYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
+# pandas dtypes; Int64 and boolean are nullable.
+_DTYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
 _IDENTITY = {"trial_id": "str", "kind": "str", "state": "str", "error": "str", "seed": "Int64"}
 _MEASURED = {
     "sparsity": "float64",
@@ -52,15 +52,15 @@ _MEASURED = {
 }
 
 
-def _type(annotation: Any) -> str:
-    """The type of a recipe key's column, of its annotation: a list becomes text, and so do names."""
-    if annotation in _TYPES:
-        return _TYPES[annotation]
+def _dtype(annotation: Any) -> str:
+    """The column dtype for the annotation of a recipe key; lists and literals become str."""
+    if annotation in _DTYPES:
+        return _DTYPES[annotation]
     inner = [part for part in get_args(annotation) if part is not type(None)]
-    return _type(inner[0]) if inner and get_origin(annotation) in (Annotated, Union, UnionType) else "str"
+    return _dtype(inner[0]) if inner and get_origin(annotation) in (Annotated, Union, UnionType) else "str"
 
 
-RECIPE = {"requested_sparsity" if k == "sparsity" else k: _type(f.annotation) for k, f in Recipe.model_fields.items()}
+RECIPE = {"requested_sparsity" if k == "sparsity" else k: _dtype(f.annotation) for k, f in Recipe.model_fields.items()}
 TRIALS = {**_IDENTITY, **RECIPE, **_MEASURED}
 COLUMNS = list(TRIALS)
 HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
@@ -77,10 +77,10 @@ IMPORTANCE = ["objective", "axis", "importance"]
 
 
 def tables() -> dict[str, Any]:
-    """The columns of every table with their types, the recipe's keys among those of trials, and the schema version."""
-    texts = {"trial_id", "layer", "type", "criterion", "objective", "axis"}
-    counts = {"epoch", "dense", "pruned", *LAYERS} - texts
-    of_table = {
+    """The content of analysis/columns.json: schema version, recipe keys, and column -> dtype for every table."""
+    text_columns = {"trial_id", "layer", "type", "criterion", "objective", "axis"}
+    count_columns = {"epoch", "dense", "pruned", *LAYERS} - text_columns
+    table_columns = {
         "history": HISTORY,
         "layers": LAYERS,
         "scores": SCORE_COLUMNS,
@@ -88,11 +88,11 @@ def tables() -> dict[str, Any]:
         "histogram": HISTOGRAM_COLUMNS,
     }
 
-    def kind(table: str, column: str) -> str:
-        if column in texts:
+    def dtype(table: str, column: str) -> str:
+        if column in text_columns:
             return "str"
-        return "Int64" if column in counts and (table != "scores" or column == "weights") else "float64"
+        return "Int64" if column in count_columns and (table != "scores" or column == "weights") else "float64"
 
     recipe = [key for key in RECIPE if key != "requested_sparsity"]
-    columns = {name: {column: kind(name, column) for column in names} for name, names in of_table.items()}
+    columns = {name: {column: dtype(name, column) for column in names} for name, names in table_columns.items()}
     return {"schema_version": SCHEMA_VERSION, "recipe": recipe, "trials": TRIALS, **columns}

@@ -1,4 +1,4 @@
-"""What the models of a study file have in common."""
+"""Field types and the base class shared by the models of a study file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from pydantic_core import core_schema
 
 from models.own_functions import FORMS
 
-OWN_FUNCTION = re.compile(r"^[\w./-]+:\w+$")  # a person's own: package.module:function, or path/file.py:function
+OWN_FUNCTION = re.compile(r"^[\w./-]+:\w+$")  # user-defined: package.module:function or path/file.py:function
 
 
-class Refused(ValueError):
-    """What the user asked for turned out, once the study had begun, not to be had; the message says what there is."""
+class RefusedError(ValueError):
+    """The user's input turned out to be unusable after the study had started; the message names what is available."""
 
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """Accepts a name among `choices`, or (dotted) a user's own function: `package.module:function`, `file.py:function`.
+    """Field metadata: accepts one of `choices`, or (dotted) a user-defined function.
 
-    what: the kind of thing that is named, for the message. choices: the dict itself, looked at each time, so that it is
-    the one place that knows the names.
+    A user-defined function is written `package.module:function` or `path/file.py:function`.
+
+    what: the kind of thing being named, for the error message.
+    choices: the registry itself, read on every use, so that names added later are known.
     """
 
     what: str
@@ -48,12 +50,12 @@ class OneOf:
 
 
 def one_of(what: str, choices: Collection[str], *, dotted: bool = False) -> OneOf:
-    """Metadata of a field that takes one of these names; see `OneOf`."""
+    """Metadata for a field that accepts one of these names; see `OneOf`."""
     return OneOf(what, choices, dotted)
 
 
 class Section(BaseModel):
-    """A part of a study file: frozen, and without unknown keys."""
+    """Base class for parts of a study file: frozen, unknown keys and non-finite numbers are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""The recipe: one point of the space, validated."""
+"""The validated recipe: one point of the space."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pruning.settings import GRANULARITIES, Granularity
 from study.config.fields import Fraction, Section, one_of
 from study.training.optimisers import LR_SCHEDULES, OPTIMIZERS
 
-EACH = "each"  # as `layer` or `group`: one recipe for each of those the network has
-BLOCKS_ONLY = {"scope": "layer", "schedule": "one_shot", "sparsity_of": "params"}  # all that n:m can be
+EACH = "each"  # value of `layer` or `group`: one recipe for each layer or group of the network
+BLOCKS_ONLY = {"scope": "layer", "schedule": "one_shot", "sparsity_of": "params"}  # the only values valid for n:m
 
 _GRANULARITY_SCHEMA = {
     "anyOf": [
@@ -35,18 +35,18 @@ def _values_channels_only(criterion: Any) -> bool:
 
 
 def implied_by(granularity: Any) -> dict[str, Any]:
-    """The keys of a recipe that have one value by its granularity: none, but for n:m, where blocks are local."""
+    """Recipe keys fixed by the granularity: for n:m, sparsity and `BLOCKS_ONLY` (blocks are local); otherwise none."""
     implied = Granularity(granularity).implied_sparsity if ":" in str(granularity) else None
     return {} if implied is None else {"sparsity": implied, **BLOCKS_ONLY}
 
 
 def sketch(point: Mapping[str, Any]) -> Recipe:
-    """A recipe of which not all keys are known. Raises ValueError where those that are don't go together."""
+    """A recipe from some of its keys, defaults elsewhere. Raises ValueError if the given keys are incompatible."""
     return Recipe(**{"sparsity": 0.5, **implied_by(point.get("granularity")), **point})
 
 
 class Recipe(Section):
-    """One point of the space, complete: what a trial does to the baseline."""
+    """One complete point of the space: how a trial prunes and fine-tunes the baseline."""
 
     criterion: Annotated[str, one_of("criterion", CRITERIA, dotted=True)] = Field(
         default="magnitude_l1",
@@ -58,14 +58,14 @@ class Recipe(Section):
     )
     channel_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.5,
-        description="hybrid recipes: the share of `sparsity` that channels bring; single weights bring the rest",
+        description="hybrid recipes: share of `sparsity` reached by removing channels; single weights make up the rest",
     )
     reduce: Literal["sum", "mean"] = Field(
         default="sum",
         description="how the scores of a channel's weights become its score; `sum` favours large filters if global",
     )
     scope: Annotated[str, one_of("scope", SCOPES)] = Field(
-        default="global", description="over what scores are ranked, or how the target is shared out among the layers"
+        default="global", description="how scores are ranked (globally or per layer), or how layers share the target"
     )
     schedule: Annotated[str, one_of("schedule", SCHEDULES)] = Field(
         default="one_shot", description="how the cuts are spread: all at once, in equal steps, or along a cubic curve"
@@ -94,12 +94,12 @@ class Recipe(Section):
         default="sgd", description="`sgd` has Nesterov momentum 0.9"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=5e-4, description="while fine-tuning")
-    recalibrate: bool = Field(default=True, description="measure batch norm's statistics anew after every cut")
+    recalibrate: bool = Field(default=True, description="recompute batch norm's statistics after every cut")
     calibration_samples: Annotated[int, Field(ge=2)] = Field(
-        default=512, description="training images for that, and for criteria that look at data"
+        default=512, description="training images for recalibration and for data-dependent criteria"
     )
     min_channels: Annotated[int, Field(ge=1)] = Field(
-        default=1, description="channel recipes: channels that every layer keeps at least"
+        default=1, description="channel recipes: minimum number of channels that every layer keeps"
     )
     round_to: Annotated[int, Field(ge=1)] = Field(
         default=1, description="channel recipes: every layer keeps a multiple of this many channels"
@@ -111,12 +111,13 @@ class Recipe(Section):
     )
     group: str | None = Field(
         default=None,
-        description="cut this dependency group alone; `sparsity` is then the share of its units. `each`: one per group",
+        description="cut this dependency group alone; `sparsity` is then the share of its channels. `each`: one per "
+        "group",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _what_follows_from_others(cls, given: Any) -> Any:
+    def _add_implied_values(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
         given = {**implied_by(given.get("granularity", "weight")), **given}
@@ -128,7 +129,7 @@ class Recipe(Section):
         return {**given, **follows}
 
     @model_validator(mode="after")
-    def _is_meaningful(self) -> Recipe:
+    def _check(self) -> Recipe:
         if self.initial_sparsity > self.sparsity:
             raise ValueError(
                 f"initial_sparsity {self.initial_sparsity:g} is above the final sparsity {self.sparsity:g}"
@@ -136,7 +137,7 @@ class Recipe(Section):
         if _values_channels_only(self.criterion) and self.granularity != "channel":
             both = ", ".join(name for name in CRITERIA if not _values_channels_only(name))
             raise ValueError(f"criterion {self.criterion} values channels only; for weights there are {both}")
-        self._suits_its_granularity()
+        self._check_granularity()
         for key, granularity in (("layer", "weight"), ("group", "channel")):
             if getattr(self, key) is None:
                 continue
@@ -148,7 +149,7 @@ class Recipe(Section):
                 raise ValueError(f"{key}: within one {key} there is nothing to allocate: scope is global")
         return self
 
-    def _suits_its_granularity(self) -> None:
+    def _check_granularity(self) -> None:
         for key, value in implied_by(self.granularity).items():
             found = getattr(self, key)
             if not (math.isclose(found, value) if key == "sparsity" else found == value):
@@ -163,10 +164,10 @@ class Recipe(Section):
 
     @property
     def part(self) -> str | None:
-        """The one layer or dependency group that is cut, where the recipe names one."""
+        """The single layer or dependency group to cut, if the recipe names one."""
         return self.layer or self.group
 
     @property
     def epochs(self) -> int:
-        """Fine-tuning epochs in all."""
+        """Total fine-tuning epochs."""
         return self.finetune_epochs if self.epochs_per_step is None else self.epochs_per_step * self.steps

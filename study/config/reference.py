@@ -1,4 +1,4 @@
-"""The tables of the documentation, made from the code so that they cannot drift from it."""
+"""Documentation tables and the JSON Schema, generated from the code so that they stay in sync with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COST = {
     "backward": "forward, backward",
     "per-image": "forward, backward; gradients of single images",
 }
-# A schedule that is not named here is described by the first line of its docstring.
+# A schedule not listed here is described by the first line of its docstring.
 SCHEDULE_MEANINGS = {
     "one_shot": ("the target in one cut", ""),
     "iterative": ("equal steps: initial + (final - initial) * progress", "Han 2015, arXiv:1506.02626"),
@@ -45,32 +45,32 @@ SCHEDULE_MEANINGS = {
 
 
 def criteria_table() -> str:
-    """All criteria with their formulas, sources and costs, as the rows of a Markdown table; higher scores stay."""
-    return _rows(
+    """All criteria with formulas, costs and sources, as Markdown table rows; higher = keep."""
+    return _markdown_rows(
         (f"`{name}`", form.of_weight or "refused", form.of_channel, COST[form.cost], form.source)
         for name, form in CRITERIA.items()
     )
 
 
 def scopes_table() -> str:
-    """All scopes with their sources, as the rows of a Markdown table."""
-    return _rows((f"`{name}`", scope.meaning, scope.source) for name, scope in SCOPES.items())
+    """All scopes with their sources, as Markdown table rows."""
+    return _markdown_rows((f"`{name}`", scope.meaning, scope.source) for name, scope in SCOPES.items())
 
 
 def schedules_table() -> str:
-    """All schedules with their sources, as the rows of a Markdown table."""
-    return _rows(_described(SCHEDULES, SCHEDULE_MEANINGS))
+    """All schedules with their sources, as Markdown table rows."""
+    return _markdown_rows(_documented(SCHEDULES, SCHEDULE_MEANINGS))
 
 
 def space_table() -> str:
-    """The keys of a recipe with their choices, defaults and meanings, as the rows of a Markdown table."""
+    """The keys of a recipe with choices, defaults and meanings, as Markdown table rows."""
     return section_table("space")
 
 
 def section_table(name: str) -> str:
-    """The keys of a section of the study file (`study`, `resources`, `baseline`, `space`), as `space_table`."""
+    """The keys of a section of the study file (one of `SECTIONS`); columns as in `space_table`."""
     own_defaults = DEFAULT_SPACE if name == "space" else {}
-    return _rows(
+    return _markdown_rows(
         (f"`{key}`", _choices(key, field), _default(field, own_defaults.get(key)), field.description or "")
         for key, field in SECTIONS[name].model_fields.items()
     )
@@ -83,9 +83,9 @@ def _choices(key: str, field: FieldInfo) -> str:
 
 
 def _literals(annotation: Any) -> list[str]:
-    """The strings among which an annotation lets one choose: those of Literal, also inside of `... | None` or a tuple.
+    """The strings of a Literal annotation, also inside `... | None` or a tuple.
 
-    A choice beside numbers, such as `auto`, is no list of choices.
+    Empty where a literal is an alternative to numbers, such as `auto`.
     """
     found = get_args(annotation)
     if found and all(isinstance(one, str) for one in found):
@@ -100,19 +100,19 @@ def _default(field: FieldInfo, own: Any) -> str:
     return f"`{json.dumps(field.default if own is None else own)}`"
 
 
-def _described(functions: Mapping[str, Callable[..., Any]], told: Mapping[str, tuple[str, str]]) -> Iterable[Any]:
+def _documented(functions: Mapping[str, Callable[..., Any]], meanings: Mapping[str, tuple[str, str]]) -> Iterable[Any]:
     for name, function in functions.items():
-        first = (function.__doc__ or "").strip().split("\n")[0]
+        summary = (function.__doc__ or "").strip().split("\n")[0]
         source = ", ".join(re.findall(r"arXiv:\d{4}\.\d{5}", function.__doc__ or ""))
-        yield (f"`{name}`", *told.get(name, (first, source)))
+        yield (f"`{name}`", *meanings.get(name, (summary, source)))
 
 
-def _rows(rows: Iterable[Iterable[str]]) -> str:
+def _markdown_rows(rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a study file, by which editors complete and check it."""
+    """The JSON Schema of a study file, for completion and validation in editors."""
     _, found = models_json_schema(
         [(section, "validation") for section in SECTIONS.values()], title="A study file", ref_template="#/$defs/{model}"
     )
@@ -133,7 +133,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _axis_schema(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A key of the space: a constant, a list of choices, or a mapping of either choices or a range."""
+    """The schema of a key of the space: a constant, a list of choices, or a mapping with choices or a range."""
     one = {key: part for key, part in value.items() if key not in ("description", "title", "default")}
     number = {"type": "number"}
     listed = {"type": "array", "items": one, "minItems": 1}

@@ -35,14 +35,14 @@ CONSTRAINABLE = [
 
 
 class StopEarly(Section):
-    """When trials are compared that are fine-tuning after their last cut, and what share of them goes on."""
+    """Early stopping: from `min_epochs` after the last cut, the best 1/`reduction` of trials continue at each rung."""
 
     min_epochs: Annotated[int, Field(ge=1)] = 1
     reduction: Annotated[int, Field(ge=2)] = 3
 
 
 class StudySection(Section):
-    """What is searched for, and how long."""
+    """What is searched for, with which budget."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = Field(
         description="names the results folder; letters, digits, `-` and `_`"
@@ -55,68 +55,74 @@ class StudySection(Section):
     )
     constraints: dict[str, Annotated[str, Field(pattern=r"^(<=|>=) *-?[0-9.]+([eE]-?[0-9]+)?$")]] = Field(
         default={},
-        description="limits on columns, such as `{accuracy_drop: '<= 0.02'}`; rows outside it are never on the front",
+        description="limits on columns, such as `{accuracy_drop: '<= 0.02'}`; a row outside is kept, never on the "
+        "front",
     )
     search: Literal["optuna", "random", "grid"] = Field(
-        default="optuna", description="who proposes recipes; `grid` runs every combination (ranges then need `step`)"
+        default="optuna",
+        description="how recipes are proposed; `grid` runs every combination (ranges then need `step`)",
     )
     sampler: Annotated[str, one_of("sampler", SAMPLERS)] = Field(
-        default="tpe", description="which sampler of Optuna's, with `search: optuna`"
+        default="tpe", description="Optuna sampler, with `search: optuna`"
     )
     repeats: Literal["new_seed", "stored"] = Field(
         default="new_seed",
-        description="a recipe that is proposed twice: `new_seed` runs it with another seed; `stored` reuses the result",
+        description="if a recipe is proposed twice: `new_seed` runs it with another seed; `stored` reuses the result",
     )
-    start_with: tuple[dict[str, Any], ...] = Field(default=(), description="recipes that are tried first")
+    start_with: tuple[dict[str, Any], ...] = Field(default=(), description="recipes to try first")
     trials: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="recipes to finish, those of a resumed study included; left out: 60, or the whole grid",
     )
-    hours: Annotated[float, Field(gt=0)] | None = Field(default=None, description="start no trial after this much time")
+    hours: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="start no trial after this many hours"
+    )
     seeds: Annotated[int, Field(ge=1)] = Field(
-        default=1, description="runs of every recipe, each with a row of its own"
+        default=1, description="runs of every recipe with different seeds, one row each"
     )
     confirm_seeds: Annotated[int, Field(ge=0)] = Field(
         default=0, description="after the search: further runs of the recipes on the front, with other seeds"
     )
     controls: tuple[Literal["dense", "scratch"], ...] = Field(
-        default=("dense",), description="runs to compare with, after the search: `dense`, `scratch`"
+        default=("dense",),
+        description="reference runs after the search. `dense`: fine-tuned, not pruned; "
+        "`scratch`: cut networks of the front, trained from random weights",
     )
     stop_early: StopEarly | None = Field(
         default=None, description="for example `{min_epochs: 1, reduction: 3}`: end weak trials early"
     )
     save: Literal["front", "all", "none"] = Field(
-        default="front", description="which networks are kept: those on the front, all, or none"
+        default="front", description="which networks are saved: those on the front, all, or none"
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the search and of all trials")
 
     @model_validator(mode="after")
-    def _is_meaningful(self) -> StudySection:
+    def _check(self) -> StudySection:
         for name, direction in self.objectives.items():
             if direction != DIRECTIONS[name]:
-                raise ValueError(f"objectives: {name} is to be {DIRECTIONS[name]}, not {direction}")
+                raise ValueError(f"objectives: {name} must be {DIRECTIONS[name]}, not {direction}")
         for name in self.constraints:
             if name not in CONSTRAINABLE:
                 raise ValueError(f"constraints: unknown column {name!r}; choices: {', '.join(CONSTRAINABLE)}")
         if "scratch" in self.controls and self.save == "none":
-            raise ValueError("controls: scratch trains networks of the front anew, so save is front or all, not none")
+            raise ValueError("controls: scratch retrains networks of the front, so save is front or all, not none")
         return self
 
 
 class Resources(Section):
-    """What one trial gets."""
+    """Resources of one trial."""
 
     cpus: Annotated[int, Field(ge=1)] = Field(default=1, description="cores of one trial")
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         default="auto", description="GPUs of one trial; may be a fraction. `auto`: one where there are any"
     )
     concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="trials at once. `auto`: as many as fit"
+        default="auto", description="concurrent trials. `auto`: as many as fit"
     )
 
 
 class BaselineSection(Section):
-    """The dense network that trials start from, and the data it saw."""
+    """The dense network that trials start from, its training and its data."""
 
     model: Annotated[str, one_of("model", MODELS, dotted=True)] = Field(
         default="resnet18",
@@ -132,7 +138,7 @@ class BaselineSection(Section):
         default=None, description="`imagefolder` only, and required there: pixels to which images are resized"
     )
     train_samples: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="use only so many training images, the same for every trial, stratified by class"
+        default=None, description="use only this many training images, stratified by class and the same for every trial"
     )
     validation: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="share of the training images set aside for validation, stratified by class"
@@ -146,11 +152,11 @@ class BaselineSection(Section):
     label_smoothing: Fraction = Field(default=0.0, description="of the baseline's training")
     augment: bool = Field(default=True, description="crop at random after padding, and flip; for fine-tuning too")
     bn_l1: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="L1 penalty on batch norm's scale, as network slimming asks for"
+        default=0.0, description="L1 penalty on batch norm's scale (gamma), for network slimming"
     )
 
     @model_validator(mode="after")
-    def _is_meaningful(self) -> BaselineSection:
+    def _check(self) -> BaselineSection:
         if self.dataset == "imagefolder" and self.image_size is None:
             raise ValueError("image_size: dataset imagefolder needs one, in pixels")
         return self

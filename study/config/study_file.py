@@ -1,4 +1,4 @@
-"""The study file, whole: its sections and the space of recipes. Everything wrong is said here, not in a worker."""
+"""The whole study file: its sections and the space of recipes, fully validated before any worker starts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model
 
 import search_spaces
 from study.config import axes as spaces
-from study.config.fields import Refused, Section
+from study.config.fields import RefusedError, Section
 from study.config.recipe import EACH, Recipe, implied_by, sketch
 from study.config.sections import BaselineSection, Resources, StudySection
 
-__all__ = ["EACH", "BaselineSection", "Recipe", "Refused", "Resources", "StudyFile", "parse", "read_study"]
+__all__ = ["EACH", "BaselineSection", "Recipe", "RefusedError", "Resources", "StudyFile", "parse", "read_study"]
 
-# Axes of which some pairs mean nothing.
-_DECIDING = ("criterion", "granularity", "scope", "schedule", "sparsity", "sparsity_of", "layer", "group")
+# Axes with incompatible combinations of values.
+_INTERDEPENDENT = ("criterion", "granularity", "scope", "schedule", "sparsity", "sparsity_of", "layer", "group")
 DEFAULT_SPACE: dict[str, Any] = {
     "criterion": ["magnitude_l1", "random"],
     "granularity": ["weight", "channel"],
@@ -30,20 +30,20 @@ DEFAULT_SPACE: dict[str, Any] = {
 
 
 def _read_space(space: Any) -> Any:
-    """The axes of a study file, defaults added, every value checked and of its key's type."""
+    """The axes of a study file with defaults added, every value validated and converted to its key's type."""
     if not isinstance(space, Mapping):
         raise ValueError(f"expected axes, found {space!r}")
     if unknown := [key for key in space if key not in Recipe.model_fields]:
         raise ValueError(f"{unknown[0]}: unknown key; choices: {', '.join(Recipe.model_fields)}")
     if "finetune_epochs" in space and space.get("epochs_per_step") is not None:
-        raise ValueError("epochs_per_step: stands instead of finetune_epochs; give one of them")
-    return _without_implied({key: _read_axis(key, value) for key, value in {**DEFAULT_SPACE, **space}.items()})
+        raise ValueError("epochs_per_step: replaces finetune_epochs; give only one of them")
+    return _restrict_implied({key: _read_axis(key, value) for key, value in {**DEFAULT_SPACE, **space}.items()})
 
 
-def _without_implied(axes: dict[str, spaces.Axis]) -> dict[str, spaces.Axis]:
-    """The axes with those that follow from n:m (sparsity, scope, ...) drawn for other granularities only.
+def _restrict_implied(axes: dict[str, spaces.Axis]) -> dict[str, spaces.Axis]:
+    """The axes, with those that n:m fixes (sparsity, scope, ...) restricted to the other granularities.
 
-    A single value is left for the recipe to refuse, and so is whatever the file itself parts by granularity.
+    Left as they are, for `Recipe` to validate: axes with a single value and axes already conditional on granularity.
     """
     implied = {g: implied_by(g) for g in axes["granularity"].choices or ()}
     others = tuple(g for g, keys in implied.items() if not keys)
@@ -71,17 +71,17 @@ def _read_axis(key: str, value: Any) -> spaces.Axis:
     parents = {name: name for name in axis.when if name in Recipe.model_fields}
     return axis.model_copy(
         update={
-            "choices": axis.choices and tuple(_checked(key, v, key) for v in axis.choices),
-            "low": None if axis.low is None else _checked(key, axis.low, key),
-            "high": None if axis.high is None else _checked(key, axis.high, key),
+            "choices": axis.choices and tuple(_validated(key, v, key) for v in axis.choices),
+            "low": None if axis.low is None else _validated(key, axis.low, key),
+            "high": None if axis.high is None else _validated(key, axis.high, key),
             "when": axis.when
-            | {name: tuple(_checked(name, v, f"{key}.when.{name}") for v in axis.when[name]) for name in parents},
+            | {name: tuple(_validated(name, v, f"{key}.when.{name}") for v in axis.when[name]) for name in parents},
         }
     )
 
 
 class StudyFile(Section):
-    """A whole study file, resolved: every key has its value."""
+    """A resolved study file: every key has a value."""
 
     study: StudySection
     resources: Resources = Resources()
@@ -89,7 +89,7 @@ class StudyFile(Section):
     space: Annotated[dict[str, spaces.Axis], BeforeValidator(_read_space)] = Field({}, validate_default=True)
 
     @model_validator(mode="after")
-    def _is_meaningful(self) -> StudyFile:
+    def _check(self) -> StudyFile:
         axes = self.axes
         for number, recipe in enumerate(self.study.start_with):
             self._check_start(number, recipe)
@@ -104,28 +104,28 @@ class StudyFile(Section):
         return self
 
     def _check_pairs(self) -> None:
-        """Every combination of the axes that can exclude each other, as a recipe."""
-        axes = spaces.with_parents(self.axes, _DECIDING)
+        """Validate every combination of the axes with incompatible values as a recipe."""
+        axes = spaces.with_parents(self.axes, _INTERDEPENDENT)
         finite = {k: a if a.values() else a.model_copy(update={"choices": (a.low,)}) for k, a in axes.items()}
         if axis := axes.get("sparsity"):
-            finite["sparsity"] = axis.model_copy(update={"choices": _bounds(axis)})  # the ends tell of all between
+            finite["sparsity"] = axis.model_copy(update={"choices": _bounds(axis)})  # the ends cover all between
         for point in spaces.grid(finite):
             try:
                 sketch(point)
             except ValidationError as error:
                 raise ValueError(
-                    f"space: {_message(error.errors()[0])}; `when` parts what does not go together"
+                    f"space: {_message(error.errors()[0])}; use `when` to separate incompatible values"
                 ) from None
 
     def values(self, key: str) -> tuple[Any, ...]:
-        """What a key of recipes may be: its choices, the ends of its range, or its default."""
+        """Possible values of a recipe key: its choices, the ends of its range, or its default."""
         axis = self.space.get(key)
         if axis is None:
             return (Recipe.model_fields[key].default,)
         return axis.choices or (axis.low, axis.high)
 
     def with_parts(self, layers: Sequence[str], groups: Sequence[str]) -> StudyFile:
-        """With each of these layers and dependency groups where the axis says so. Raises ValueError for others."""
+        """A copy in which `each` stands for all these layers or groups. Raises ValueError for unknown names."""
         space = dict(self.space)
         for key, names in (("layer", layers), ("group", groups)):
             if key not in space:
@@ -140,24 +140,24 @@ class StudyFile(Section):
         for key, value in recipe.items():
             where = f"study.start_with[{number}].{key}"
             if key not in self.space:
-                raise ValueError(f"{where}: no axis of this space; choices: {', '.join(self.space)}")
-            if not self.space[key].holds(_checked(key, value, where)):
-                raise ValueError(f"{where}: {value!r} lies outside the space")
+                raise ValueError(f"{where}: not an axis of this space; choices: {', '.join(self.space)}")
+            if not self.space[key].holds(_validated(key, value, where)):
+                raise ValueError(f"{where}: {value!r} is outside the space")
 
     @property
     def axes(self) -> dict[str, spaces.Axis]:
-        """The axes, each after those its condition names."""
+        """The axes in dependency order: each after those its `when` names."""
         return spaces.ordered(self.space)
 
     @property
     def trials(self) -> int:
-        """Recipes to finish."""
+        """Number of recipes to finish."""
         if self.study.trials is not None:
             return self.study.trials
         return (spaces.size(self.axes) or 0) if self.study.search == "grid" else 60
 
     def resolved(self) -> dict[str, Any]:
-        """The file as a mapping with every key written out, ready for YAML."""
+        """The file as a mapping with every key, ready for YAML."""
         content = self.model_dump(mode="json", exclude={"space"})
         content["study"]["trials"] = self.trials
         return content | {"space": {key: spaces.compact(axis) for key, axis in self.axes.items()}}
@@ -169,7 +169,7 @@ def _adapter(key: str) -> TypeAdapter[Any]:
     return TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])  # type: ignore[arg-type]
 
 
-def _checked(key: str, value: Any, where: str) -> Any:
+def _validated(key: str, value: Any, where: str) -> Any:
     try:
         return _adapter(key).validate_python(value)
     except ValidationError as error:
@@ -194,7 +194,7 @@ def _message(error: Any, keys: Iterable[str] = ()) -> str:
 
 
 def parse(content: Mapping[str, Any], origin: str) -> StudyFile:
-    """The study file in `content`. Raises ValueError: one message with `origin`, the key and the choices."""
+    """Validate `content`. Raises ValueError with one message that names `origin`, the key and the choices."""
     try:
         return StudyFile.model_validate(content)
     except ValidationError as error:
@@ -206,6 +206,6 @@ def parse(content: Mapping[str, Any], origin: str) -> StudyFile:
 
 
 def read_study(space: str, settings: Iterable[str] = ()) -> StudyFile:
-    """The study file that `space` names, with each `a.b=value` of `settings` put in place. Raises ValueError."""
+    """Read the study file named `space` and apply each `a.b=value` of `settings`. Raises ValueError for wrong input."""
     path = search_spaces.find(space)
     return parse(search_spaces.override(search_spaces.read(path), settings), str(path))

@@ -1,1 +1,1 @@
-"""Data sets by name, decoded once, and split for all trials alike."""
+"""Data sets by name: decoded once, cached, and split identically for all trials."""

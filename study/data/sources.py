@@ -1,6 +1,6 @@
-"""The data sets by name.
+"""Data sets by name.
 
-Adding one: write a function (data_dir, image_size, cache) -> Source and name it in DATASETS.
+To add one: write a function (data_dir, image_size, cache) -> Source and add it to DATASETS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ CIFAR_IMAGES = (50_000, 10_000)  # train, test
 
 
 def find(dataset: str, data_dir: str | Path | None, image_size: int | None, cache: str | Path | None = None) -> Source:
-    """The Source called `dataset`; only names of files are read. ValueError for what does not fit it."""
+    """The `Source` of a data set; lists files but reads no image.
+
+    Args:
+      dataset: a name in DATASETS.
+      data_dir: folder of the images; required by imagefolder.
+      image_size: pixels; required by imagefolder, fixed for the others.
+      cache: cache folder, see `cache_dir`.
+
+    Raises:
+      ValueError: unknown data set, or arguments that do not fit it.
+    """
     if dataset not in DATASETS:
         raise ValueError(f"dataset {dataset!r} is unknown; choose from {', '.join(DATASETS)}")
     folder = Path(data_dir).expanduser().resolve() if data_dir is not None else None
@@ -28,10 +38,10 @@ def find(dataset: str, data_dir: str | Path | None, image_size: int | None, cach
 
 
 def _digits(data_dir: Path | None, image_size: int | None, cache: Path) -> Source:
-    """scikit-learn's handwritten digits: 1,797 images of 8x8x1, in the package (Alpaydin and Kaynak 1998)."""
+    """Handwritten digits bundled with scikit-learn: 1,797 images of 8x8x1 (Alpaydin and Kaynak 1998)."""
     _fixed_size("digits", 8, image_size)
     if data_dir is not None:
-        raise ValueError(f"digits are part of scikit-learn and not read from {data_dir}; for images there: imagefolder")
+        raise ValueError(f"digits come with scikit-learn, not from {data_dir}; to read images there use imagefolder")
 
     def read(images: np.ndarray) -> tuple[np.ndarray, list[str]]:
         from sklearn.datasets import load_digits  # takes a second to import
@@ -44,7 +54,7 @@ def _digits(data_dir: Path | None, image_size: int | None, cache: Path) -> Sourc
 
 
 def _cifar(name: str, classes: int, data_dir: Path | None, image_size: int | None, cache: Path) -> Source:
-    """CIFAR-10 or -100 by torchvision, from `data_dir` (else the cache), downloaded into it if missing."""
+    """CIFAR-10 or -100 from torchvision, stored in `data_dir` (default: the cache); downloaded if missing."""
     _fixed_size(name, 32, image_size)
     root = data_dir or cache
 
@@ -54,7 +64,7 @@ def _cifar(name: str, classes: int, data_dir: Path | None, image_size: int | Non
         kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
         try:
             train, test = (kind(root, train=train, download=True) for train in (True, False))
-        except Exception as error:  # of network, archive or disk
+        except Exception as error:  # network, archive or disk
             raise ValueError(
                 f"{name} could not be downloaded to {root} ({type(error).__name__}: {error}). "
                 f"Without network: --data-dir DIR with {kind.base_folder} in DIR; or images of your own, "
@@ -67,15 +77,17 @@ def _cifar(name: str, classes: int, data_dir: Path | None, image_size: int | Non
 
 
 def _imagefolder(data_dir: Path | None, image_size: int | None, cache: Path) -> Source:
-    """data_dir/train/<class>/* and data_dir/test/<class>/*; a missing test is cut from train."""
+    """data_dir/train/<class>/* and data_dir/test/<class>/*; without test/, test images are split off from train."""
     if data_dir is None:
         raise ValueError("imagefolder needs --data-dir DIR, with images as DIR/train/<class>/<name>.jpg")
     if image_size is None or image_size < 1:
         raise ValueError(f"imagefolder needs image_size, the pixels to which images are resized; got {image_size}")
     train = imagefolder.list_classes(data_dir / "train")
     test = imagefolder.list_classes(data_dir / "test") if (data_dir / "test").exists() else {}
-    if test and (odd := sorted(set(train) ^ set(test))):
-        raise ValueError(f"{data_dir}: train and test differ in their classes: {', '.join(odd)} is in one of them only")
+    if test and (unmatched := sorted(set(train) ^ set(test))):
+        raise ValueError(
+            f"{data_dir}: train and test differ in their classes: {', '.join(unmatched)} is in only one of them"
+        )
     parts = [list(chain.from_iterable(part.values())) for part in (train, test)]
     files = parts[0] + parts[1]
 
@@ -91,7 +103,7 @@ def _imagefolder(data_dir: Path | None, image_size: int | None, cache: Path) -> 
 def _fixed_size(dataset: str, size: int, image_size: int | None) -> None:
     if image_size not in (None, size):
         raise ValueError(
-            f"{dataset} has images of {size} pixels, not image_size {image_size}; resized is imagefolder only"
+            f"{dataset} has images of {size} pixels, not image_size {image_size}; only imagefolder resizes"
         )
 
 

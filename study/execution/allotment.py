@@ -8,7 +8,7 @@ from typing import NamedTuple
 import ray
 import torch
 
-from study.config import Refused, Resources
+from study.config import RefusedError, Resources
 from study.training import device_data, loop, optimisers
 from study.trials.context import TrialContext
 
@@ -30,7 +30,7 @@ class Allotment(NamedTuple):
 def allotment(resources: Resources, alone: bool = False) -> Allotment:
     """The resources of each trial on this cluster. `alone`: all CPUs of a node, for trials that measure latency.
 
-    Trials are counted per node and per GPU: none spans two. Raises Refused if no trial fits.
+    Trials are counted per node and per GPU: none spans two. Raises RefusedError if no trial fits.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = ([node.get(name, 0.0) for node in nodes] for name in ("CPU", "GPU"))
@@ -38,7 +38,7 @@ def allotment(resources: Resources, alone: bool = False) -> Allotment:
     cpu = max(c for c, g in zip(cpus, gpus, strict=True) if bool(g) >= bool(gpu)) if alone else resources.cpus
     fits = sum(_trials_on_node(c, g, cpu, gpu) for c, g in zip(cpus, gpus, strict=True))
     if fits < 1:
-        raise Refused(
+        raise RefusedError(
             f"resources: a trial asks for {cpu:g} CPUs and {gpu:g} GPUs; the nodes have "
             + ", ".join(f"{c:g} and {g:g}" for c, g in zip(cpus, gpus, strict=True))
         )
@@ -55,11 +55,11 @@ def _trials_on_node(node_cpus: float, node_gpus: float, cpu: float, gpu: float) 
 
 
 def check_memory(gpu: float, peak: int, total: int) -> None:
-    """Raise Refused if trials of `peak` bytes, each with the share `gpu` of a GPU, exceed its `total` bytes."""
+    """Raise RefusedError if trials of `peak` bytes, each with the share `gpu` of a GPU, exceed its `total` bytes."""
     sharing = math.floor(1 / gpu + 1e-9)
     if peak * sharing > total:
         enough = math.ceil(100 / max(1, total // peak)) / 100
-        raise Refused(
+        raise RefusedError(
             f"resources.gpus: {gpu:g} puts {sharing} trials on a GPU of {total / 2**30:.1f} GiB, and one takes about "
             f"{peak / 2**30:.1f} GiB; give each at least {enough:g}"
         )

@@ -16,7 +16,7 @@ import ray
 
 import models
 from study import PACKAGES, ROOT, find_own_packages
-from study.config import Refused, StudyFile
+from study.config import RefusedError, StudyFile
 from study.execution import ray_adapter
 
 _HOOK = f"{find_own_packages.__module__}.{find_own_packages.__name__}"  # run by each worker as it starts
@@ -29,7 +29,7 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
     A remote cluster is sent the code, user modules included, so its nodes need only the installed packages.
 
     Raises:
-      Refused: no cluster at `address`, or Ray Client (`ray://`), where the searcher would run far from its journal.
+      RefusedError: no cluster at `address`, or Ray Client (`ray://`): the searcher would run far from its journal.
     """
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
@@ -38,7 +38,7 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
             arguments = _init_arguments(address, file, Path(staging))
             context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **arguments)
     except (ConnectionError, ValueError) as error:
-        raise Refused(
+        raise RefusedError(
             f"--address {address}: cannot reach a Ray cluster there: {error}; if it needs a token (`ray start` does "
             f"where ~/.ray/auth_token exists), set RAY_AUTH_MODE=token and put the token in that file"
         ) from None
@@ -52,7 +52,7 @@ def _init_arguments(address: str | None, file: StudyFile, staging: Path) -> dict
     if ray_adapter.JOB_CONFIG in os.environ:  # submitted as a Ray job, which includes the code
         return {"address": address or "auto"}
     if address and address.startswith("ray://"):
-        raise Refused(
+        raise RefusedError(
             f"--address {address}: a study does not run through Ray Client; run the command on the head node with "
             f"--address auto, or submit it: ray job submit --address http://HEAD:8265 --working-dir . -- python -m ..."
         )

@@ -22,9 +22,9 @@ class ScoreCacheActor:
 
     def __init__(self) -> None:
         self._leases: dict[str, float] = {}
-        self._scores: dict[str, list[ray.ObjectRef]] = {}
+        self._scores: dict[str, list[ray.ObjectRef[Any]]] = {}
 
-    def claim(self, key: str) -> list[ray.ObjectRef] | bool:
+    def claim(self, key: str) -> list[ray.ObjectRef[Any]] | bool:
         """The cached scores (in a list, since Ray resolves a bare reference), or whether the caller computes them."""
         if key in self._scores:
             return self._scores[key]
@@ -53,8 +53,8 @@ class ClusterScoreStore:
         while not (found := ray.get(self._actor.claim.remote(key))):
             time.sleep(0.2)
         if isinstance(found, list):
-            found = ray.get(found[0])
-            return found
+            cached: ScoreArrays = ray.get(found[0])
+            return cached
         scores: ScoreArrays | None = None
         try:
             scores = compute()

@@ -48,7 +48,7 @@ def trial_parameters(trial: FrozenTrial) -> dict[str, Any]:
 
     Private: the system attribute `fixed_params`. Replaceable by a public view of enqueued parameters.
     """
-    return trial.system_attrs.get("fixed_params", {}) | trial.params
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def write_violations(storage: BaseStorage, trial: Trial, violations: Sequence[float]) -> None:

@@ -82,7 +82,7 @@ def front_ranks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
 
     Equal points have equal ranks. O(n log n) for two objectives (Jensen 2003, doi:10.1109/TEVC.2003.817234).
     """
-    return moocore.pareto_rank(points, maximise=True)
+    return np.asarray(moocore.pareto_rank(points, maximise=True))
 
 
 def epsilon_net(points: npt.NDArray[np.float64], count: int) -> list[int]:

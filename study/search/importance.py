@@ -40,7 +40,7 @@ def importance(study: optuna.Study, objectives: Sequence[str], axes: spaces.Axes
 
 
 def _value(trial: FrozenTrial, column: int, sign: int) -> float:
-    return sign * trial.values[column]
+    return float(sign * trial.values[column])
 
 
 def _active(trial: FrozenTrial, axes: spaces.Axes) -> FrozenTrial:

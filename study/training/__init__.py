@@ -1,1 +1,1 @@
-"""Train, evaluate and recalibrate a network on images that lie whole on its device."""
+"""Train, evaluate and recalibrate networks; the whole data set is on the device."""

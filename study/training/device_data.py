@@ -1,4 +1,4 @@
-"""A data set on a device, and batches of it."""
+"""A data set on a device, and batches from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Images(NamedTuple):
-    """A data set on a device: images uint8 (N, H, W, C), labels int64 (N,), mean and std of the train images (C,)."""
+    """A data set on a device: images uint8 (N, H, W, C), labels int64 (N,), mean and std (C,) of the train images."""
 
     images: Tensor
     labels: Tensor
@@ -26,22 +26,22 @@ class Images(NamedTuple):
     std: Tensor
 
     def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Batch:
-        """Images (B, C, H, W), normalised (augmented by `generator`'s draws if one is given), and labels (B,)."""
+        """Normalised images (B, C, H, W) and labels (B,) of `rows`; augmented if a `generator` is given."""
         images = self.images[rows]
         if generator is not None:
             images = augment(images, generator)
         inputs = normalise(images, self.mean, self.std)
         if (layout := memory_format(inputs.device)) is torch.contiguous_format:
-            # Images of one channel are contiguous either way, and with these strides convolutions take them for
-            # channels last: only a copy is laid out as `memory_format` wants it.
+            # Single-channel images count as contiguous in both formats, and convolutions would treat these strides as
+            # channels last: only a copy gets the strides of `memory_format`.
             return inputs.clone(memory_format=layout), self.labels[rows]
         return inputs.contiguous(memory_format=layout), self.labels[rows]
 
 
 def on_device(data: Data, device: torch.device) -> Images:
-    """`data` on `device`; on the CPU without a copy."""
+    """Move `data` to `device`; no copy on the CPU."""
     with warnings.catch_warnings():
-        # Arrays that workers share are read-only, of which from_numpy warns; nothing here writes to them.
+        # from_numpy warns about the read-only arrays that workers share; nothing here writes to them.
         warnings.simplefilter("ignore", UserWarning)
         return Images(
             *(torch.from_numpy(array).to(device) for array in (data.images, data.labels, data.mean, data.std))
@@ -49,7 +49,7 @@ def on_device(data: Data, device: torch.device) -> Images:
 
 
 class DeviceData(NamedTuple):
-    """A data set on a device, with its splits: rows of `images`, int64 (n,)."""
+    """A data set on a device with its splits, as row indices int64 (n,) into `images`."""
 
     images: Images
     train: Tensor
@@ -58,18 +58,26 @@ class DeviceData(NamedTuple):
 
 
 def place(data: Data, device: torch.device) -> DeviceData:
-    """`data` on `device`, with its splits; on the CPU the images are not copied."""
+    """Move `data` and its splits to `device`; on the CPU the images are not copied."""
     rows = (rows_of(indices, device) for indices in (data.train, data.validation, data.test))
     return DeviceData(on_device(data, device), *rows)
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Batches in an epoch: whole ones only (batch norm cannot learn from a rest of one), but at least one."""
+    """Batches per epoch, at least one; the last partial batch is dropped (batch norm needs more than one image)."""
     return max(1, samples // batch_size)
 
 
 def endless_batches(images: Images, rows: Tensor, batch_size: int, augmented: bool, seed: int) -> Iterator[Batch]:
-    """Batches of `rows` for ever, shuffled anew for every epoch; all draws come from `seed`."""
+    """Endless batches of `rows`, reshuffled every epoch.
+
+    Args:
+      images: the data set.
+      rows: int64 (n,) indices into `images`.
+      batch_size: images per batch; the last partial batch of an epoch is dropped.
+      augmented: whether to augment the images.
+      seed: of shuffling and augmentation.
+    """
     generator = torch.Generator(rows.device).manual_seed(seed)
     while True:
         shuffled = rows[torch.randperm(len(rows), generator=generator, device=rows.device)]

@@ -1,4 +1,4 @@
-"""Evaluate a network, and recalibrate its batch norms."""
+"""Evaluate a network and recalibrate its batch norms."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from study.training.precision import precision
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Images, rows: Tensor, batch_size: int = 500) -> float:
-    """Share of `rows` that the model, in eval mode, classifies right, in [0, 1]."""
+    """Accuracy of the model on `rows`, in [0, 1]; leaves the model in eval mode.
+
+    Args:
+      model: the network, on the images' device.
+      images: the data set.
+      rows: int64 (n,) indices into `images`.
+      batch_size: images per forward pass.
+    """
     model.eval()
-    right = torch.zeros((), dtype=torch.int64, device=rows.device)
+    correct = torch.zeros((), dtype=torch.int64, device=rows.device)
     for chosen in rows.split(batch_size):
         inputs, labels = images.batch(chosen)
         with precision(inputs.device):
-            right += (model(inputs).argmax(1) == labels).sum()
-    return right.item() / len(rows)
+            correct += (model(inputs).argmax(1) == labels).sum()
+    return correct.item() / len(rows)
 
 
 @torch.no_grad()
@@ -29,16 +36,23 @@ def recalibrate(
     generator: torch.Generator | None = None,
     batch_size: int = 128,
 ) -> None:
-    """Batch norm's running statistics anew: the average over `rows`, seen once, augmented by the generator's draws.
+    """Recompute batch norm's running statistics as the average over one pass through `rows`.
 
-    As the network was trained: statistics of unaugmented images cost a ResNet-20 that had seen padded crops 4 points.
+    Augment as in training: for a ResNet-20 trained on padded crops, statistics of unaugmented images cost 4 points.
+
+    Args:
+      model: the network, on the images' device; left in eval mode.
+      images: the data set.
+      rows: int64 (n,) indices into `images`.
+      generator: of the augmentation; None: no augmentation.
+      batch_size: images per forward pass.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's cumulative average
-    model.eval()  # dropout stays off, so that only the batch norms see a difference
+        norm.momentum = None  # cumulative average
+    model.eval()  # keeps dropout off; only batch norms are set to training mode
     for norm in norms:
         norm.train()
     for chosen in rows.split(batch_size):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from study.training.device_data import Batch
@@ -23,25 +22,34 @@ def train(
     before_step: Callable[[], None] = lambda: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> float:
-    """One optimiser step per learning rate, each on the next batch; the mean loss.
+    """Train for one optimiser step per learning rate and return the mean loss.
 
-    `before_step` runs once the gradients are there, `after_step` after every step (masks are put back there). Raises
-    FloatingPointError where the loss is no finite number.
+    Args:
+      model: the network; set to training mode.
+      batches: at least one per learning rate.
+      optimizer: of the model's parameters.
+      learning_rates: one per step.
+      label_smoothing: of the cross-entropy loss, in [0, 1).
+      before_step: called when the gradients are computed, before the optimiser step.
+      after_step: called after every step, for example to reapply masks.
+
+    Raises:
+      FloatingPointError: the mean loss is not finite.
     """
     model.train()
     total, steps = torch.zeros((), device=next(model.parameters()).device), 0
-    # The rates come first in zip: once they are used up, no batch is drawn in vain.
+    # learning_rates first: zip then draws no extra batch at the end.
     for learning_rate, (inputs, labels) in zip(learning_rates, batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         with precision(inputs.device):
-            loss = F.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
+            loss = nn.functional.cross_entropy(model(inputs), labels, label_smoothing=label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         before_step()
         optimizer.step()
         after_step()
-        total += loss.detach()  # no .item(): that would make the GPU wait in every step
+        total += loss.detach()  # no .item(), which would synchronise the GPU every step
         steps += 1
     mean = total.item() / max(1, steps)
     if not math.isfinite(mean):
@@ -52,14 +60,14 @@ def train(
 def slimming(model: nn.Module, strength: float) -> Callable[[], None]:
     """A `before_step` that adds the subgradient of strength * sum of abs(gamma) over all batch norms.
 
-    Network slimming (Liu et al. 2017, arXiv:1708.06519): channels that the network can do without get a gamma near 0.
+    Network slimming (Liu et al. 2017, arXiv:1708.06519): unimportant channels get a gamma near 0.
     """
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine]
 
-    def add() -> None:
+    def add_subgradients() -> None:
         with torch.no_grad():
             for gamma in gammas if strength else ():
                 if gamma.grad is not None:
                     gamma.grad.add_(gamma.sign(), alpha=strength)
 
-    return add
+    return add_subgradients

@@ -10,24 +10,27 @@ from torch import nn
 
 
 def constant(progress: float) -> float:
-    """1, always."""
+    """Constant 1."""
     return 1.0
 
 
 def cosine(progress: float) -> float:
-    """Half a cosine from 1 to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983, no restarts)."""
+    """Cosine decay from 1 to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts)."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def one_cycle(progress: float, warm_up: float = 0.25) -> float:
-    """Linear from 1/25 to 1 over the first quarter, then half a cosine to 0 (after Smith 2018, arXiv 1803.09820)."""
+    """Linear warm-up from 1/25 to 1, by default over the first quarter, then cosine decay to 0.
+
+    After Smith 2018, arXiv 1803.09820.
+    """
     if progress < warm_up:
         return 0.04 + 0.96 * progress / warm_up
     return cosine((progress - warm_up) / (1 - warm_up))
 
 
 def sgd(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Nesterov momentum 0.9."""
+    """SGD with Nesterov momentum 0.9."""
     return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
 
 

@@ -1,4 +1,4 @@
-"""How fast saved networks are: dense and pruned in turn, alone on the device, in the format one would deploy."""
+"""Latency of saved networks: dense and pruned measured alternately, in the precision and format of deployment."""
 
 from __future__ import annotations
 
@@ -21,12 +21,22 @@ def speeds(
     device: torch.device,
     seconds: float = 0.3,
 ) -> dict[str, dict[str, Any]]:
-    """For every network the columns of latency at batch 1 and at a large batch, each beside `dense` in the same turns.
+    """Measure the latency of every network, alternately with `dense`, at batch 1 and at a large batch.
 
-    latency_ms, latency_low_ms, latency_high_ms: median and quartiles of one forward pass at batch 1;
-    baseline_latency_ms: the dense network's median; speedup: the second by the first. large_batch, batch_latency_ms,
-    baseline_batch_latency_ms, batch_speedup: the same for a batch of `large_batch`. Weights and inputs are channels
-    last, in bf16 where the device multiplies it in hardware, else fp32. On a CPU with as many threads as torch has.
+    Weights and inputs are channels last, in bf16 if `gains_by_bf16(device)`, else fp32. On a CPU, uses torch's current
+    number of threads.
+
+    Args:
+      networks: name -> pruned network.
+      dense: the network to compare with.
+      in_shape: (channels, height, width) of the inputs.
+      device: where to measure; nothing else should run there.
+      seconds: measuring time per network and batch size, see `measure_latency`.
+
+    Returns:
+      Name -> columns. latency_ms, latency_low_ms, latency_high_ms: median and quartiles of one forward pass at batch 1;
+      baseline_latency_ms: the dense network's median; speedup: baseline_latency_ms / latency_ms. batch_latency_ms,
+      baseline_batch_latency_ms, batch_speedup: the same for a batch of `large_batch` images.
     """
     dtype = torch.bfloat16 if gains_by_bf16(device) else torch.float32
     dense = dense.to(device, dtype).to(memory_format=torch.channels_last)
@@ -35,19 +45,19 @@ def speeds(
     result = {}
     for name, network in networks.items():
         pair = {"dense": dense, "pruned": network.to(device, dtype).to(memory_format=torch.channels_last)}
-        one, many = (
+        single, batched = (
             measure_latency(pair, inputs[:batch], seconds=seconds, least=least)
             for batch, least in ((1, 20), (large, 5))
         )
         result[name] = {
-            "latency_ms": one["pruned"].median,
-            "latency_low_ms": one["pruned"].lower,
-            "latency_high_ms": one["pruned"].upper,
-            "baseline_latency_ms": one["dense"].median,
-            "speedup": one["dense"].median / one["pruned"].median,
+            "latency_ms": single["pruned"].median,
+            "latency_low_ms": single["pruned"].lower,
+            "latency_high_ms": single["pruned"].upper,
+            "baseline_latency_ms": single["dense"].median,
+            "speedup": single["dense"].median / single["pruned"].median,
             "large_batch": large,
-            "batch_latency_ms": many["pruned"].median,
-            "baseline_batch_latency_ms": many["dense"].median,
-            "batch_speedup": many["dense"].median / many["pruned"].median,
+            "batch_latency_ms": batched["pruned"].median,
+            "baseline_batch_latency_ms": batched["dense"].median,
+            "batch_speedup": batched["dense"].median / batched["pruned"].median,
         }
     return result

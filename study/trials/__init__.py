@@ -1,1 +1,1 @@
-"""What a trial does, from the dense baseline to its row."""
+"""One trial, from the dense baseline to its row."""

@@ -1,4 +1,4 @@
-"""What a trial is given, and what it leaves."""
+"""Input and output types of a trial."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ ScoreArrays = dict[str, np.ndarray]  # parameter or dependency group -> its scor
 
 
 class ScoreStore(Protocol):
-    """A cache of scores: returns those under `key`, which the first caller computes."""
+    """A cache of scores, called with a key and a function that computes them."""
 
-    def __call__(self, key: str, compute: Callable[[], ScoreArrays]) -> ScoreArrays: ...
+    def __call__(self, key: str, compute: Callable[[], ScoreArrays]) -> ScoreArrays:
+        """The scores under `key`; the first caller computes them."""
+        ...
 
 
 def no_store(key: str, compute: Callable[[], ScoreArrays]) -> ScoreArrays:
-    """The store that keeps nothing, for a trial by itself."""
+    """A `ScoreStore` without caching, for a single trial."""
     return compute()
 
 
 class TrialContext(NamedTuple):
-    """What all trials of a study have in common; never written to.
+    """Read-only input shared by all trials of a study.
 
-    seed, draws: the untouched baseline is scored on `draws` different draws of calibration images, those of the seeds
-    seed .. seed + draws - 1, and each of these scores is computed once. curves: of the sensitivity scan, by
-    `scan.curve_key`. timed: trials measure their network's latency, for which each has a device to itself.
+    baseline, data, section: the dense network, its data set and the baseline section of the study file.
+    seed, draws: the baseline is scored on `draws` samples of calibration images, drawn with the seeds
+        seed .. seed + draws - 1; each of these scores is computed once.
+    score_store: cache of the baseline's scores.
+    curves: curves of the sensitivity scan, by `scan.curve_key`.
+    timed: whether trials measure latency; each then has a device to itself.
     """
 
     baseline: Baseline
@@ -47,7 +52,7 @@ class TrialContext(NamedTuple):
 
 
 class NetworkState(NamedTuple):
-    """A pruned network: its state_dict as arrays, the plan that cut it (None: not cut), and its layers' costs."""
+    """A pruned network: state_dict as arrays, the plan of its surgery (None: not cut), and one row per layer."""
 
     state: dict[str, np.ndarray]
     plan: Plan | None
@@ -55,9 +60,9 @@ class NetworkState(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a trial leaves: its row, a history row per fine-tuning epoch, and the network.
+    """Result of a trial: its row, a history row per fine-tuning epoch, and the network.
 
-    A failed trial has no network, and the traceback of what it failed from.
+    A failed trial has a traceback and no network.
     """
 
     row: Row

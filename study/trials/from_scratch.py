@@ -1,7 +1,6 @@
-"""The control that asks whether pruning was worth it: a cut network's shape, trained from scratch.
+"""The `scratch` control: train a cut network's architecture from random weights, to compare with pruning.
 
-With the baseline's whole budget, after Liu et al. 2019, arXiv:1810.05270 ("Scratch-E": as many epochs as the dense
-network had).
+It gets as many epochs as the dense network ("Scratch-E" of Liu et al. 2019, arXiv:1810.05270).
 """
 
 from __future__ import annotations
@@ -28,10 +27,20 @@ from study.trials.context import TrialContext
 def train_from_scratch(
     plan: Plan, recipe: Recipe, seed: int, context: TrialContext, data: DeviceData, history: list[Row]
 ) -> Generator[Row, None, Pruned]:
-    """Trains the network that `plan` leaves of the baseline's kind, with weights drawn by `seed`, as the baseline was.
+    """Train the architecture that `plan` cuts, from random weights and with the baseline's training settings.
 
-    Weights are drawn for the dense network's shapes, and then cut. Yields a history row after every epoch, and appends
-    it to `history`.
+    Weights are initialised in the dense shapes, then cut. Yields a history row after every epoch.
+
+    Args:
+      plan: the channels to cut.
+      recipe: only `protect` is used.
+      seed: of initialisation, shuffling and augmentation.
+      context: the study's baseline and data.
+      data: the data set on its device.
+      history: history rows are appended to this list.
+
+    Returns:
+      The trained network.
     """
     section, device = context.section, data.images.images.device
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The rows of trials.csv: what a recipe asked for, and what was measured of its network."""
+"""The rows of trials.csv: the recipe's settings and the measurements of its network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from study.trials.context import TrialContext
 
 
 def recipe_columns(recipe: Recipe) -> Row:
-    """The recipe's keys as columns: `sparsity` becomes the requested one, beside which the achieved one is measured."""
+    """The recipe's keys as columns; `sparsity` becomes `requested_sparsity` (`sparsity` is the achieved one)."""
     columns = recipe.model_dump()
     return {
         "requested_sparsity": columns.pop("sparsity"),
@@ -30,7 +30,7 @@ def recipe_columns(recipe: Recipe) -> Row:
 
 
 def failed_row(recipe: Mapping[str, Any], error: str) -> Row:
-    """The row of a recipe that never came to make one of its own, whole or not."""
+    """The row of a failed recipe (complete or partial) without a trial result."""
     columns = {key: value for key, value in recipe.items() if key != "sparsity"}
     if isinstance(columns.get("protect"), (list, tuple)):
         columns["protect"] = " ".join(columns["protect"])
@@ -38,7 +38,14 @@ def failed_row(recipe: Mapping[str, Any], error: str) -> Row:
 
 
 def stopped_row(recipe: Recipe, seed: int, history: list[Row], dense: Row) -> Row:
-    """The row of a trial that was stopped early: what its last epoch showed. dense: the baseline's card."""
+    """The row of a trial that was stopped early.
+
+    Args:
+      recipe: the trial's recipe.
+      seed: of the trial.
+      history: history rows; the last one gives accuracy and sparsity.
+      dense: the baseline's card.
+    """
     last = history[-1]
     seconds = sum(record["seconds"] for record in history)
     return {
@@ -57,12 +64,19 @@ def stopped_row(recipe: Recipe, seed: int, history: list[Row], dense: Row) -> Ro
 
 
 def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, history: list[Row]) -> Row:
-    """What is measured of a finished network: sparsities, accuracies, costs, and latency if the study asks for it."""
+    """Measurements of a finished network: sparsities, accuracies, costs, and latency if `context.timed`.
+
+    Args:
+      pruned: the network.
+      context: the study's baseline and data.
+      data: the data set on its device.
+      history: history rows; the last one, if any, gives the validation accuracy.
+    """
     in_shape, dense, model = context.data.in_shape, context.baseline.card, pruned.model
     accuracy = history[-1]["accuracy"] if history else evaluation.evaluate(model, data.images, data.validation)
-    # A scan's networks are no candidates: only validation accuracy is asked of them, which takes a third of the time.
-    scanned = pruned.settings.only is not None
-    test = None if scanned else evaluation.evaluate(model, data.images, data.test)
+    # Networks of a sensitivity scan only need validation accuracy, which takes a third of the time.
+    is_scan = pruned.settings.only is not None
+    test = None if is_scan else evaluation.evaluate(model, data.images, data.test)
     nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, in_shape)
     return _latency_columns(pruned, context, data) | {
         "sparsity": masks.sparsity(model, pruned.dense_weights),

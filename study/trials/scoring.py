@@ -1,4 +1,4 @@
-"""How a recipe scores: its criterion and settings, and the scores of the untouched baseline, which trials share."""
+"""A recipe's criterion and prune settings, and the baseline scores that trials share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def criterion(name: str) -> Criterion:
 
 
 def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:
-    """All that the recipe says of pruning itself. curves: those of the study's sensitivity scan."""
+    """The recipe's pruning settings. curves: of the study's sensitivity scan, by `curve_key`."""
     return PruneSettings(
         criterion=criterion(recipe.criterion),
         granularity=Granularity(recipe.granularity),
@@ -40,15 +40,21 @@ def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:
 
 
 def calibration_batches(images: Images, rows: Tensor) -> list[Batch]:
-    """Batches of the calibration images at `rows`, in their order, not augmented."""
+    """Batches of the calibration images at `rows`, in order and not augmented."""
     return [images.batch(chosen) for chosen in rows.split(128)]
 
 
 def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Images, dense: Pruned) -> Scores | None:
-    """Scores of the untouched baseline, a private copy on its device; None where there is nothing worth sharing.
+    """Scores of the unpruned baseline, from the shared store; a private copy. None for criteria that are not shared.
 
-    Criteria that look at the weights alone cost nothing, a random one must not be shared, and a user's own is not
-    known to be either.
+    Not shared: criteria that only use weights (cheap), `random` (draws must differ), user-defined ones (unknown).
+
+    Args:
+      recipe: criterion and calibration settings.
+      seed: of the trial; selects one of `context.draws` samples of calibration images.
+      context: the study's baseline, data and score store.
+      images: the data set on its device.
+      dense: the baseline, not yet pruned.
     """
     if dense.settings.criterion.cost in ("", "weights"):
         return None

@@ -34,13 +34,22 @@ def run_trial(
     device: torch.device,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Runs one trial to its end; see `trial_epochs`. `say` gets a line per fine-tuning epoch."""
+    """Run one trial to its end; see `trial_epochs`.
+
+    Args:
+      recipe: what to do to the baseline.
+      seed: of all random draws of this trial.
+      context: input shared by the trials of the study.
+      device: where to run.
+      say: called with a line of text per fine-tuning epoch.
+    """
     epochs = trial_epochs(recipe, seed, context, device)
     try:
         while True:
             say(epoch_line(next(epochs), recipe.epochs))
     except StopIteration as end:
-        return end.value
+        outcome: Outcome = end.value
+        return outcome
 
 
 def trial_epochs(
@@ -50,16 +59,17 @@ def trial_epochs(
     device: torch.device,
     from_scratch: Plan | None = None,
 ) -> Generator[Row, None, Outcome]:
-    """Runs one trial; yields a history row per fine-tuning epoch, and returns the outcome.
+    """Run one trial; yields a history row per fine-tuning epoch and returns the outcome.
 
-    recipe: what to do to the baseline.
-    seed: of all random draws of this trial.
-    context: what the trials of the study share.
-    device: where to run.
-    from_scratch: the plan of a cut network to be trained from scratch instead (see `study.trials.from_scratch`).
+    Errors caused by the recipe (infeasible target, diverged loss, out of memory, an exception in a user-defined
+    function) give a row with state `failed` and the reason in `error`.
 
-    What the recipe itself causes (a target that cannot be met, a loss that is no number, no memory left, a user's
-    function that raises) becomes a row with state `failed` and the reason in `error`.
+    Args:
+      recipe: what to do to the baseline.
+      seed: of all random draws of this trial.
+      context: input shared by the trials of the study.
+      device: where to run.
+      from_scratch: plan of a cut network to train from scratch instead (see `study.trials.from_scratch`).
     """
     started = time.perf_counter()
     row: Row = {**recipe_columns(recipe), "seed": seed, "error": None}
@@ -74,7 +84,7 @@ def trial_epochs(
         row |= measured_columns(pruned, context, data, history) | {"state": "complete"}
         layers = cost.layer_costs(pruned.model, context.data.in_shape)
         network = NetworkState(arrays(pruned.model), pruned.plan, layers)
-    except Exception as error:  # a recipe's own failure is a result, not an accident of the study
+    except Exception as error:  # a failing recipe is a result and must not stop the study
         trace = traceback.format_exc()
         row |= {"state": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
     row["train_seconds"] = sum(record["seconds"] for record in history)
@@ -98,15 +108,17 @@ def _prune_and_finetune(
     for number, sparsity in enumerate(cuts, start=1):
         before, batches = pruned, calibration_batches(data.images, calibrating)
         pruned = prune_to(before, sparsity, batches, generator, scores)
-        optimizer, scores = _carried(optimizer, recipe, before, pruned), None
+        optimizer, scores = _carry_optimizer(optimizer, recipe, before, pruned), None
         if recipe.recalibrate:
             evaluation.recalibrate(pruned.model, data.images, calibrating, generator if augmented else None)
         yield from tuning.until(round(number * tuning.steps / len(cuts)), pruned, optimizer)
     return pruned
 
 
-def _carried(optimizer: torch.optim.Optimizer, recipe: Recipe, before: Pruned, after: Pruned) -> torch.optim.Optimizer:
-    """The optimiser; for a network that a cut made smaller a new one, with the old one's state."""
+def _carry_optimizer(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, before: Pruned, after: Pruned
+) -> torch.optim.Optimizer:
+    """The optimiser for the network after a cut; after surgery a new one with the old state carried over."""
     if after.last is None:
         return optimizer
     rebuilt = _optimizer(recipe, after.model)

@@ -47,7 +47,7 @@ def test_defaults_are_those_of_the_design():
         ({"space": {"granularity": "n:m"}}, r"unknown granularity 'n:m'; .*hybrid, or n:m such as '2:4'"),
         ({"space": {"granularity": "4:4"}}, r"'4:4' keeps 4 of every 4 weights; n:m needs 0 < n < m"),
         ({"space": {"granularity": "2:4", "sparsity": 0.8}}, r"sparsity: with granularity 2:4 it is 0.5, not 0.8"),
-        ({"space": {"granularity": ["weight", "2:4"], "sparsity": 0.8}}, r"it is 0.5, not 0.8; `when` parts"),
+        ({"space": {"granularity": ["weight", "2:4"], "sparsity": 0.8}}, r"it is 0.5, not 0.8; use `when`"),
         ({"space": {"granularity": "2:4", "schedule": "gradual"}}, r"schedule: with granularity 2:4 it is one_shot"),
         ({"space": {"granularity": "2:4", "scope": "global"}}, r"scope: with granularity 2:4 it is layer, not global"),
         ({"space": {"granularity": "2:4", "sparsity_of": "macs"}}, r"sparsity_of: with granularity 2:4 it is params"),
@@ -65,12 +65,12 @@ def test_defaults_are_those_of_the_design():
         ({"space": {"sparsity": {"lo": 0.9, "high": 0.1}}}, r"unknown key 'lo'; choices: choices, low, high"),
         ({"space": {"sparsty": 0.5}}, r"sparsty: unknown key; choices: criterion"),
         ({"space": {"criterion": {"low": 1, "high": 2}}}, r"criterion"),
-        ({"space": {"finetune_epochs": 3, "epochs_per_step": 2}}, r"epochs_per_step: stands instead"),
+        ({"space": {"finetune_epochs": 3, "epochs_per_step": 2}}, r"epochs_per_step: replaces finetune_epochs"),
         ({"space": {"steps": {"choices": [3], "when": {"schedule": "gradul"}}}}, r"steps.when.schedule: unknown"),
         ({"space": {"initial_sparsity": 0.5, "sparsity": {"low": 0.3, "high": 0.9}}}, r"above the lowest"),
         ({"space": [1, 2]}, r"space: expected axes"),
         ({"study": {"name": "x", "search": "grid"}}, r"search grid needs a step"),
-        ({"study": {"name": "x", "objectives": {"accuracy": "min"}}}, r"accuracy is to be max"),
+        ({"study": {"name": "x", "objectives": {"accuracy": "min"}}}, r"accuracy must be max"),
         ({"study": {"name": "x", "objectives": {"beauty": "max"}}}, r"unknown objective 'beauty'"),
         ({"study": {"name": "x", "constraints": {"beauty": "<= 1"}}}, r"unknown column 'beauty'"),
         (
@@ -153,7 +153,7 @@ def test_settings_reach_every_key():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "is empty"), ("- 1", "holds a list"), ("a: [", "not readable as YAML"), ("a: 1\na: 2", "stands twice")],
+    [("", "is empty"), ("- 1", "holds a list"), ("a: [", "not readable as YAML"), ("a: 1\na: 2", "appears twice")],
 )
 def test_files_that_are_no_study_are_named(tmp_path, content, message):
     path = tmp_path / "broken.yaml"

@@ -260,18 +260,18 @@ def test_the_fingerprint_tells_splits_apart(cache, folder):
 
 
 def test_two_that_want_the_same_images_at_once_decode_them_once(cache, folder, monkeypatch):
-    barrier, alone, decode_all = threading.Barrier(2), data_cache._alone, sources.imagefolder.decode_all
+    barrier, build_lock, decode_all = threading.Barrier(2), data_cache._build_lock, sources.imagefolder.decode_all
     results, decoded = [], []
 
     def together(built: Path):
         barrier.wait(5)  # both have found nothing
-        return alone(built)
+        return build_lock(built)
 
     def counted(*args):
         decoded.append(args)
         decode_all(*args)
 
-    monkeypatch.setattr(data_cache, "_alone", together)
+    monkeypatch.setattr(data_cache, "_build_lock", together)
     monkeypatch.setattr(sources.imagefolder, "decode_all", counted)
     threads = [threading.Thread(target=lambda: results.append(read(folder).images.sum())) for _ in range(2)]
     for thread in threads:

@@ -61,7 +61,7 @@ def test_every_image_of_a_class_is_as_likely_to_be_drawn():
 
 @pytest.mark.parametrize("count", [-1, 4])
 def test_more_than_there_are_cannot_be_drawn(count):
-    with pytest.raises(ValueError, match=f"{count} samples asked of 3"):
+    with pytest.raises(ValueError, match=f"{count} samples from 3"):
         stratified(np.zeros(3, int), count, 0)
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import models
-from study.config import Refused, Resources, parse
+from study.config import RefusedError, Resources, parse
 from study.execution import allotment, cluster
 from study.execution import allotment as gpu_memory
 
@@ -146,19 +146,21 @@ def test_who_measures_latency_has_a_node_to_itself(monkeypatch):
 
 def test_what_never_fits_is_refused_with_what_there_is(monkeypatch):
     on(monkeypatch, (2, 0), (4, 0))
-    with pytest.raises(Refused, match=r"a trial asks for 6 CPUs and 0 GPUs; the nodes have 2 and 0, 4 and 0"):
+    with pytest.raises(RefusedError, match=r"a trial asks for 6 CPUs and 0 GPUs; the nodes have 2 and 0, 4 and 0"):
         allotment.allotment(Resources(cpus=6))
 
 
 def test_trials_that_share_a_gpu_must_fit_in_its_memory():
     gpu_memory.check_memory(0.25, 20 * 2**30, 80 * 2**30)
-    with pytest.raises(Refused, match=r"0.25 puts 4 trials on a GPU of 80.0 GiB, .* 30.0 GiB; give each at least 0.5"):
+    with pytest.raises(
+        RefusedError, match=r"0.25 puts 4 trials on a GPU of 80.0 GiB, .* 30.0 GiB; give each at least 0.5"
+    ):
         gpu_memory.check_memory(0.25, 30 * 2**30, 80 * 2**30)
 
 
 def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch, tmp_path):
     file = parse({"study": {"name": "x"}}, "here")
-    with pytest.raises(Refused, match="does not run through Ray Client; run the command on the head node"):
+    with pytest.raises(RefusedError, match="does not run through Ray Client; run the command on the head node"):
         cluster._init_arguments("ray://head:10001", file, tmp_path)
     sent = cluster._init_arguments("head:6379", file, tmp_path)["runtime_env"]
     assert sent == {"py_modules": cluster.code(file, tmp_path)}

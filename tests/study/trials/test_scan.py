@@ -75,4 +75,4 @@ def test_half_a_line_of_a_killed_process_is_passed_over(cache):
     kept = scan.ScanCache("three")
     kept.add({**CUT, "sparsity": 0.6}, ROW)
     assert scan.ScanCache("three").find(CUT) == (ROW, [])
-    assert scan.ScanCache("three")({**CUT, "sparsity": 0.6}) == (ROW, [])
+    assert scan.ScanCache("three").find({**CUT, "sparsity": 0.6}) == (ROW, [])
