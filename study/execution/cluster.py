@@ -34,8 +34,8 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
     try:
-        with tempfile.TemporaryDirectory(prefix="pruning-study-") as parcels:
-            arguments = _init_arguments(address, file, Path(parcels))
+        with tempfile.TemporaryDirectory(prefix="pruning-study-") as staging:
+            arguments = _init_arguments(address, file, Path(staging))
             context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **arguments)
     except (ConnectionError, ValueError) as error:
         raise RefusedError(
@@ -48,49 +48,49 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
         ray.shutdown()
 
 
-def _init_arguments(address: str | None, file: StudyFile, parcels: Path) -> dict[str, Any]:
-    if ray_adapter.JOB_CONFIG in os.environ:  # submitted as a job, which has brought the code with it
+def _init_arguments(address: str | None, file: StudyFile, staging: Path) -> dict[str, Any]:
+    if ray_adapter.JOB_CONFIG in os.environ:  # submitted as a Ray job, which includes the code
         return {"address": address or "auto"}
     if address and address.startswith("ray://"):
         raise RefusedError(
             f"--address {address}: a study does not run through Ray Client; run the command on the head node with "
             f"--address auto, or submit it: ray job submit --address http://HEAD:8265 --working-dir . -- python -m ..."
         )
-    environment: dict[str, Any] = {"worker_process_setup_hook": _HOOK} if _others_are_here() else {}
+    environment: dict[str, Any] = {"worker_process_setup_hook": _HOOK} if _has_name_clash() else {}
     if address:
-        return {"address": address, "runtime_env": {"py_modules": code(file, parcels), **environment}}
-    # Ray puts the current folder, with the user's own modules, onto its workers' path; the project may be elsewhere.
+        return {"address": address, "runtime_env": {"py_modules": code(file, staging), **environment}}
+    # Ray adds the current folder, with user modules, to the workers' path; the project may be in another folder.
     if "site-packages" not in ROOT.parts:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1", "runtime_env": environment}
 
 
-def _others_are_here() -> bool:
-    """Whether the current folder has packages of our names that are not ours.
+def _has_name_clash() -> bool:
+    """Whether the current folder has other packages with the names of ours.
 
-    Ray's workers look there first, so they must know ours before. That costs each of them its quick start.
+    Workers search that folder first, so a setup hook must find ours before; it makes each worker start more slowly.
     """
-    here = Path.cwd()
-    return here != ROOT and any((here / name).exists() or (here / f"{name}.py").exists() for name in PACKAGES)
+    current = Path.cwd()
+    return current != ROOT and any((current / name).exists() or (current / f"{name}.py").exists() for name in PACKAGES)
 
 
-def code(file: StudyFile, parcels: Path) -> list[str]:
-    """The folders and files of the project, and of the modules that the study file names and pip did not bring.
+def code(file: StudyFile, staging: Path) -> list[str]:
+    """Paths of the project's packages, and of the modules that the study file names unless pip installed them.
 
-    A function that is named by its file travels in a folder of its own, which is made in `parcels`.
+    A file named by a function's path is copied into its own folder in `staging`.
     """
-    places = {name.rpartition(":")[0] for name in [file.baseline.model, *file.values("criterion")] if ":" in name}
-    files = {place for place in places if place.endswith(".py")}
-    modules = {place.split(".")[0] for place in places - files}
-    ours = [str(ROOT / name) for name in PACKAGES]
-    theirs = sorted(place for place in map(_module_path, modules) if "site-packages" not in place)
-    return ours + theirs + [_parcelled(place, parcels) for place in sorted(files)]
+    sources = {name.rpartition(":")[0] for name in [file.baseline.model, *file.values("criterion")] if ":" in name}
+    files = {source for source in sources if source.endswith(".py")}
+    modules = {source.split(".")[0] for source in sources - files}
+    packages = [str(ROOT / name) for name in PACKAGES]
+    user_modules = sorted(path for path in map(_module_path, modules) if "site-packages" not in path)
+    return packages + user_modules + [_staged(path, staging) for path in sorted(files)]
 
 
-def _parcelled(place: str, parcels: Path) -> str:
-    folder = parcels / models.parcel(place)
+def _staged(path: str, staging: Path) -> str:
+    folder = staging / models.parcel(path)
     folder.mkdir(parents=True)
-    shutil.copy(place, folder)
+    shutil.copy(path, folder)
     return str(folder)
 
 
