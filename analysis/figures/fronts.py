@@ -207,7 +207,7 @@ def accuracy_by(results: Results, axis: str) -> Figure:
     forms = {form: shaped(everything[form], markers)} if tint != form else {}
     style.legend(figure, {tint: hues, **forms, "network": others + dense})
     caption = "Each point is one run of a complete network; recipes also differ in keys that are not shown."
-    caption += " In the panel titles, below: networks below the range of the axis." * (floor is not None)
+    caption += ' In panel titles, "below" counts networks under the lower limit of the axis.' * (floor is not None)
     style.head(figure, f"Test accuracy by {axis}", caption)
     return figure
 
