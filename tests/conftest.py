@@ -1,6 +1,8 @@
 """What several tests share: one cache for the session, so that one small baseline is trained once."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ TINY = [
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder of everything kept between studies, in a place of the tests' own."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["STUDY_CACHE"] = str(folder)
@@ -25,14 +27,14 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", params=["fp32", "bf16"])
-def precision(request):
+def precision(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Runs a test twice: in fp32, as on an older processor, and in bf16, as on one that multiplies it in hardware."""
     os.environ["STUDY_PRECISION"] = request.param
     yield request.param
     os.environ["STUDY_PRECISION"] = "fp32"
 
 
-def small_baseline():
+def small_baseline() -> Any:
     """A small baseline on the digits, with its data."""
     from study.baseline import disk_cache, training
     from study.config import read_study
@@ -45,12 +47,12 @@ def small_baseline():
 
 
 @pytest.fixture(scope="session")
-def shared(cache):
+def shared(cache: Any) -> Any:
     """A small baseline on the digits, with its data, trained in fp32."""
     return small_baseline()
 
 
 @pytest.fixture(scope="session")
-def shared_in_both(cache, precision):
+def shared_in_both(cache: Any, precision: Any) -> Any:
     """A small baseline on the digits, with its data, trained in fp32 and in bf16: a test runs with each."""
     return small_baseline()

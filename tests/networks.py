@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ class Chunked(nn.Module):
 class Three(nn.Module):
     """Three layers small enough to do by hand: 2x2 maps of 3 channels, flattened, into a linear layer."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
         self.bn1 = nn.BatchNorm2d(4)
@@ -101,18 +102,18 @@ class Three(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.fc = nn.Linear(12, 2)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.fc(torch.flatten(self.pool(self.conv2(torch.relu(self.bn1(self.conv1(x))))), 1))
 
 
 class Wrapped(nn.Module):
     """A convolution, `middle`, and a linear layer after global pooling."""
 
-    def __init__(self, middle, channels=8):
+    def __init__(self, middle: Any, channels: Any = 8) -> None:
         super().__init__()
         self.conv, self.middle, self.fc = nn.Conv2d(3, channels, 3), middle, nn.Linear(channels, 2)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.fc(self.middle(self.conv(x)).mean((2, 3)))
 
 

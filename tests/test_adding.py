@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -45,19 +46,19 @@ from tests.conftest import TINY
 CPU = torch.device("cpu")
 
 
-def content(section, key, value):
+def content(section: Any, key: Any, value: Any) -> Any:
     """A study file that names something."""
     return (
         {"study": {"name": "x", key: value}} if section == "study" else {"study": {"name": "x"}, section: {key: value}}
     )
 
 
-def refused_by_schema(file):
+def refused_by_schema(file: Any) -> Any:
     validator = jsonschema.Draft202012Validator(reference.json_schema())
     return not validator.is_valid(json.loads(json.dumps(file)))
 
 
-def is_known(section, key, name):
+def is_known(section: Any, key: Any, name: Any) -> Any:
     """Whether a study file may have `name` under `section.key`; all that tells of it must agree."""
     accepted = True
     try:
@@ -72,7 +73,7 @@ def is_known(section, key, name):
     return accepted
 
 
-def run(shared, seed=0, **recipe):
+def run(shared: Any, seed: Any = 0, **recipe: Any) -> Any:
     """A trial to its end: its row and its history."""
     given = {"sparsity": 0.5, "finetune_epochs": 1, "calibration_samples": 64} | recipe
     row, history, *_ = run_trial(Recipe(**given), seed, shared, CPU)
@@ -81,29 +82,29 @@ def run(shared, seed=0, **recipe):
 
 
 @pytest.fixture
-def add(monkeypatch):
+def add(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts one line into one dict, for the length of a test."""
 
-    def put(names, value, name="mine"):
+    def put(names: Any, value: Any, name: Any = "mine") -> None:
         assert name not in names
         monkeypatch.setitem(names, name, value)
 
     return put
 
 
-def counted(function):
+def counted(function: Any) -> Any:
     """The function, and a list of the positional arguments of its calls."""
     calls = []
 
     @functools.wraps(function)
-    def wrapper(*arguments):
+    def wrapper(*arguments: Any) -> Any:
         calls.append(arguments)
         return function(*arguments)
 
     return wrapper, calls
 
 
-def test_a_criterion_of_weights(shared, add):
+def test_a_criterion_of_weights(shared: Any, add: Any) -> None:
     assert not is_known("space", "criterion", "mine")
     mine, calls = counted(lambda model, batches, generator: {n: w.detach() ** 4 for n, w in prunable(model).items()})
     add(CRITERIA, Criterion(mine, of_weight="w^4", of_channel="its sum", source="this test", cost="weights"))
@@ -117,13 +118,13 @@ def test_a_criterion_of_weights(shared, add):
     assert sum(int(mask.sum()) for mask in masks.values()) == sum(mask.numel() for mask in masks.values()) / 2
 
 
-def test_a_criterion_of_which_nothing_is_told_is_in_the_table_all_the_same(add):
+def test_a_criterion_of_which_nothing_is_told_is_in_the_table_all_the_same(add: Any) -> None:
     add(CRITERIA, Criterion(lambda model, batches, generator: {}))
     assert "| `mine` |" in reference.criteria_table()
 
 
-def test_a_criterion_of_channels(shared, add):
-    def last_first(graph, model, plan, batches, generator):
+def test_a_criterion_of_channels(shared: Any, add: Any) -> None:
+    def last_first(graph: Any, model: Any, plan: Any, batches: Any, generator: Any) -> Any:
         return {group.name: -torch.arange(float(group.size)) for group in graph.groups}
 
     mine, calls = counted(last_first)
@@ -137,7 +138,7 @@ def test_a_criterion_of_channels(shared, add):
     assert len(calls) == 1
 
 
-def test_a_scope(shared, add):
+def test_a_scope(shared: Any, add: Any) -> None:
     assert not is_known("space", "scope", "mine")
     weights, of_weights = counted(weight_scopes.layer_counts)
     channels, of_channels = counted(lambda graph, scores, sparsity_of, curves: scores**3)
@@ -150,7 +151,9 @@ def test_a_scope(shared, add):
 
 
 @pytest.mark.parametrize("granularity", ["channel", "hybrid"])
-def test_a_scope_for_weights_alone_is_refused_for_channels_when_the_file_is_read(shared, add, granularity):
+def test_a_scope_for_weights_alone_is_refused_for_channels_when_the_file_is_read(
+    shared: Any, add: Any, granularity: Any
+) -> None:
     add(SCOPES, Scope(weight_scopes.layer_counts, None, "as this test has it"))
     run(shared, scope="mine")
     space = {"scope": ["global", "mine"], "granularity": ["weight", granularity]}
@@ -158,8 +161,8 @@ def test_a_scope_for_weights_alone_is_refused_for_channels_when_the_file_is_read
         parse({"study": {"name": "x"}, "space": space}, "x.yaml")
 
 
-def test_a_schedule(shared, add):
-    def quadratic(progress, final, initial=0.0):
+def test_a_schedule(shared: Any, add: Any) -> None:
+    def quadratic(progress: Any, final: Any, initial: Any = 0.0) -> Any:
         """Between equal steps and the cubic curve (arXiv:0000.00000)."""
         return final + (initial - final) * (1 - progress) ** 2
 
@@ -173,7 +176,7 @@ def test_a_schedule(shared, add):
     assert (row["schedule"], row["steps"]) == ("mine", 2)
 
 
-def test_an_optimiser(shared, add):
+def test_an_optimiser(shared: Any, add: Any) -> None:
     assert not is_known("space", "optimizer", "mine")
     mine, calls = counted(lambda parameters, lr, weight_decay: torch.optim.RMSprop(parameters, lr))
     add(OPTIMIZERS, mine)
@@ -182,7 +185,7 @@ def test_an_optimiser(shared, add):
     assert [lr for _, lr, _ in calls] == [1e-4] * 3  # the network's, and a new one for each smaller network
 
 
-def test_a_learning_rate_schedule(shared, add):
+def test_a_learning_rate_schedule(shared: Any, add: Any) -> None:
     assert not is_known("space", "lr_schedule", "mine")
     mine, calls = counted(lambda progress: 1 - progress)
     add(LR_SCHEDULES, mine)
@@ -195,13 +198,13 @@ def test_a_learning_rate_schedule(shared, add):
     assert len(set(asked)) > 2
 
 
-def tiny(num_classes, in_shape):
+def tiny(num_classes: Any, in_shape: Any) -> Any:
     """For images of 8x8."""
     layers = nn.Conv2d(in_shape[0], 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, num_classes)
     return nn.Sequential(*layers)
 
 
-def trained(section):
+def trained(section: Any) -> Any:
     """What a study of this baseline's trials share; trained in this process."""
     data = training.read_data(section, None)
     *_, baseline = training.make(section, data, CPU)
@@ -209,7 +212,7 @@ def trained(section):
     return TrialContext(baseline, data, section)
 
 
-def test_a_model(add):
+def test_a_model(add: Any) -> None:
     assert not is_known("baseline", "model", "mine")
     add(models.MODELS, tiny)
     assert is_known("baseline", "model", "mine")
@@ -220,11 +223,11 @@ def test_a_model(add):
         run(context, granularity=granularity)
 
 
-def stripes(data_dir, image_size, cache):
+def stripes(data_dir: Any, image_size: Any, cache: Any) -> Any:
     """Images of lines that lie or stand."""
     side = image_size or 8
 
-    def read(images):
+    def read(images: Any) -> Any:
         labels = np.arange(len(images)) % 2
         images[:] = 0
         for number, label in enumerate(labels):
@@ -235,7 +238,7 @@ def stripes(data_dir, image_size, cache):
     return Source((side, side, 1), 2, 120, 40, {"dataset": "mine", "side": side}, read)
 
 
-def test_a_data_set(add, tmp_path, capsys):
+def test_a_data_set(add: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not is_known("baseline", "dataset", "mine")
     add(DATASETS, stripes)
     assert is_known("baseline", "dataset", "mine")
@@ -248,7 +251,7 @@ def test_a_data_set(add, tmp_path, capsys):
     assert evaluate.main([str(tmp_path / "baseline")]) == 0, capsys.readouterr().err
 
 
-def test_a_sampler(add, tmp_path):
+def test_a_sampler(add: Any, tmp_path: Path) -> None:
     assert not is_known("study", "sampler", "mine")
     mine, calls = counted(lambda seed, study_seed: optuna.samplers.RandomSampler(seed=seed))
     add(SAMPLERS, mine)
@@ -260,11 +263,11 @@ def test_a_sampler(add, tmp_path):
     assert "mine" in searchers.searchers()  # of those that can be replayed
 
 
-def test_an_export_format(shared, add, tmp_path, capsys):
-    def write(network, example, about, path):
+def test_an_export_format(shared: Any, add: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write(network: Any, example: Any, about: Any, path: Any) -> None:
         torch.save({"network": network, **about}, path)
 
-    def open_(path):
+    def open_(path: Any) -> Any:
         return torch.load(path, weights_only=False)["network"]
 
     results = tmp_path / "quickstart"
@@ -286,8 +289,8 @@ def test_an_export_format(shared, add, tmp_path, capsys):
     assert len(json.loads(written["class_names"])) == 10
 
 
-def test_a_figure(add, monkeypatch, tmp_path):
-    def mine(results):
+def test_a_figure(add: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def mine(results: Any) -> Any:
         figure = Figure(figsize=(2, 2))
         figure.subplots().plot(results.trials["sparsity"], results.trials["accuracy"], ".")
         figure.suptitle("A figure of my own")
@@ -317,7 +320,7 @@ DICTS = {
 }
 
 
-def test_the_page_on_adding_names_every_dict_and_the_file_that_holds_it():
+def test_the_page_on_adding_names_every_dict_and_the_file_that_holds_it() -> None:
     text = (ROOT / "docs" / "how_to_add.md").read_text()
     told = dict(re.findall(r"^\|.*\| `([A-Z_]+)` \| \[[\w/.]+\]\(\.\./([\w/.]+)\.py\) \|$", text, re.MULTILINE))
     found = {name: getattr(importlib.import_module(path.replace("/", ".")), name) for name, path in told.items()}
@@ -326,7 +329,7 @@ def test_the_page_on_adding_names_every_dict_and_the_file_that_holds_it():
 
 
 @pytest.mark.parametrize("name", DICTS)
-def test_each_dict_is_written_in_one_place(name):
+def test_each_dict_is_written_in_one_place(name: Any) -> None:
     """A second dict or list of that name would be a second line to add."""
     sources = [path for room in ("study", "pruning", "models", "analysis") for path in (ROOT / room).rglob("*.py")]
     written = [path for path in sources if re.search(rf"^{name}\b.* = ", path.read_text(), re.MULTILINE)]

@@ -6,6 +6,7 @@ import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,14 +95,14 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 ARROWS = {module(path): (imports(path) & MODULES) - {module(path)} for path in FILES}
 
 
-def test_the_files_are_found_in_sub_packages_too():
+def test_the_files_are_found_in_sub_packages_too() -> None:
     assert len(FILES) > 100
     assert {"study.config.recipe", "pruning.criteria.registry", "analysis.figures.registry"} <= MODULES
     assert "pruning.criteria.registry" in ARROWS["study.config.recipe"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=place)
-def test_rooms_import_only_what_they_may(path):
+def test_rooms_import_only_what_they_may(path: Any) -> None:
     room = place(path).split("/")[0]
     found = tops(path)
     assert found & set(ROOMS) <= OURS[room] | {room}
@@ -109,23 +110,23 @@ def test_rooms_import_only_what_they_may(path):
         assert found - set(ROOMS) - sys.stdlib_module_names <= OTHERS[room]
 
 
-def test_nobody_imports_study():
+def test_nobody_imports_study() -> None:
     assert [place(path) for path in FILES if "study" in tops(path) and not place(path).startswith("study/")] == []
 
 
 @pytest.mark.parametrize("package", OWNERS)
-def test_few_packages_know(package):
+def test_few_packages_know(package: Any) -> None:
     knowing = {str(Path(place(path)).parent) for path in FILES if package in tops(path)}
     assert knowing <= OWNERS[package]
 
 
 @pytest.mark.parametrize(("room", "package"), [("pruning", "sklearn"), ("models", "onnxruntime")])
-def test_one_file_of_a_room_knows(room, package):
+def test_one_file_of_a_room_knows(room: Any, package: Any) -> None:
     knowing = [place(path) for path in FILES if place(path).startswith(room) and package in tops(path)]
     assert len(knowing) <= 1, knowing
 
 
-def test_private_names_of_ray_and_optuna_are_used_by_the_adapters_alone():
+def test_private_names_of_ray_and_optuna_are_used_by_the_adapters_alone() -> None:
     """What they use, and what breaks without it, stands in the adapters' tests."""
     looked_at = [*FILES, *sorted((ROOT / "benchmarks").glob("*.py"))]
     found = [
@@ -139,26 +140,26 @@ def test_private_names_of_ray_and_optuna_are_used_by_the_adapters_alone():
     assert [name for name in PRIVATE if not re.search(name, adapters)] == []
 
 
-def test_there_is_no_circle_between_modules():
+def test_there_is_no_circle_between_modules() -> None:
     assert circle(ARROWS) == []
 
 
-def test_there_is_no_circle_between_packages():
+def test_there_is_no_circle_between_packages() -> None:
     arrows: dict[str, set[str]] = {}
     for name, found in ARROWS.items():
         arrows.setdefault(node_of(name), set()).update(map(node_of, found))
     assert circle({name: found - {name} for name, found in arrows.items()}) == []
 
 
-def test_a_circle_is_seen():
+def test_a_circle_is_seen() -> None:
     assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
 
 
-def test_every_folder_of_code_is_a_package():
+def test_every_folder_of_code_is_a_package() -> None:
     assert [place(folder) for folder in PACKAGES if not (folder / "__init__.py").exists()] == []
 
 
-def test_sub_packages_hold_three_to_eight_modules():
+def test_sub_packages_hold_three_to_eight_modules() -> None:
     counts = {
         place(folder): len([path for path in folder.glob("*.py") if path.stem not in ("__init__", "__main__")])
         for folder in PACKAGES
@@ -166,6 +167,6 @@ def test_sub_packages_hold_three_to_eight_modules():
     assert {name: count for name, count in counts.items() if not 3 <= count <= 8} == {}
 
 
-def test_no_file_is_long():
+def test_no_file_is_long() -> None:
     files = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     assert {place(path): n for path in files if (n := len(path.read_text().splitlines())) > 400} == {}

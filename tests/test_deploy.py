@@ -11,12 +11,12 @@ import yaml
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
-def test_the_launchers_file_is_what_ray_up_reads():
+def test_the_launchers_file_is_what_ray_up_reads() -> None:
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(yaml.safe_load((DEPLOY / "launcher.yaml").read_text()), schema)
 
 
-def test_the_job_starts_a_study_and_all_its_workers_are_there():
+def test_the_job_starts_a_study_and_all_its_workers_are_there() -> None:
     job = yaml.safe_load((DEPLOY / "kuberay.yaml").read_text())
     spec = job["spec"]["rayClusterSpec"]
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
@@ -27,7 +27,7 @@ def test_the_job_starts_a_study_and_all_its_workers_are_there():
     assert all(g["minReplicas"] == g["replicas"] == g["maxReplicas"] for g in spec["workerGroupSpecs"])
 
 
-def test_the_batch_script_is_a_script_and_runs_the_command_on_every_node(tmp_path):
+def test_the_batch_script_is_a_script_and_runs_the_command_on_every_node(tmp_path: Path) -> None:
     """With stand-ins for Slurm and Ray: what they are called with."""
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     programs = {

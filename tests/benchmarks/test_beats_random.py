@@ -5,6 +5,7 @@ criteria that look at what the loss or the next layer loses: after so little tra
 """
 
 import statistics
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ PAIRS = [(name, "weight") for name, form in CRITERIA.items() if form.weight is n
 PAIRS += [(name, "channel") for name in ("taylor", "fisher", "obs", "regression", "thinet")]
 
 
-def accuracy(shared, criterion, granularity):
+def accuracy(shared: Any, criterion: Any, granularity: Any) -> Any:
     """The mean over seeds and scopes, of validation and test accuracy."""
     found = []
     for scope in ("global", "layer"):
@@ -40,11 +41,11 @@ def accuracy(shared, criterion, granularity):
 
 
 @pytest.fixture(scope="module")
-def random(shared):
+def random(shared: Any) -> Any:
     """The control's accuracies by granularity."""
     return {granularity: accuracy(shared, "random", granularity) for granularity in SHARES}
 
 
 @pytest.mark.parametrize(("criterion", "granularity"), PAIRS)
-def test_every_criterion_beats_random_clearly(shared, random, criterion, granularity):
+def test_every_criterion_beats_random_clearly(shared: Any, random: Any, criterion: Any, granularity: Any) -> None:
     assert accuracy(shared, criterion, granularity) > random[granularity] + 0.05

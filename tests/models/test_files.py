@@ -1,23 +1,27 @@
 """Files written whole or not at all."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.files import replacing, write_whole
 
 
-def test_text_and_bytes_in_a_folder_that_was_not_there(tmp_path):
+def test_text_and_bytes_in_a_folder_that_was_not_there(tmp_path: Path) -> None:
     write_whole(tmp_path / "new" / "x", "före")
     assert (tmp_path / "new" / "x").read_bytes() == "före".encode()
     write_whole(tmp_path / "new" / "x", b"after")
     assert [(p.name, p.read_bytes()) for p in (tmp_path / "new").iterdir()] == [("x", b"after")]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_whole(tmp_path / "x", "old")
 
-    def full(*arguments):
+    def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
@@ -26,8 +30,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "old")]
 
 
-def test_what_another_writes_takes_the_place_only_if_all_went_well(tmp_path):
-    def write(refuse):
+def test_what_another_writes_takes_the_place_only_if_all_went_well(tmp_path: Path) -> None:
+    def write(refuse: Any) -> None:
         with replacing(tmp_path / "x.onnx") as temporary:
             assert (temporary.parent, temporary.suffix) == (tmp_path, ".onnx")
             temporary.write_text("new")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ EXAMPLE = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def networks(shared):
+def networks(shared: Any) -> Any:
     """One network with masked weights, one with channels cut."""
     dense = shared.baseline.network(torch.device("cpu")).to(memory_format=torch.contiguous_format).eval()
     half = {"sparsity": 0.5, "criterion": "magnitude_l2"}
@@ -25,7 +26,7 @@ def networks(shared):
 
 
 @pytest.fixture(scope="module")
-def files(networks, tmp_path_factory):
+def files(networks: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Both networks in every format: (format, network) -> path."""
     paths = {}
     for name, form in FORMATS.items():
@@ -37,7 +38,7 @@ def files(networks, tmp_path_factory):
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
 @pytest.mark.parametrize("kind", ["masked", "cut"])
-def test_other_programs_compute_the_network_for_any_batch(networks, files, kind, batch):
+def test_other_programs_compute_the_network_for_any_batch(networks: Any, files: Any, kind: Any, batch: Any) -> None:
     import onnxruntime
 
     images = torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(batch))
@@ -51,19 +52,19 @@ def test_other_programs_compute_the_network_for_any_batch(networks, files, kind,
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_opened_again_a_file_takes_and_gives_tensors(networks, files, name):
+def test_opened_again_a_file_takes_and_gives_tensors(networks: Any, files: Any, name: Any) -> None:
     with torch.inference_mode():
         found = FORMATS[name].open(files[name, "cut"])(EXAMPLE)
         torch.testing.assert_close(found, networks["cut"](EXAMPLE), rtol=1e-4, atol=1e-5)
 
 
-def test_a_cut_network_is_one_smaller_file_and_zeros_shrink_nothing(files):
+def test_a_cut_network_is_one_smaller_file_and_zeros_shrink_nothing(files: Any) -> None:
     masked, cut = (files["onnx", kind] for kind in ("masked", "cut"))
     assert cut.stat().st_size < 0.75 * masked.stat().st_size
     assert list(masked.parent.iterdir()) == [masked]
 
 
-def test_files_carry_what_they_are_told(files):
+def test_files_carry_what_they_are_told(files: Any) -> None:
     import onnx
 
     found = {entry.key: entry.value for entry in onnx.load(files["onnx", "cut"]).metadata_props}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "net"
 
 
-def test_what_is_saved_comes_back_in_eval_mode(tmp_path):
+def test_what_is_saved_comes_back_in_eval_mode(tmp_path: Path) -> None:
     model = trained().to(memory_format=torch.channels_last)
     save(tmp_path / "deep" / "net", model, {**CARD, "accuracy": 0.5, "history": [{"epoch": 1}]})
     loaded, card = load(tmp_path / "deep" / "net")
@@ -58,18 +59,18 @@ def test_what_is_saved_comes_back_in_eval_mode(tmp_path):
         torch.testing.assert_close(loaded(images), model.eval()(images))
 
 
-def test_a_state_dict_is_saved_as_its_network_is(tmp_path, folder):
+def test_a_state_dict_is_saved_as_its_network_is(tmp_path: Path, folder: Any) -> None:
     save(tmp_path / "state", trained().state_dict(), CARD)
     assert same(load(tmp_path / "state")[0], load(folder)[0])
 
 
-def test_arrays_in_a_card_become_lists(tmp_path):
+def test_arrays_in_a_card_become_lists(tmp_path: Path) -> None:
     save(tmp_path, trained(), {**CARD, "mean": np.array([0.25], np.float32), "std": torch.tensor([0.5])})
     card = json.loads((tmp_path / "card.json").read_text())
     assert (card["mean"], card["std"]) == ([0.25], [0.5])
 
 
-def test_weights_are_a_plain_contiguous_state_dict_and_the_card_knows_their_hash(folder):
+def test_weights_are_a_plain_contiguous_state_dict_and_the_card_knows_their_hash(folder: Any) -> None:
     content = (folder / "weights.pt").read_bytes()
     assert json.loads((folder / "card.json").read_text())["sha256"] == {
         "weights.pt": hashlib.sha256(content).hexdigest()
@@ -79,7 +80,7 @@ def test_weights_are_a_plain_contiguous_state_dict_and_the_card_knows_their_hash
     assert sorted(os.listdir(folder)) == ["card.json", "weights.pt"]
 
 
-def test_a_view_takes_only_its_own_elements_to_disk(tmp_path):
+def test_a_view_takes_only_its_own_elements_to_disk(tmp_path: Path) -> None:
     huge = torch.zeros(1_000_000)
     save(tmp_path, {"w": huge[:10]}, CARD)
     assert (tmp_path / "weights.pt").stat().st_size < 10_000
@@ -87,7 +88,7 @@ def test_a_view_takes_only_its_own_elements_to_disk(tmp_path):
 
 @pytest.mark.parametrize("name", ["weights.pt", "card.json"])
 @pytest.mark.parametrize("damage", [lambda b: b[:-40], lambda b: b"", lambda b: b[:200] + b"\x7f" + b[201:]])
-def test_a_damaged_file_is_named(folder, name, damage):
+def test_a_damaged_file_is_named(folder: Any, name: Any, damage: Any) -> None:
     path = folder / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=name):
@@ -95,13 +96,13 @@ def test_a_damaged_file_is_named(folder, name, damage):
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "card.json"])
-def test_a_missing_file_is_named(folder, name):
+def test_a_missing_file_is_named(folder: Any, name: Any) -> None:
     (folder / name).unlink()
     with pytest.raises(ValueError, match=rf"{name}: cannot be read: No such file"):
         load(folder)
 
 
-def test_weights_of_another_save_are_refused(tmp_path, folder):
+def test_weights_of_another_save_are_refused(tmp_path: Path, folder: Any) -> None:
     save(tmp_path / "other", trained(seed=1), CARD)
     os.replace(tmp_path / "other" / "weights.pt", folder / "weights.pt")
     with pytest.raises(ValueError, match=r"weights\.pt.*truncated or changed"):
@@ -117,7 +118,7 @@ def put_weights(folder: Path, content: object) -> None:
 
 
 class Evil:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.mkdir, ("run_by_a_pickle",)
 
 
@@ -129,7 +130,9 @@ class Evil:
         (Evil(), "mkdir"),
     ],
 )
-def test_foreign_weights_are_refused_and_never_run(folder, monkeypatch, content, reason):
+def test_foreign_weights_are_refused_and_never_run(
+    folder: Any, monkeypatch: pytest.MonkeyPatch, content: Any, reason: Any
+) -> None:
     monkeypatch.chdir(folder)
     put_weights(folder, content)
     with pytest.raises(ValueError, match=rf"(?s)weights\.pt: holds no weights.*{reason}"):
@@ -150,14 +153,14 @@ def test_foreign_weights_are_refused_and_never_run(folder, monkeypatch, content,
         ({"accuracy": object()}, "JSON"),
     ],
 )
-def test_a_card_that_describes_no_network_is_not_saved(tmp_path, change, reason):
+def test_a_card_that_describes_no_network_is_not_saved(tmp_path: Path, change: Any, reason: Any) -> None:
     with pytest.raises(ValueError, match=rf"card\.json: .*{reason}"):
         save(tmp_path / "net", trained(), {**CARD, **change})
     assert not (tmp_path / "net").exists()
 
 
 @pytest.mark.parametrize("key", CARD)
-def test_every_key_of_a_card_is_needed(tmp_path, folder, key):
+def test_every_key_of_a_card_is_needed(tmp_path: Path, folder: Any, key: Any) -> None:
     with pytest.raises(ValueError, match=rf"card\.json: {key} should be .* 'missing'"):
         save(tmp_path / "new", trained(), {k: v for k, v in CARD.items() if k != key})
     card = json.loads((folder / "card.json").read_text())
@@ -168,16 +171,16 @@ def test_every_key_of_a_card_is_needed(tmp_path, folder, key):
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"model": "resnet8"}'])
-def test_json_that_is_no_card_is_refused(folder, text):
+def test_json_that_is_no_card_is_refused(folder: Any, text: Any) -> None:
     (folder / "card.json").write_text(text)
     with pytest.raises(ValueError, match=r"card\.json"):
         load(folder)
 
 
-def test_a_save_that_is_cut_off_leaves_the_old_network_whole(folder, monkeypatch):
+def test_a_save_that_is_cut_off_leaves_the_old_network_whole(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load(folder)[0]
 
-    def full(*_args):
+    def full(*_args: Any) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "replace", full)
@@ -195,7 +198,7 @@ def cut() -> tuple[nn.Module, dict]:
     return apply_plan(model, plan), plan
 
 
-def test_a_plan_is_replayed_before_the_weights_are_filled_in(tmp_path):
+def test_a_plan_is_replayed_before_the_weights_are_filled_in(tmp_path: Path) -> None:
     model, plan = cut()
     save(tmp_path, model, CARD, plan)
     assert json.loads((tmp_path / "plan.json").read_text()) == plan
@@ -207,7 +210,7 @@ def test_a_plan_is_replayed_before_the_weights_are_filled_in(tmp_path):
         assert torch.equal(loaded(images), model.eval()(images))
 
 
-def test_a_dense_network_saved_over_a_cut_one_leaves_no_plan(tmp_path):
+def test_a_dense_network_saved_over_a_cut_one_leaves_no_plan(tmp_path: Path) -> None:
     model, plan = cut()
     save(tmp_path, model, CARD, plan)
     save(tmp_path, trained(), CARD)
@@ -216,7 +219,7 @@ def test_a_dense_network_saved_over_a_cut_one_leaves_no_plan(tmp_path):
 
 
 @pytest.mark.parametrize(("plan", "reason"), [('{"version": 1}', "truncated or changed"), (None, "cannot be read")])
-def test_a_changed_or_missing_plan_is_named(tmp_path, plan, reason):
+def test_a_changed_or_missing_plan_is_named(tmp_path: Path, plan: Any, reason: Any) -> None:
     model, own = cut()
     save(tmp_path, model, CARD, own)
     (tmp_path / "plan.json").unlink()
@@ -226,14 +229,14 @@ def test_a_changed_or_missing_plan_is_named(tmp_path, plan, reason):
         load(tmp_path)
 
 
-def test_a_plan_of_another_network_is_named(tmp_path):
+def test_a_plan_of_another_network_is_named(tmp_path: Path) -> None:
     model, plan = cut()
     save(tmp_path, model, {**CARD, "model": "resnet20"}, plan)
     with pytest.raises(ValueError, match=r"plan\.json: "):
         load(tmp_path)
 
 
-def test_a_plan_that_the_card_does_not_know_is_refused(folder):
+def test_a_plan_that_the_card_does_not_know_is_refused(folder: Any) -> None:
     (folder / "plan.json").write_text('{"width": 2}')
     with pytest.raises(ValueError, match=r"plan\.json: is not part"):
         load(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def output_and_macs(model: nn.Module, in_shape: tuple[int, int, int]) -> tuple[t
         ("convnext_tiny", 27.82, 363),
     ],
 )
-def test_sizes_at_32_pixels_are_those_of_the_docstring(name, million_parameters, million_macs):
+def test_sizes_at_32_pixels_are_those_of_the_docstring(name: Any, million_parameters: Any, million_macs: Any) -> None:
     model = build(name, 10)
     output, macs = output_and_macs(model, (3, 32, 32))
     assert output.shape == (1, 10)
@@ -47,7 +48,7 @@ def test_sizes_at_32_pixels_are_those_of_the_docstring(name, million_parameters,
     assert abs(macs / 1e6 - million_macs) <= 0.6
 
 
-def test_a_cifar_resnet_is_what_the_paper_counts_and_the_projections():
+def test_a_cifar_resnet_is_what_the_paper_counts_and_the_projections() -> None:
     # 3x3 convolutions and norms of stages 16, 32, 64 and the classifier, by hand for n blocks each.
     for name, n in [("resnet8", 1), ("resnet20", 3), ("resnet56", 9)]:
         model = build(name, 10)
@@ -61,7 +62,7 @@ def test_a_cifar_resnet_is_what_the_paper_counts_and_the_projections():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_network_traces_and_its_trace_computes_the_same(name):
+def test_every_network_traces_and_its_trace_computes_the_same(name: Any) -> None:
     model = build(name, 7, (3, 32, 32)).eval()
     traced = torch.fx.symbolic_trace(model)
     images = torch.randn(2, 3, 32, 32)
@@ -74,16 +75,16 @@ ADAPTED = ["googlenet", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet18", "vgg11_bn", *ADAPTED])
 @pytest.mark.parametrize("in_shape", [(1, 32, 32), (4, 40, 36)])
-def test_channels_classes_and_sizes_are_free(name, in_shape):
+def test_channels_classes_and_sizes_are_free(name: Any, in_shape: Any) -> None:
     assert output_and_macs(build(name, 3, in_shape), in_shape)[0].shape == (1, 3)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", *ADAPTED[:3]])
-def test_most_take_eight_pixel_digits(name):
+def test_most_take_eight_pixel_digits(name: Any) -> None:
     assert output_and_macs(build(name, 10, (1, 8, 8)), (1, 8, 8))[0].shape == (1, 10)
 
 
-def test_the_stem_keeps_the_resolution_up_to_64_pixels_and_not_above():
+def test_the_stem_keeps_the_resolution_up_to_64_pixels_and_not_above() -> None:
     for size, first_stage in [(64, 64), (65, 17), (128, 32)]:  # 65: 7x7 of stride 2 -> 33, pooled -> 17
         model = build("resnet18", 2, (3, size, size)).eval()
         seen = []
@@ -93,7 +94,7 @@ def test_the_stem_keeps_the_resolution_up_to_64_pixels_and_not_above():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", *ADAPTED])
-def test_above_64_pixels_a_network_takes_torchvisions_weights_and_answers_alike(name):
+def test_above_64_pixels_a_network_takes_torchvisions_weights_and_answers_alike(name: Any) -> None:
     options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     theirs = torchvision.models.get_model(name, weights=None, num_classes=5, **options).eval()
     ours = build(name, 5, (3, 96, 96)).eval()
@@ -104,7 +105,7 @@ def test_above_64_pixels_a_network_takes_torchvisions_weights_and_answers_alike(
 
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "vgg16_bn", "vgg19_bn"])
-def test_vgg_features_are_torchvisions_by_name_and_shape(name):
+def test_vgg_features_are_torchvisions_by_name_and_shape(name: Any) -> None:
     with torch.device("meta"):
         theirs = torchvision.models.get_model(name, weights=None).state_dict()
     ours = build(name, 5).state_dict()
@@ -117,7 +118,7 @@ def test_vgg_features_are_torchvisions_by_name_and_shape(name):
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "vgg11_bn"])
-def test_convolutions_start_at_he_scale_and_a_gradient_reaches_every_parameter(name):
+def test_convolutions_start_at_he_scale_and_a_gradient_reaches_every_parameter(name: Any) -> None:
     torch.manual_seed(0)
     model = build(name, 4, (3, 32, 32)).train()
     for layer in model.modules():
@@ -141,13 +142,13 @@ def test_convolutions_start_at_he_scale_and_a_gradient_reaches_every_parameter(n
         ("googlenet", (3, 3, 3)),
     ],
 )
-def test_images_that_poolings_and_strides_leave_nothing_of_are_refused(name, in_shape):
+def test_images_that_poolings_and_strides_leave_nothing_of_are_refused(name: Any, in_shape: Any) -> None:
     with pytest.raises(ValueError, match="too small"):
         build(name, 10, in_shape)
 
 
 @pytest.mark.parametrize("name", ADAPTED)
-def test_half_the_stem_is_half_the_stride(name):
+def test_half_the_stem_is_half_the_stride(name: Any) -> None:
     """At 32 pixels the stages have the sizes that torchvision's own network has at 64 (GoogLeNet: 128)."""
     seen = {}
     theirs = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
@@ -165,12 +166,12 @@ def test_half_the_stem_is_half_the_stride(name):
 @pytest.mark.parametrize(
     ("num_classes", "in_shape"), [(0, (3, 32, 32)), (10, (3, 32)), (10, (0, 32, 32)), (10, (3, 0, 32))]
 )
-def test_impossible_shapes_are_refused(num_classes, in_shape):
+def test_impossible_shapes_are_refused(num_classes: Any, in_shape: Any) -> None:
     with pytest.raises(ValueError, match="at least"):
         build("resnet8", num_classes, in_shape)
 
 
-def test_an_unknown_name_is_answered_with_the_choices():
+def test_an_unknown_name_is_answered_with_the_choices() -> None:
     with pytest.raises(
         ValueError, match=r"resnet19.*choose from.*resnet18.*vgg19_bn.*package\.module:function, or path"
     ):
@@ -192,7 +193,7 @@ number = 3
 
 
 @pytest.fixture
-def users_folder(tmp_path: Path, monkeypatch) -> Path:
+def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "users_networks.py").write_text(USERS_MODULE)
     (tmp_path / "users_unfinished.py").write_text("def linear(:\n")
     (tmp_path / "users_broken.py").write_text("import no_such_package_of_theirs\n")
@@ -203,7 +204,7 @@ def users_folder(tmp_path: Path, monkeypatch) -> Path:
         sys.modules.pop(name, None)
 
 
-def test_a_users_factory_is_found_in_the_current_directory(users_folder):
+def test_a_users_factory_is_found_in_the_current_directory(users_folder: Any) -> None:
     model = build("users_networks:linear", 3, (2, 4, 4))
     assert model(torch.zeros(5, 2, 4, 4)).shape == (5, 3)
 
@@ -228,14 +229,14 @@ def test_a_users_factory_is_found_in_the_current_directory(users_folder):
         ("users_unfinished.py:linear", "SyntaxError"),
     ],
 )
-def test_a_factory_that_cannot_be_had_is_an_error_naming_it(users_folder, name, reason):
+def test_a_factory_that_cannot_be_had_is_an_error_naming_it(users_folder: Any, name: Any, reason: Any) -> None:
     with pytest.raises(ValueError, match=reason) as raised:
         build(name, 3, (2, 4, 4))
     assert name in str(raised.value)
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_a_users_factory_is_found_by_its_file_which_is_run_once(users_folder, absolute):
+def test_a_users_factory_is_found_by_its_file_which_is_run_once(users_folder: Any, absolute: Any) -> None:
     (users_folder / "nets").mkdir()
     file = users_folder / "nets" / "linear.py"
     file.write_text(USERS_MODULE)
@@ -248,7 +249,7 @@ def test_a_users_factory_is_found_by_its_file_which_is_run_once(users_folder, ab
     assert pickle.loads(pickle.dumps(function)) is function
 
 
-def test_files_of_one_name_in_two_folders_are_two_modules(users_folder, monkeypatch):
+def test_files_of_one_name_in_two_folders_are_two_modules(users_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in ("1", "2"):
         (users_folder / number).mkdir()
         (users_folder / number / "net.py").write_text(f"def number(): return {number}\n")

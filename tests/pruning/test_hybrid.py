@@ -1,6 +1,7 @@
 """Channels first, then weights: the exact target, over several cuts, and nothing removed comes back."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ BATCHES = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2)
 MAGNITUDE = CRITERIA["magnitude_l1"]
 
 
-def network(name="resnet20"):
+def network(name: Any = "resnet20") -> Any:
     """A network whose weights are all different and non-zero."""
     torch.manual_seed(0)
     model = models.build(name, 10).eval()
@@ -31,18 +32,18 @@ def network(name="resnet20"):
     return model
 
 
-def held(model):
+def held(model: Any) -> Any:
     return sum(weight.numel() for weight in prunable(model).values())
 
 
-def values(model):
+def values(model: Any) -> Any:
     """The non-zero weights, which can be identified by their values."""
     return {value for weight in prunable(model).values() for value in weight.detach().flatten().tolist() if value}
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.0, 0.95), st.floats(0.01, 0.99), st.sampled_from(["global", "layer", "erk"]))
-def test_the_target_is_met_to_the_weight_and_channels_bring_their_share(sparsity, share, scope):
+def test_the_target_is_met_to_the_weight_and_channels_bring_their_share(sparsity: Any, share: Any, scope: Any) -> None:
     model = network("resnet8")
     options = {"sparsity": sparsity, "channel_share": share, "scope": scope, "granularity": "hybrid"}
     small, (plan, masks) = pruning.prune(model, IMAGES, **options)
@@ -54,7 +55,7 @@ def test_the_target_is_met_to_the_weight_and_channels_bring_their_share(sparsity
     assert all(torch.equal(small.get_parameter(name) != 0, mask) for name, mask in masks.items())
 
 
-def test_the_network_that_was_given_is_left_alone():
+def test_the_network_that_was_given_is_left_alone() -> None:
     model = network()
     before = copy.deepcopy(model.state_dict())
     pruning.prune(model, IMAGES, sparsity=0.7, granularity="hybrid")
@@ -62,7 +63,7 @@ def test_the_network_that_was_given_is_left_alone():
 
 
 @pytest.mark.parametrize("criterion", ["magnitude_l1", "random", "taylor"])
-def test_cut_after_cut_what_is_gone_stays_gone(criterion):
+def test_cut_after_cut_what_is_gone_stays_gone(criterion: Any) -> None:
     """Identified by value: no masked weight returns when channels are cut around it."""
     dense = network()
     state, before = begin(dense, IMAGES, "hybrid", protect=["layer1.0"]), values(dense)
@@ -79,7 +80,7 @@ def test_cut_after_cut_what_is_gone_stays_gone(criterion):
     assert torch.equal(state.model.layer1[0].conv1.weight, dense.layer1[0].conv1.weight)
 
 
-def test_masks_go_with_their_weights_and_still_hold_what_training_moved():
+def test_masks_go_with_their_weights_and_still_hold_what_training_moved() -> None:
     first = prune_to(begin(network(), IMAGES, "hybrid"), 0.4, criterion=MAGNITUDE)
     with torch.no_grad():
         for weight in prunable(first.model).values():  # a step of training ...
@@ -92,7 +93,7 @@ def test_masks_go_with_their_weights_and_still_hold_what_training_moved():
 
 
 @pytest.mark.parametrize("criterion", ["regression", "obs"])
-def test_criteria_that_move_weights_leave_zeros_where_masks_are(criterion):
+def test_criteria_that_move_weights_leave_zeros_where_masks_are(criterion: Any) -> None:
     total = held(network("resnet8"))
     state = begin(network("resnet8"), IMAGES, "hybrid")
     for target in (0.3, 0.6):
@@ -114,6 +115,6 @@ def test_criteria_that_move_weights_leave_zeros_where_masks_are(criterion):
         ({"sparsity": None}, "granularity 'hybrid' needs a sparsity"),
     ],
 )
-def test_wrong_arguments_are_refused_with_the_reason(arguments, message):
+def test_wrong_arguments_are_refused_with_the_reason(arguments: Any, message: Any) -> None:
     with pytest.raises(ValueError, match=message):
         pruning.prune(network(), IMAGES, **{"granularity": "hybrid", "sparsity": 0.5, **arguments})

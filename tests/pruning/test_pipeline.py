@@ -1,6 +1,7 @@
 """Single cuts, and the `prune` entry point."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +21,12 @@ BATCHES = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2)
 
 
 @pytest.fixture
-def model():
+def model() -> Any:
     torch.manual_seed(0)
     return models.build("resnet20", 10).eval()
 
 
-def test_weights_are_masked_in_place_to_the_weight(model):
+def test_weights_are_masked_in_place_to_the_weight(model: Any) -> None:
     total = sum(w.numel() for w in masks.prunable(model).values())
     pruned, kept = pruning.prune(model, IMAGES, sparsity=0.7)
     assert pruned is model
@@ -35,7 +36,9 @@ def test_weights_are_masked_in_place_to_the_weight(model):
 
 @pytest.mark.parametrize("sparsity_of", ["params", "macs", "channels"])
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_channels_are_cut_from_a_copy_near_the_target_and_the_plan_restores_it(model, criterion, sparsity_of):
+def test_channels_are_cut_from_a_copy_near_the_target_and_the_plan_restores_it(
+    model: Any, criterion: Any, sparsity_of: Any
+) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     small, plan = pruning.prune(
         model,
@@ -59,7 +62,7 @@ def test_channels_are_cut_from_a_copy_near_the_target_and_the_plan_restores_it(m
         assert left / sum(w.numel() for w in masks.prunable(model).values()) == pytest.approx(0.5, abs=0.02)
 
 
-def test_two_cuts_of_channels_compose_to_a_plan_of_the_dense_network(model):
+def test_two_cuts_of_channels_compose_to_a_plan_of_the_dense_network(model: Any) -> None:
     first = prune_to(begin(model, IMAGES, "channel"), 0.3, criterion=CRITERIA["magnitude_l1"])
     second = prune_to(first, 0.6, criterion=CRITERIA["magnitude_l1"])
     assert torch.equal(apply_plan(model, second.plan)(IMAGES), second.model(IMAGES))
@@ -67,14 +70,14 @@ def test_two_cuts_of_channels_compose_to_a_plan_of_the_dense_network(model):
     assert masks.sparsity(second.model, second.dense_weights) == pytest.approx(0.6, abs=0.02)
 
 
-def test_what_was_masked_stays_masked(model):
+def test_what_was_masked_stays_masked(model: Any) -> None:
     first = prune_to(begin(model, IMAGES), 0.3, criterion=CRITERIA["random"])
     gone = {name: ~mask for name, mask in first.masks.items()}
     second = prune_to(first, 0.6, criterion=CRITERIA["random"])
     assert not any((second.masks[name] & mask).any() for name, mask in gone.items())
 
 
-def test_random_channels_do_not_rank_by_the_size_of_filters():
+def test_random_channels_do_not_rank_by_the_size_of_filters() -> None:
     """Of two equally wide layers, one with 9 times the weights, both lose about half."""
     model = nn.Sequential(nn.Conv2d(3, 200, 1), nn.ReLU(), nn.Conv2d(200, 200, 3), nn.ReLU(), nn.Conv2d(200, 5, 1))
     _, plan = pruning.prune(
@@ -86,7 +89,7 @@ def test_random_channels_do_not_rank_by_the_size_of_filters():
 
 @pytest.mark.parametrize("granularity", ["weight", "channel"])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_every_scope_meets_the_target(model, scope, granularity):
+def test_every_scope_meets_the_target(model: Any, scope: Any, granularity: Any) -> None:
     names = list(masks.prunable(model))
     groups = begin(model, IMAGES, "channel").graph.groups
     curves = {name: {0.5: 0.01 * i, 0.9: 0.05 * i} for i, name in enumerate([*names, *(g.name for g in groups)])}
@@ -99,14 +102,14 @@ def test_every_scope_meets_the_target(model, scope, granularity):
         assert small.fc.weight.count_nonzero() >= 0.2 * model.fc.weight.numel()
 
 
-def test_uniform_plus_spares_no_other_layer_where_the_first_is_protected(model):
+def test_uniform_plus_spares_no_other_layer_where_the_first_is_protected(model: Any) -> None:
     _, kept = pruning.prune(model, IMAGES, sparsity=0.5, scope="uniform_plus", protect=["conv1", "fc"])
     shares = [mask.float().mean().item() for mask in kept.values()]
     assert max(shares) - min(shares) < 0.01
 
 
 @pytest.mark.parametrize("granularity", ["weight", "channel"])
-def test_scores_that_are_known_take_the_place_of_the_criterion(model, granularity):
+def test_scores_that_are_known_take_the_place_of_the_criterion(model: Any, granularity: Any) -> None:
     dense = begin(copy.deepcopy(model), IMAGES, granularity)
     known = score(dense, CRITERIA["taylor"], BATCHES, torch.Generator().manual_seed(0))
     unknown = prune_to(begin(model, IMAGES, granularity), 0.5, criterion=CRITERIA["taylor"], batches=BATCHES)
@@ -116,7 +119,7 @@ def test_scores_that_are_known_take_the_place_of_the_criterion(model, granularit
     assert list(known) == [g.name for g in dense.graph.groups] if dense.graph else list(masks.prunable(model))
 
 
-def test_scores_of_channels_reduce_and_criteria_without_a_form_are_refused(model):
+def test_scores_of_channels_reduce_and_criteria_without_a_form_are_refused(model: Any) -> None:
     dense = begin(model, IMAGES, "channel")
     sums, means = (score(dense, CRITERIA["magnitude_l1"], reduce=reduce) for reduce in ("sum", "mean"))
     # The filters of the first residual stream: conv1's 3 x 3 x 3 weights, and 16 x 3 x 3 of each conv2.
@@ -127,7 +130,7 @@ def test_scores_of_channels_reduce_and_criteria_without_a_form_are_refused(model
 
 @pytest.mark.parametrize("criterion", ["magnitude_l1", "regression", "obs"])
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_one_layer_alone_is_cut_to_the_weight(model, criterion, share):
+def test_one_layer_alone_is_cut_to_the_weight(model: Any, criterion: Any, share: Any) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     options = {"criterion": CRITERIA[criterion], "batches": BATCHES, "only": "layer2.0.conv1"}
     cut = prune_to(begin(model, IMAGES, protect=["layer1"]), share, **options)
@@ -145,7 +148,7 @@ def test_one_layer_alone_is_cut_to_the_weight(model, criterion, share):
 
 
 @pytest.mark.parametrize("criterion", ["magnitude_l1", "regression", "thinet"])
-def test_one_group_alone_is_cut_to_the_unit(model, criterion):
+def test_one_group_alone_is_cut_to_the_unit(model: Any, criterion: Any) -> None:
     options = {"criterion": CRITERIA[criterion], "batches": BATCHES}
     dense = begin(model, IMAGES, "channel")
     cut = prune_to(dense, 0.7, only="layer2.0.conv1", sparsity_of="macs", **options)
@@ -161,7 +164,7 @@ def test_one_group_alone_is_cut_to_the_unit(model, criterion):
     assert second.model.layer2[0].conv1.out_channels == 32 - round(0.7 * 32)
 
 
-def axes(layer):
+def axes(layer: Any) -> Any:
     return [layer[side] for side in ("out", "in") if side in layer]
 
 
@@ -175,7 +178,7 @@ def axes(layer):
         ("weight", "conv1", {"sparsity": 1.0}, "sparsity"),
     ],
 )
-def test_what_cannot_be_cut_alone_is_named(model, granularity, only, options, message):
+def test_what_cannot_be_cut_alone_is_named(model: Any, granularity: Any, only: Any, options: Any, message: Any) -> None:
     arguments = {"sparsity": 0.5, "criterion": CRITERIA["magnitude_l1"], "only": only, **options}
     with pytest.raises(ValueError, match=message):
         prune_to(begin(model, IMAGES, granularity, ["layer1"]), **arguments)
@@ -186,7 +189,7 @@ MOVING += [(name, "weight") for name, _ in MOVING if CRITERIA[name].weight is no
 
 
 @pytest.mark.parametrize(("criterion", "granularity"), MOVING)
-def test_what_moves_the_weights_that_stay_changes_the_output_less(criterion, granularity):
+def test_what_moves_the_weights_that_stay_changes_the_output_less(criterion: Any, granularity: Any) -> None:
     """Less than the same cut without an update: minimising the layer's error, or the loss, also helps the logits."""
     images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3)).double()
     torch.manual_seed(0)
@@ -203,7 +206,7 @@ def test_what_moves_the_weights_that_stay_changes_the_output_less(criterion, gra
     assert changes["with"][1] < changes["without"][1]
 
 
-def test_weights_that_moved_stay_where_their_masks_let_them_and_protected_ones_do_not_move(model):
+def test_weights_that_moved_stay_where_their_masks_let_them_and_protected_ones_do_not_move(model: Any) -> None:
     before = {name: weight.detach().clone() for name, weight in masks.prunable(model).items()}
     _, kept = pruning.prune(model, IMAGES, sparsity=0.5, criterion="regression", batches=BATCHES, protect=["layer1"])
     for name, weight in masks.prunable(model).items():
@@ -216,7 +219,7 @@ def test_weights_that_moved_stay_where_their_masks_let_them_and_protected_ones_d
 
 
 @pytest.mark.parametrize("granularity", ["weight", "channel"])
-def test_protected_modules_are_left_whole(model, granularity):
+def test_protected_modules_are_left_whole(model: Any, granularity: Any) -> None:
     small, _ = pruning.prune(model, IMAGES, sparsity=0.5, granularity=granularity, protect=["layer1"])
     for name, parameter in model.layer1.named_parameters():
         assert torch.count_nonzero(small.layer1.get_parameter(name)) == torch.count_nonzero(parameter)
@@ -234,6 +237,6 @@ def test_protected_modules_are_left_whole(model, granularity):
         ({"granularity": "channel", "min_channels": 16, "sparsity": 0.9}, "out of reach"),
     ],
 )
-def test_wrong_arguments_are_refused_with_the_choices(model, arguments, message):
+def test_wrong_arguments_are_refused_with_the_choices(model: Any, arguments: Any, message: Any) -> None:
     with pytest.raises(ValueError, match=message):
         pruning.prune(model, IMAGES, **{"sparsity": 0.5, **arguments})

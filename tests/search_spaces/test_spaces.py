@@ -1,5 +1,7 @@
 """The project's study files, each run at toy size: some of its recipes, on handwritten digits and a small network."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ SENSITIVITY = "sensitivity"  # which needs a scan: tests/test_trial.py runs one
 RECIPES = 6
 
 
-def toy(name):
+def toy(name: Any) -> Any:
     space, settings = read_study(name).space, [*TOY, "study.start_with=[]"]
     if "epochs_per_step" in space:
         settings.append("space.epochs_per_step=1")
@@ -30,7 +32,7 @@ def toy(name):
     return of_network(read_study(name, settings), models.build("resnet8", 10, (1, 8, 8)), (1, 8, 8))
 
 
-def recipes(name):
+def recipes(name: Any) -> Any:
     """RECIPES of the space, evenly over its grid, or drawn."""
     file = toy(name)
     if file.study.search != "grid":
@@ -40,7 +42,7 @@ def recipes(name):
 
 
 @pytest.mark.parametrize("name", search_spaces.names())
-def test_recipes_of_every_space_run_and_meet_their_targets(shared, name):
+def test_recipes_of_every_space_run_and_meet_their_targets(shared: Any, name: Any) -> None:
     for recipe in recipes(name):
         row, history, _, _ = run_trial(recipe, 0, shared, torch.device("cpu"))
         assert row["state"] == "complete", (recipe, row["error"])
@@ -49,7 +51,7 @@ def test_recipes_of_every_space_run_and_meet_their_targets(shared, name):
             assert row["sparsity"] == pytest.approx(recipe.sparsity, abs=1e-4)
 
 
-def test_the_scan_cuts_every_layer_and_group_alone_and_asks_for_no_test_accuracy(shared):
+def test_the_scan_cuts_every_layer_and_group_alone_and_asks_for_no_test_accuracy(shared: Any) -> None:
     file = toy("layer_sensitivity")
     points = list(spaces.grid(file.axes))
     layers = {point["layer"] for point in points if "layer" in point}
@@ -65,7 +67,7 @@ def test_the_scan_cuts_every_layer_and_group_alone_and_asks_for_no_test_accuracy
     assert kept["layer1.0.conv1.weight"] == 1
 
 
-def test_all_criteria_of_the_table_stand_in_their_space():
+def test_all_criteria_of_the_table_stand_in_their_space() -> None:
     from pruning.criteria.registry import CRITERIA
 
     assert toy("criteria").space["criterion"].choices == tuple(CRITERIA)

@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def rows(cache, tmp_path_factory):
+def rows(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All rows of a small study of channels."""
     out = tmp_path_factory.mktemp("out")
     command = [sys.executable, "-m", "study.run", "--space", "quickstart", "--out", str(out)]
@@ -37,11 +38,11 @@ def rows(cache, tmp_path_factory):
         return out / "quickstart", found, list(csv.DictReader(file))
 
 
-def of(rows, kind, **columns):
+def of(rows: Any, kind: Any, **columns: Any) -> Any:
     return [row for row in rows[1] if row["kind"] == kind and all(row[c] == v for c, v in columns.items())]
 
 
-def test_every_point_of_the_front_runs_with_two_more_seeds(rows):
+def test_every_point_of_the_front_runs_with_two_more_seeds(rows: Any) -> None:
     front = [row["trial_id"] for row in rows[2]]
     assert front
     assert len(of(rows, "search")) == 4
@@ -56,7 +57,7 @@ def test_every_point_of_the_front_runs_with_two_more_seeds(rows):
             assert [row[key] for key in same] == [by_id[trial_id][key] for key in same]
 
 
-def test_cut_networks_of_the_front_are_trained_anew(rows):
+def test_cut_networks_of_the_front_are_trained_anew(rows: Any) -> None:
     anew = of(rows, "control", schedule="scratch")
     by_id = {row["trial_id"]: row for row in rows[1]}
     assert sorted(row["confirms"] for row in anew) == sorted(row["trial_id"] for row in rows[2])
@@ -66,6 +67,6 @@ def test_cut_networks_of_the_front_are_trained_anew(rows):
     assert len(of(rows, "control", schedule="dense")) == 1
 
 
-def test_a_resumed_study_has_nothing_left_to_do(rows, capsys):
+def test_a_resumed_study_has_nothing_left_to_do(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--resume", str(rows[0])]) == 0
     assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial ")]

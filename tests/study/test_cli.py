@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,22 +29,22 @@ SMALL = ["baseline.epochs=1", "baseline.train_samples=400", "space.finetune_epoc
 ONE = ["space.granularity=weight", "space.scope=global", "space.schedule=one_shot", "space.sparsity=0.5"]
 
 
-def settings(*changes):
+def settings(*changes: Any) -> Any:
     return [part for change in changes for part in ("--set", change)]
 
 
-def typed(where, *start):
+def typed(where: Any, *start: Any) -> Any:
     """Runs a command in a folder, with the project on the path behind it, as if installed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *start], cwd=where, env=environment, text=True, capture_output=True)
 
 
-def script(where, *arguments):
+def script(where: Any, *arguments: Any) -> Any:
     return typed(where, "-P", "-c", SCRIPT, *arguments)
 
 
 @pytest.fixture
-def mine(tmp_path):
+def mine(tmp_path: Path) -> Any:
     """A folder with a user's own packages, two of the project's names among them."""
     for name in ("models", "analysis", "nets"):
         (tmp_path / name).mkdir()
@@ -53,24 +54,26 @@ def mine(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_the_commands_are_listed(capsys, arguments):
+def test_the_commands_are_listed(capsys: pytest.CaptureFixture[str], arguments: Any) -> None:
     assert cli.main(arguments) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert listed == ["run", "trial", "report", "compare", "evaluate", "export", "replay"] == list(cli.COMMANDS)
 
 
-def test_the_version_is_that_of_the_project(capsys):
+def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert f'version = "{capsys.readouterr().out.split()[1]}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_an_unknown_command_is_refused_with_the_choices(capsys):
+def test_an_unknown_command_is_refused_with_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["rum"]) == 2
     assert capsys.readouterr().err.startswith("error: unknown command 'rum'; choices: run, trial, report,")
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_each_command_is_called_what_was_typed(monkeypatch, capsys, name):
+def test_each_command_is_called_what_was_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: Any
+) -> None:
     monkeypatch.setattr(sys, "argv", ["pruning-study", name, "--help"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -78,7 +81,9 @@ def test_each_command_is_called_what_was_typed(monkeypatch, capsys, name):
     assert capsys.readouterr().out.startswith(f"usage: pruning-study {name} [-h]")
 
 
-def test_the_code_of_the_command_is_passed_on(monkeypatch, capsys):
+def test_the_code_of_the_command_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["pruning-study"])
     assert cli.main(["run", "--space", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
@@ -87,12 +92,12 @@ def test_the_code_of_the_command_is_passed_on(monkeypatch, capsys):
     assert ended.value.code == 2
 
 
-def test_only_the_command_that_is_needed_is_imported():
+def test_only_the_command_that_is_needed_is_imported() -> None:
     code = "import sys; from study import cli; cli.main([]); print([n for n in ('torch', 'ray') if n in sys.modules])"
     assert typed(ROOT, "-c", code).stdout.endswith("\n[]\n")
 
 
-def test_what_shadows_the_project_is_named(mine):
+def test_what_shadows_the_project_is_named(mine: Any) -> None:
     run = typed(mine, "-m", "study.run", "--space", "quickstart", "--dry-run")
     assert run.returncode == 2
     assert run.stderr == (
@@ -101,7 +106,7 @@ def test_what_shadows_the_project_is_named(mine):
     )
 
 
-def test_a_folder_without_modules_shadows_nothing(tmp_path):
+def test_a_folder_without_modules_shadows_nothing(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     run = typed(tmp_path, "-m", "study.run", "--space", "nowhere")
     assert run.returncode == 2
@@ -109,7 +114,7 @@ def test_a_folder_without_modules_shadows_nothing(tmp_path):
     assert "nowhere" in run.stderr
 
 
-def test_the_script_runs_where_packages_have_the_projects_names(mine):
+def test_the_script_runs_where_packages_have_the_projects_names(mine: Any) -> None:
     (mine / "study").mkdir()
     (mine / "study" / "__init__.py").write_text("raise RuntimeError('the wrong package')")
     run = script(mine, "run", "--space", "quickstart", "--dry-run", *settings(*BY_FILE))
@@ -118,7 +123,7 @@ def test_the_script_runs_where_packages_have_the_projects_names(mine):
 
 
 @pytest.mark.ray
-def test_so_do_the_workers_of_a_study(mine):
+def test_so_do_the_workers_of_a_study(mine: Any) -> None:
     (mine / "study").mkdir()
     (mine / "study" / "__init__.py").write_text("raise RuntimeError('the wrong package')")
     changes = [*BY_FILE, *SMALL, *ONE, "study.controls=[]"]
@@ -128,7 +133,7 @@ def test_so_do_the_workers_of_a_study(mine):
     assert "command: pruning-study run --space quickstart" in (mine / "results/quickstart/study.yaml").read_text()
 
 
-def test_a_trial_takes_a_network_and_a_criterion_by_their_file(mine):
+def test_a_trial_takes_a_network_and_a_criterion_by_their_file(mine: Any) -> None:
     run = script(mine, "trial", "--space", "quickstart", *settings(*BY_FILE, *SMALL, *ONE))
     assert run.returncode == 0, run.stderr
     row = json.loads(run.stdout.splitlines()[-1])
@@ -146,7 +151,9 @@ def test_a_trial_takes_a_network_and_a_criterion_by_their_file(mine):
         ("baseline.model=net", "unknown model 'net'; choices: .*or package.module:function, or path/file.py:function"),
     ],
 )
-def test_what_cannot_be_had_is_said_in_one_message(mine, monkeypatch, capsys, change, reason):
+def test_what_cannot_be_had_is_said_in_one_message(
+    mine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: Any, reason: Any
+) -> None:
     monkeypatch.chdir(mine)
     monkeypatch.setattr(sys, "argv", ["pruning-study"])
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -156,7 +163,7 @@ def test_what_cannot_be_had_is_said_in_one_message(mine, monkeypatch, capsys, ch
     assert re.search(reason, told), told
 
 
-def test_a_baseline_is_trained_anew_when_its_file_changes(mine, monkeypatch):
+def test_a_baseline_is_trained_anew_when_its_file_changes(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from study.baseline import disk_cache, training
     from study.config import read_study
 

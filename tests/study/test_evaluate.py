@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from study.trials.steps import run_trial
 
 
 @pytest.fixture(scope="module")
-def saved(shared_in_both, tmp_path_factory):
+def saved(shared_in_both: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A masked and a cut network on disk, with their rows."""
     shared = shared_in_both
     folder = tmp_path_factory.mktemp("networks")
@@ -28,7 +30,7 @@ def saved(shared_in_both, tmp_path_factory):
     return folder, rows
 
 
-def test_a_fresh_process_finds_the_same_accuracy_and_cost(saved):
+def test_a_fresh_process_finds_the_same_accuracy_and_cost(saved: Any) -> None:
     folder, rows = saved
     code = (
         "import json, sys, torch; from pathlib import Path; from study import evaluate; from study.data import splits\n"
@@ -44,7 +46,9 @@ def test_a_fresh_process_finds_the_same_accuracy_and_cost(saved):
         assert measured["MACs"] == row["macs"]
 
 
-def test_the_command_shows_every_network_of_a_folder_and_that_zeros_save_no_time(saved, capsys):
+def test_the_command_shows_every_network_of_a_folder_and_that_zeros_save_no_time(
+    saved: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, rows = saved
     assert evaluate.main([str(folder), "--dataset", "digits"]) == 0
     shown = capsys.readouterr().out
@@ -55,23 +59,25 @@ def test_the_command_shows_every_network_of_a_folder_and_that_zeros_save_no_time
     assert "dense kernels multiply them too" in shown
 
 
-def truncated(folder):
+def truncated(folder: Any) -> None:
     path = folder / "weights.pt"
     path.write_bytes(path.read_bytes()[:1000])
 
 
-def tampered(folder):
+def tampered(folder: Any) -> None:
     card = json.loads((folder / "card.json").read_text())
     card["num_classes"] = 7
     (folder / "card.json").write_text(json.dumps(card))
 
 
-def foreign(folder):
+def foreign(folder: Any) -> None:
     (folder / "card.json").write_text("[1, 2]")
 
 
 @pytest.mark.parametrize("harm", [truncated, tampered, foreign])
-def test_damaged_files_get_one_message(saved, tmp_path, harm, capsys):
+def test_damaged_files_get_one_message(
+    saved: Any, tmp_path: Path, harm: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, card = models.load(saved[0] / "models" / "weight")
     models.save(tmp_path / "x", model, card)
     harm(tmp_path / "x")
@@ -81,7 +87,9 @@ def test_damaged_files_get_one_message(saved, tmp_path, harm, capsys):
     assert len(error.strip().splitlines()) == 1
 
 
-def test_a_folder_that_is_none_and_other_images_are_refused(saved, tmp_path, capsys):
+def test_a_folder_that_is_none_and_other_images_are_refused(
+    saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert evaluate.main([str(tmp_path)]) == 2
     assert "card.json" in capsys.readouterr().err
     from PIL import Image

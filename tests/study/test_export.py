@@ -5,6 +5,8 @@ import importlib.util
 import json
 import math
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,17 +38,17 @@ ROWS = {  # trial: granularity, sparsity, accuracy, feasible, saved
 class Branching(nn.Module):
     """What torch cannot export: it goes where the pixels say."""
 
-    def __init__(self, num_classes, in_shape):
+    def __init__(self, num_classes: Any, in_shape: Any) -> None:
         super().__init__()
         self.fc = nn.Linear(math.prod(in_shape), num_classes)
 
-    def forward(self, images):
+    def forward(self, images: Any) -> Any:
         logits = self.fc(images.flatten(1))
         return logits if logits.sum() > 0 else -logits
 
 
 @pytest.fixture(scope="module")
-def folder(shared, tmp_path_factory):
+def folder(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A results folder: a masked network, a cut one, one that broke a constraint, and two that were not kept."""
     folder = tmp_path_factory.mktemp("results") / "quickstart"
     folder.mkdir()
@@ -68,13 +70,13 @@ def folder(shared, tmp_path_factory):
     return folder
 
 
-def test_agreement_counts_images_and_takes_the_largest_difference():
+def test_agreement_counts_images_and_takes_the_largest_difference() -> None:
     """1,200 images of two pixels (three batches); the logits are the pixels, of which the other program swaps five."""
     pixels = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8).repeat(600, 1).view(1200, 1, 2, 1)
     images = device_data.Images(pixels, torch.zeros(1200, dtype=torch.int64), torch.zeros(1), torch.ones(1))
     seen = 0
 
-    def other(inputs):
+    def other(inputs: Any) -> Any:
         nonlocal seen
         logits, first = inputs.flatten(1).clone(), seen
         seen += len(logits)
@@ -89,16 +91,18 @@ def test_agreement_counts_images_and_takes_the_largest_difference():
 
 
 @pytest.mark.parametrize(("trial", "expected"), [("best", "0000"), ("knee", "0001"), ("0003", "0003")])
-def test_which_trial_is_meant(folder, trial, expected):
+def test_which_trial_is_meant(folder: Any, trial: Any, expected: Any) -> None:
     """The most accurate that is feasible and saved; of the front 0004, 0000, 0001, 0002 the one farthest out."""
     assert export.chosen(frame.read(folder), trial) == expected
 
 
-def command(folder, *arguments):
+def command(folder: Any, *arguments: Any) -> Any:
     return export.main([str(folder), *map(str, arguments)])
 
 
-def test_the_command_checks_on_all_test_images_and_times_both_networks(folder, shared, tmp_path, capsys):
+def test_the_command_checks_on_all_test_images_and_times_both_networks(
+    folder: Any, shared: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert command(folder, "--trial", "best", "--format", "onnx", "--out", tmp_path / "new") == 0
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["quickstart_0000.onnx"]
     lines = capsys.readouterr().out.splitlines()
@@ -109,7 +113,9 @@ def test_the_command_checks_on_all_test_images_and_times_both_networks(folder, s
     assert numbers[2] == pytest.approx(numbers[0] / numbers[1], rel=0.01)
 
 
-def test_without_the_baseline_the_dense_row_is_left_out_and_that_is_said(folder, tmp_path, capsys):
+def test_without_the_baseline_the_dense_row_is_left_out_and_that_is_said(
+    folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = shutil.copytree(folder, tmp_path / "copy")
     shutil.rmtree(own / "baseline")
     path = tmp_path / "net.pt2"
@@ -124,22 +130,27 @@ def test_without_the_baseline_the_dense_row_is_left_out_and_that_is_said(folder,
     assert extra["trial_id"] == "0001"
 
 
-def other_classes(network, example, about, path):
+def other_classes(network: Any, example: Any, about: Any, path: Any) -> None:
     """An exporter that gets one thing wrong: the classes are in another order."""
     network[-1].weight.data = network[-1].weight.data.roll(1, 0)
     write_program(network, example, about, path)
 
 
-def no_numbers(network, example, about, path):
+def no_numbers(network: Any, example: Any, about: Any, path: Any) -> None:
     network[-1].bias.data = network[-1].bias.data * math.nan
     write_program(network, example, about, path)
 
 
 @pytest.mark.parametrize(("write", "said"), [(other_classes, "top-1 differs on"), (no_numbers, "nan")])
 def test_a_file_that_is_another_network_does_not_replace_what_was_there(
-    folder, tmp_path, monkeypatch, capsys, write, said
-):
-    def wrong(network, *rest):
+    folder: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    write: Any,
+    said: Any,
+) -> None:
+    def wrong(network: Any, *rest: Any) -> None:
         write(copy.deepcopy(network), *rest)
 
     monkeypatch.setitem(FORMATS, "exported_program", FORMATS["exported_program"]._replace(write=wrong))
@@ -151,7 +162,9 @@ def test_a_file_that_is_another_network_does_not_replace_what_was_there(
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_network_that_torch_cannot_export_gets_one_message(folder, shared, tmp_path, capsys, form):
+def test_a_network_that_torch_cannot_export_gets_one_message(
+    folder: Any, shared: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: Any
+) -> None:
     own = shutil.copytree(folder, tmp_path / "copy")
     card = shared.baseline.card | {"model": "tests.study.test_export:Branching"}
     models.save(own / "models" / "0009", Branching(10, (1, 8, 8)), card)
@@ -160,26 +173,26 @@ def test_a_network_that_torch_cannot_export_gets_one_message(folder, shared, tmp
     assert list((tmp_path / "files").iterdir()) == []
 
 
-def refusal(capsys):
+def refusal(capsys: pytest.CaptureFixture[str]) -> Any:
     """The one line on stderr."""
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     return line
 
 
-def no_networks(folder):
+def no_networks(folder: Any) -> None:
     shutil.rmtree(folder / "models")
 
 
-def only_the_infeasible(folder):
+def only_the_infeasible(folder: Any) -> None:
     shutil.rmtree(folder / "models" / "0000")
     shutil.rmtree(folder / "models" / "0001")
 
 
-def no_front(folder):
+def no_front(folder: Any) -> None:
     write_rows(folder / "trials.csv", COLUMNS, [{"trial_id": "0000", "kind": "search", "state": "failed"}])
 
 
-def damaged(folder):
+def damaged(folder: Any) -> None:
     (folder / "models" / "0000" / "weights.pt").write_bytes(b"")
 
 
@@ -198,7 +211,15 @@ def damaged(folder):
         (None, {"--out": "a file/net.pt2"}, "a file"),
     ],
 )
-def test_wrong_input_is_refused_in_one_line(folder, tmp_path, monkeypatch, capsys, harm, arguments, said):
+def test_wrong_input_is_refused_in_one_line(
+    folder: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    harm: Any,
+    arguments: Any,
+    said: Any,
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a file").write_text("")
     own = shutil.copytree(folder, tmp_path / "copy")
@@ -210,14 +231,16 @@ def test_wrong_input_is_refused_in_one_line(folder, tmp_path, monkeypatch, capsy
     assert not list(tmp_path.rglob("*.pt2"))
 
 
-def test_a_missing_extra_is_named(folder, monkeypatch, capsys):
+def test_a_missing_extra_is_named(
+    folder: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else there(name))
     assert command(folder, "--trial", "best", "--format", "onnx") == 2
     assert "--format onnx needs onnxscript; install the extra: pip install '.[export]'" in refusal(capsys)
 
 
-def test_an_unknown_format_names_the_choices(folder, capsys):
+def test_an_unknown_format_names_the_choices(folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command(folder, "--trial", "best", "--format", "tensorrt")
     assert stopped.value.code == 2

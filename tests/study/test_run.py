@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,21 +23,21 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = [part for setting in [*TINY, "space.scope=[global, layer]"] for part in ("--set", setting)]
 
 
-def command(*arguments):
+def command(*arguments: Any) -> Any:
     return [sys.executable, "-m", "study.run", *map(str, arguments)]
 
 
-def start(*arguments):
+def start(*arguments: Any) -> Any:
     return subprocess.Popen(command(*arguments), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def rows(folder, name="trials.csv"):
+def rows(folder: Any, name: Any = "trials.csv") -> Any:
     with open(folder / name) as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
-def killed(cache, tmp_path_factory):
+def killed(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A study of 8 trials, killed with SIGKILL once three are written down, then resumed to its end."""
     out = tmp_path_factory.mktemp("out")
     folder = out / "quickstart"
@@ -55,7 +56,7 @@ def killed(cache, tmp_path_factory):
     return folder, before, "".join(lines), output, second.returncode
 
 
-def test_no_finished_trial_is_lost_and_none_runs_twice(killed):
+def test_no_finished_trial_is_lost_and_none_runs_twice(killed: Any) -> None:
     folder, before, _, output, code = killed
     assert code == 0, output
     search = [row for row in rows(folder) if row["kind"] == "search"]
@@ -67,13 +68,13 @@ def test_no_finished_trial_is_lost_and_none_runs_twice(killed):
     assert {row["trial_id"] for row in rows(folder)} == {*before, *after}
 
 
-def test_the_baseline_is_trained_once(killed):
+def test_the_baseline_is_trained_once(killed: Any) -> None:
     _, _, first, second, _ = killed
     assert "kept in" in first
     assert "epoch 1/" not in second
 
 
-def test_the_results_folder_holds_what_it_should(killed):
+def test_the_results_folder_holds_what_it_should(killed: Any) -> None:
     folder = killed[0]
     content = yaml.safe_load((folder / "study.yaml").read_text())
     assert content["study"]["trials"] == 8
@@ -95,14 +96,14 @@ def test_the_results_folder_holds_what_it_should(killed):
         assert (folder / "tables" / name).stat().st_size > 50
 
 
-def test_the_dense_control_had_the_same_fine_tuning(killed):
+def test_the_dense_control_had_the_same_fine_tuning(killed: Any) -> None:
     (control,) = [row for row in rows(killed[0]) if row["kind"] == "control"]
     best = max((r for r in rows(killed[0]) if r["kind"] == "search"), key=lambda r: float(r["accuracy"]))
     assert (control["schedule"], float(control["sparsity"])) == ("dense", 0.0)
     assert control["finetune_lr"] == best["finetune_lr"]
 
 
-def test_a_network_of_the_front_is_the_one_that_was_measured(killed):
+def test_a_network_of_the_front_is_the_one_that_was_measured(killed: Any) -> None:
     import torch
 
     from study.baseline.training import read_data
@@ -119,13 +120,15 @@ def test_a_network_of_the_front_is_the_one_that_was_measured(killed):
     assert accuracy == pytest.approx(float(row["test_accuracy"]), abs=1e-9)
 
 
-def test_a_finished_study_can_be_given_more_trials_and_its_folder_is_not_taken_twice(killed, capsys):
+def test_a_finished_study_can_be_given_more_trials_and_its_folder_is_not_taken_twice(
+    killed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = killed[0]
     assert run.main(["--space", "quickstart", "--out", str(folder.parent)]) == 2
     assert f"--resume {folder}" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_everything_and_prints_how_to_go_on(cache, tmp_path):
+def test_ctrl_c_keeps_everything_and_prints_how_to_go_on(cache: Any, tmp_path: Path) -> None:
     process = start("--space", "quickstart", "--out", tmp_path, "--trials", 50, *SETTINGS)
     output = ""
     for line in process.stdout:
@@ -140,12 +143,12 @@ def test_ctrl_c_keeps_everything_and_prints_how_to_go_on(cache, tmp_path):
     assert len(rows(tmp_path / "quickstart")) >= 2
 
 
-def broken(path, text):
+def broken(path: Any, text: Any) -> Any:
     path.write_text(text)
     return path
 
 
-def image_folder(folder, classes):
+def image_folder(folder: Any, classes: Any) -> Any:
     for name in classes:
         (folder / "train" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(folder / "train" / name / "0.png")
@@ -188,7 +191,9 @@ def image_folder(folder, classes):
         (["--resume", lambda t: t], "no results folder of a study"),
     ],
 )  # fmt: skip
-def test_wrong_input_is_one_message_and_exit_code_2(arguments, message, tmp_path, capsys):
+def test_wrong_input_is_one_message_and_exit_code_2(
+    arguments: Any, message: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = [str(a(tmp_path)) if callable(a) else a for a in arguments]
     out = tmp_path / "out"
     code = run.main([*given, "--out", str(out)])
@@ -199,7 +204,9 @@ def test_wrong_input_is_one_message_and_exit_code_2(arguments, message, tmp_path
     assert not out.exists() or not any(out.rglob("*"))
 
 
-def test_a_dry_run_shows_the_study_and_its_cost_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_shows_the_study_and_its_cost_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
         run.main(["--space", "schedules", "--dry-run", "--out", str(tmp_path), "--set", "baseline.model=resnet20"]) == 0
     )
@@ -209,12 +216,14 @@ def test_a_dry_run_shows_the_study_and_its_cost_and_writes_nothing(tmp_path, cap
     assert not any(tmp_path.iterdir())
 
 
-def test_a_dry_run_counts_epochs_where_the_schedule_depends_on_the_granularity(capsys):
+def test_a_dry_run_counts_epochs_where_the_schedule_depends_on_the_granularity(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run.main(["--space", "quickstart", "--dry-run", "--set", "space.granularity=[weight, 2:4, hybrid]"]) == 0
     assert "24 trials of 3.0 fine-tuning epochs on average" in capsys.readouterr().out
 
 
-def test_a_whole_study_runs_in_bf16(cache, tmp_path):
+def test_a_whole_study_runs_in_bf16(cache: Any, tmp_path: Path) -> None:
     settings = [*SETTINGS, "--set", "study.controls=[]", "--trials", 2]
     environment = os.environ | {"STUDY_PRECISION": "bf16", "STUDY_CACHE": str(tmp_path / "cache")}
     arguments = command("--space", "quickstart", "--out", tmp_path, *settings)

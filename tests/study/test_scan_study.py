@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,19 +17,19 @@ SETTINGS = [*TINY, "baseline.model=tests.networks:tiny", "baseline.dataset=digit
 LAYERS, GROUPS, SHARES = 3, 2, 9
 
 
-def study(space, out, *settings):
+def study(space: Any, out: Any, *settings: Any) -> Any:
     command = [sys.executable, "-m", "study.run", "--space", space, "--out", str(out)]
     command += [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
     return subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
 
 
-def rows(folder, name="trials.csv"):
+def rows(folder: Any, name: Any = "trials.csv") -> Any:
     with open(folder / name) as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
-def scopes(cache, tmp_path_factory):
+def scopes(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The space of scopes with a criterion that looks at data; and then the scan by itself."""
     out = tmp_path_factory.mktemp("out")
     first = study("scopes", out, "space.criterion=taylor", "space.sparsity=0.5", "study.seeds=1")
@@ -38,14 +39,14 @@ def scopes(cache, tmp_path_factory):
     return out, first.stdout, second.stdout
 
 
-def test_every_scope_meets_its_target_for_weights_and_channels(scopes):
+def test_every_scope_meets_its_target_for_weights_and_channels(scopes: Any) -> None:
     search = [row for row in rows(scopes[0] / "scopes") if row["kind"] == "search"]
     assert Counter(row["state"] for row in search) == {"complete": 2 * 6}, [row["error"] for row in search]
     for row in search:
         assert float(row["sparsity"]) == pytest.approx(0.5, abs=0.002 if row["granularity"] == "weight" else 0.15)
 
 
-def test_the_scan_cut_every_layer_and_group_alone(scopes):
+def test_the_scan_cut_every_layer_and_group_alone(scopes: Any) -> None:
     scan = rows(scopes[0] / "scopes" / "scan")
     assert len(scan) == SHARES * (LAYERS + GROUPS)
     assert {row["state"] for row in scan} == {"complete"}
@@ -55,7 +56,7 @@ def test_the_scan_cut_every_layer_and_group_alone(scopes):
     assert float(whole["sparsity"]) == pytest.approx(108 / (36 + 216 + 60), abs=0.01)
 
 
-def test_what_was_scanned_is_not_scanned_again(scopes):
+def test_what_was_scanned_is_not_scanned_again(scopes: Any) -> None:
     out, first, second = scopes
     assert sum(line.startswith("trial ") for line in first.splitlines()) >= SHARES * (LAYERS + GROUPS)
     assert not [line for line in second.splitlines() if line.startswith("trial ")]
@@ -68,7 +69,7 @@ def test_what_was_scanned_is_not_scanned_again(scopes):
         assert known[row["layer"], row["group"], row["requested_sparsity"]] == row["accuracy"]
 
 
-def test_what_figures_need_of_gradients_and_weights_is_there(scopes):
+def test_what_figures_need_of_gradients_and_weights_is_there(scopes: Any) -> None:
     folder = scopes[0] / "scopes"
     assert {row["criterion"] for row in rows(folder, "layer_scores.csv")} == {"gradient_norm", "saliency"}
     networks = list((folder / "models").glob("*/histograms.csv"))

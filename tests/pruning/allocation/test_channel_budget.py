@@ -1,5 +1,7 @@
 """Targets are met: on real networks, against a plain simulation, with floors, multiples, ties and previous cuts."""
 
+from typing import Any
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ IMAGE = torch.zeros(1, 3, 32, 32)
 MIXED = dependency_graph(Mixed(), torch.zeros(1, 3, 9, 9))
 
 
-def unit_scores(graph, kind, model=None):
+def unit_scores(graph: Any, kind: Any, model: Any = None) -> Any:
     """Magnitudes, or random scores; other kinds put whole groups orders of magnitude below others."""
     if kind == "magnitude":
         return group_scores(graph, magnitude_l1(model, [], torch.Generator()))
@@ -29,7 +31,7 @@ def unit_scores(graph, kind, model=None):
     }
 
 
-def tolerance(graph, sparsity_of):
+def tolerance(graph: Any, sparsity_of: Any) -> Any:
     """Half a point, or half the share of the largest channel."""
     dense = costs(graph)[sparsity_of]
     firsts = [np.arange(graph.size) == group.start for group in graph.groups]
@@ -38,7 +40,7 @@ def tolerance(graph, sparsity_of):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16_bn"])
 @pytest.mark.parametrize("kind", ["magnitude", "random", "uneven"])
-def test_targets_are_met(name, kind):
+def test_targets_are_met(name: Any, kind: Any) -> None:
     with torch.device("meta" if kind != "magnitude" else "cpu"):
         model = build(name, 10)
     graph = dependency_graph(model, IMAGE)
@@ -57,7 +59,7 @@ def test_targets_are_met(name, kind):
     st.sampled_from(["params", "channels", "macs"]),
     st.booleans(),
 )
-def test_the_nearest_point_of_the_ranking(seed, target, sparsity_of, tied):
+def test_the_nearest_point_of_the_ranking(seed: Any, target: Any, sparsity_of: Any, tied: Any) -> None:
     """Against removing one unit at a time, lowest first, while its group has another."""
     graph = MIXED
     generator = np.random.default_rng(seed)
@@ -76,7 +78,7 @@ def test_the_nearest_point_of_the_ranking(seed, target, sparsity_of, tied):
 
 
 @pytest.mark.parametrize("target", [0.1, 0.25, 0.5, 0.77])
-def test_the_same_share_of_every_layer(target):
+def test_the_same_share_of_every_layer(target: Any) -> None:
     graph = dependency_graph(build("resnet20", 10), IMAGE)
     plan = allocate(graph, unit_scores(graph, "uneven"), target, scope="layer", sparsity_of="channels")
     removed = removed_units(graph, plan)
@@ -88,7 +90,7 @@ def test_the_same_share_of_every_layer(target):
         assert scores[here].max(initial=-1) < scores[~here].min()
 
 
-def test_layers_of_one_size_are_repaired_from_the_last():
+def test_layers_of_one_size_are_repaired_from_the_last() -> None:
     graph = dependency_graph(nn.Sequential(*(nn.Conv2d(4, 4, 1) for _ in range(4))), torch.zeros(1, 4, 1, 1))
     scores = {name: torch.arange(4.0) for name in ("0", "1", "2")}
     for count, expected in ((1, [0, 0, 1]), (2, [0, 1, 1]), (3, [1, 1, 1]), (4, [1, 1, 2]), (9, [3, 3, 3])):
@@ -96,7 +98,7 @@ def test_layers_of_one_size_are_repaired_from_the_last():
         assert [len(plan["layers"][name]["out"]["removed"]) for name in "012"] == expected
 
 
-def test_ties_keep_the_first():
+def test_ties_keep_the_first() -> None:
     """torch-pruning cuts 69.9 % of tied scores where 30 % were asked for."""
     graph = dependency_graph(build("resnet20", 10), IMAGE)
     tied = {group.name: torch.ones(group.size) for group in graph.groups}
@@ -110,7 +112,7 @@ def test_ties_keep_the_first():
     assert (np.sort(rest) == rest).all()
 
 
-def test_floor_and_multiples():
+def test_floor_and_multiples() -> None:
     graph = dependency_graph(build("resnet20", 10), IMAGE)
     scores = unit_scores(graph, "uneven")
     left = {
@@ -136,7 +138,7 @@ def test_floor_and_multiples():
         assert plan["layers"]["0"]["out"]["removed"] == list(range(20 - kept))
 
 
-def test_floors_count_channels_not_units():
+def test_floors_count_channels_not_units() -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1, groups=4), nn.Conv2d(16, 2, 1))
     graph = dependency_graph(model, torch.zeros(1, 3, 1, 1))
     assert [(g.size, g.width) for g in graph.groups] == [(4, 4)]
@@ -146,7 +148,7 @@ def test_floors_count_channels_not_units():
         assert len(plan["layers"]["1"]["out"]["removed"]) == 4 * (4 - left)
 
 
-def test_targets_out_of_reach():
+def test_targets_out_of_reach() -> None:
     graph = dependency_graph(build("resnet20", 10), IMAGE)
     scores = unit_scores(graph, "random")
     with pytest.raises(ValueError, match=r"0\.95 of channels is out of reach: min_channels 4, .* 0\.0000 to 0\.8929"):
@@ -161,7 +163,7 @@ def test_targets_out_of_reach():
         allocate(nothing, {}, 0.5, sparsity_of="channels")
 
 
-def test_a_small_network_takes_the_nearest_it_can():
+def test_a_small_network_takes_the_nearest_it_can() -> None:
     """Four filters: 3 of 4 is the most, and 0.8 is nearer to it than half a filter."""
     graph = dependency_graph(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), torch.zeros(1, 3, 1, 1))
     scores = {"0": torch.arange(4.0)}
@@ -172,7 +174,7 @@ def test_a_small_network_takes_the_nearest_it_can():
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-def test_a_cut_contains_the_one_before(scope):
+def test_a_cut_contains_the_one_before(scope: Any) -> None:
     graph = dependency_graph(build("resnet20", 10), IMAGE)
     first = allocate(graph, unit_scores(graph, "random"), 0.3, scope=scope)
     second = allocate(graph, unit_scores(graph, "uneven"), 0.6, scope=scope, previous=first)
@@ -184,7 +186,7 @@ def test_a_cut_contains_the_one_before(scope):
         assert max(shares) - min(shares) <= 2 / 16
 
 
-def test_a_layer_that_was_cut_before_waits_for_the_others():
+def test_a_layer_that_was_cut_before_waits_for_the_others() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
     graph = dependency_graph(model, torch.zeros(1, 3, 1, 1))
     first = plan_without(graph, np.arange(16) < 4)
@@ -193,7 +195,7 @@ def test_a_layer_that_was_cut_before_waits_for_the_others():
     assert plan == plan_without(graph, np.array([1, 1, 1, 1, 0, 0, 0, 0] * 2, dtype=bool))
 
 
-def test_what_protected_layers_hold_counts():
+def test_what_protected_layers_hold_counts() -> None:
     free = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
     graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4), protect="fc")
     plan = allocate(graph, {"conv1": torch.tensor([3.0, 0, 2, 1])}, 1 / 3)
@@ -214,7 +216,7 @@ def test_what_protected_layers_hold_counts():
         ({"scores": {"conv1": torch.ones(4), "conv2": torch.tensor([1, float("nan"), 0])}}, "'conv2' hold NaN"),
     ],
 )
-def test_bad_input_is_refused(options, message):
+def test_bad_input_is_refused(options: Any, message: Any) -> None:
     graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
     fine = {"scores": {"conv1": torch.ones(4), "conv2": torch.ones(3)}, "target": 0.5}
     with pytest.raises(ValueError, match=message):
@@ -238,7 +240,7 @@ def test_bad_input_is_refused(options, message):
         (0.7, {"round_to": 8, "min_channels": 9}, 16),
     ],
 )
-def test_one_group_alone_loses_its_lowest(target, options, kept):
+def test_one_group_alone_loses_its_lowest(target: Any, options: Any, kept: Any) -> None:
     graph = dependency_graph(
         nn.Sequential(nn.Conv2d(3, 7, 1), nn.Conv2d(7, 20, 1), nn.Conv2d(20, 9, 1), nn.Conv2d(9, 2, 1)),
         torch.zeros(1, 3, 1, 1),
@@ -252,7 +254,7 @@ def test_one_group_alone_loses_its_lowest(target, options, kept):
     assert (removed_units(graph, again) >= removed_units(graph, plan)).all()
 
 
-def test_one_group_alone_after_a_cut_of_all():
+def test_one_group_alone_after_a_cut_of_all() -> None:
     graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
     scores = {"conv1": torch.arange(4.0), "conv2": torch.arange(3.0)}
     first = plan_without(graph, np.array([0, 0, 0, 1, 1, 0, 0], dtype=bool))

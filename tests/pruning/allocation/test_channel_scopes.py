@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def counts(graph: Graph, plan: dict) -> list[int]:
 @pytest.mark.parametrize("scope", SCOPES)
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([1, 3, 10**6]), st.floats(0, 0.6), st.floats(0, 0.6))
-def test_cuts_are_exact_nested_and_lowest_first(scope, seed, levels, one, other) -> None:
+def test_cuts_are_exact_nested_and_lowest_first(scope: Any, seed: Any, levels: Any, one: Any, other: Any) -> None:
     """With all, some or no scores equal (and zero); the second cut uses other scores."""
     options = {"scope": scope, "sparsity_of": "channels", "curves": made_up(MIXED, seed)}
     plan = None
@@ -109,12 +110,12 @@ def test_erk_pools_the_layers_that_make_a_group() -> None:
     """Two 1x1 convolutions are added: dimensions (8 + 3 + 2) + (8 + 6 + 2), weights 24 + 48."""
 
     class Sum(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.a, self.b, self.mid = nn.Conv2d(3, 8, 1), nn.Conv2d(6, 8, 1), nn.Conv2d(3, 6, 1)
             self.bn, self.out = nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return self.out(self.bn(self.a(x) + self.b(self.mid(x))))
 
     graph = dependency_graph(Sum(), torch.zeros(1, 3, 2, 2))

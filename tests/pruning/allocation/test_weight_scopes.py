@@ -100,7 +100,7 @@ def test_global_without_a_floor_is_one_stable_ranking_of_everything(scores: Scor
 
 @settings(deadline=None)
 @given(networks, st.integers(1, 5), st.data())
-def test_a_global_layer_above_its_floor_holds_only_top_scores(scores: Scores, floor: int, data) -> None:
+def test_a_global_layer_above_its_floor_holds_only_top_scores(scores: Scores, floor: int, data: Any) -> None:
     least = {name: min(floor, len(score)) for name, score in scores.items()}
     keep = data.draw(st.integers(sum(least.values()), sum(map(len, scores.values()))))
     counts = global_counts(scores, keep, floor)
@@ -192,7 +192,7 @@ layer_bounds = st.tuples(st.integers(0, 50), st.integers(0, 20), st.integers(0, 
 
 @settings(deadline=None)
 @given(st.lists(layer_bounds, max_size=8), st.data())
-def test_apportion_holds_its_bounds_and_its_proportions(rows: list[tuple[int, int, int]], data) -> None:
+def test_apportion_holds_its_bounds_and_its_proportions(rows: list[tuple[int, int, int]], data: Any) -> None:
     sizes = {str(i): size for i, (size, _, _) in enumerate(rows)}
     low = {str(i): min(a, b) for i, (_, a, b) in enumerate(rows)}
     high = {str(i): max(a, b) if size else min(a, b) for i, (size, a, b) in enumerate(rows)}
@@ -213,7 +213,9 @@ schedules = st.lists(st.floats(0, 0.98), min_size=2, max_size=5).map(sorted)
 @pytest.mark.parametrize("scope", SCOPES)
 @settings(deadline=None)
 @given(scores=networks, points=schedules, seed=st.integers(0, 99))
-def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(scope, scores, points, seed) -> None:
+def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(
+    scope: Any, scores: Any, points: Any, seed: Any
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     total = sum(score.numel() for score in scores.values())
     assume(total - round(points[-1] * total) >= len(scores))

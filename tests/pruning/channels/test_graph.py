@@ -1,6 +1,8 @@
 """Dependency groups against torch-pruning's and by hand, scores, costs, and what is refused."""
 
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +22,13 @@ from tests.networks import NETWORKS, LeNet, Mixed, Three
 IMAGE = torch.zeros(1, 3, 32, 32)
 
 
-def filters(group, graph):
+def filters(group: Any, graph: Any) -> Any:
     """The convolutions and linear layers whose filters form a group."""
     weighted = {path for path, layer in graph.layers.items() if layer.per_pair}
     return frozenset(m.layer for m in graph.members(group) if m.side == "out" and m.layer in weighted)
 
 
-def torch_prunings_groups(model, example):
+def torch_prunings_groups(model: Any, example: Any) -> Iterator[Any]:
     """torch-pruning's groups of all layers but the classifier, each as the layers whose filters it prunes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -73,7 +75,7 @@ def torch_prunings_groups(model, example):
         "LeNet",
     ],
 )
-def test_groups_are_torch_prunings(factory, count):
+def test_groups_are_torch_prunings(factory: Any, count: Any) -> None:
     model = factory()
     graph = dependency_graph(model, IMAGE)
     ours = {filters(group, graph) for group in graph.groups}
@@ -81,7 +83,7 @@ def test_groups_are_torch_prunings(factory, count):
     assert len(ours) == len(graph.groups) == (count or len(ours))
 
 
-def test_densenet_has_a_group_per_convolution():
+def test_densenet_has_a_group_per_convolution() -> None:
     graph = dependency_graph(tv.densenet121(), IMAGE)
     assert len(graph.groups) == 120
     first = graph.groups[0]
@@ -91,7 +93,7 @@ def test_densenet_has_a_group_per_convolution():
     assert readers == block | {"features.transition1.conv"}
 
 
-def test_groups_by_hand():
+def test_groups_by_hand() -> None:
     graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
     assert [(g.name, g.start, g.size, g.width) for g in graph.groups] == [("conv1", 0, 4, 1), ("conv2", 4, 3, 1)]
     made, normed, read = graph.members(graph.groups[0])
@@ -103,7 +105,7 @@ def test_groups_by_hand():
     assert costs(graph) == {"params": 36 + 12 + 24, "channels": 7, "macs": 36 * 16 + 12 * 16 + 24}
 
 
-def test_scores_by_hand():
+def test_scores_by_hand() -> None:
     graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
     scores = {
         "conv1.weight": torch.arange(36.0).reshape(4, 1, 3, 3),
@@ -125,7 +127,7 @@ def test_scores_by_hand():
     assert again["conv2"].tolist() == [3, 3, 3]
 
 
-def test_scores_of_grouped_convolutions():
+def test_scores_of_grouped_convolutions() -> None:
     """A group of filters is scored by all its filters; they read only their own group's channels."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 1, 1))
     ones = {name: torch.ones_like(weight) for name, weight in prunable(model).items()}
@@ -135,7 +137,7 @@ def test_scores_of_grouped_convolutions():
     assert group_scores(graph, ones, reduce="mean")["0"].tolist() == [1, 1]
 
 
-def test_scores_of_transposed_convolutions():
+def test_scores_of_transposed_convolutions() -> None:
     """Their weights are (in, out, ...); in grouped ones each row is a filter of its group."""
     one, two, three = nn.ConvTranspose2d(3, 4, 1), nn.ConvTranspose2d(4, 6, 1, groups=2), nn.ConvTranspose2d(6, 1, 1)
     model = nn.Sequential(one, two, three)
@@ -151,7 +153,7 @@ def test_scores_of_transposed_convolutions():
 
 @pytest.mark.parametrize(("criterion", "p"), [(magnitude_l1, 1), (magnitude_l2, 2)])
 @pytest.mark.parametrize("name", ["resnet20", "vgg11_bn"])
-def test_scores_are_torch_prunings(name, criterion, p):
+def test_scores_are_torch_prunings(name: Any, criterion: Any, p: Any) -> None:
     model = build(name, 10)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -166,7 +168,7 @@ def test_scores_are_torch_prunings(name, criterion, p):
         torch.testing.assert_close(both[group.name].float(), theirs[filters(group, graph)], rtol=1e-4, atol=1e-5)
 
 
-def test_scores_that_do_not_fit_are_refused():
+def test_scores_that_do_not_fit_are_refused() -> None:
     graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
     fine = {"conv1.weight": torch.ones(4), "conv2.weight": torch.ones(3)}
     with pytest.raises(ValueError, match=r"conv2\.weight' are \(4,\), its out channels 3"):
@@ -180,7 +182,7 @@ def test_scores_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("resnet34", "vgg19_bn")])
-def test_costs_of_the_dense_network(name):
+def test_costs_of_the_dense_network(name: Any) -> None:
     factory, side = NETWORKS[name]
     model = factory()
     graph = dependency_graph(model, torch.zeros(3, 3, side, side))
@@ -190,7 +192,7 @@ def test_costs_of_the_dense_network(name):
     assert dense["channels"] == graph.size > 0
 
 
-def test_a_layer_used_twice_is_cut_once():
+def test_a_layer_used_twice_is_cut_once() -> None:
     graph = dependency_graph(Mixed(), torch.zeros(1, 3, 9, 9))
     stream = next(g for g in graph.groups if g.name == "down")
     # `twice` reads and makes the stream that it is added to; `grouped` takes it two channels at a time; `excite` gates.
@@ -202,17 +204,17 @@ def test_a_layer_used_twice_is_cut_once():
 class Joined(nn.Module):
     """Two concatenated convolutions, 2 + 4 channels, followed by `join`."""
 
-    def __init__(self, join):
+    def __init__(self, join: Any) -> None:
         super().__init__()
         self.a, self.b, self.join = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 4, 1), join
         self.fc = nn.Linear(6, 2)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         joined = torch.cat([self.a(x), self.b(x)], 1)
         return self.fc((joined + self.join(joined)).mean((2, 3)))
 
 
-def test_a_group_is_what_the_same_layers_make():
+def test_a_group_is_what_the_same_layers_make() -> None:
     """So that keeping one unit of each group leaves no layer empty."""
     image = torch.zeros(1, 3, 2, 2)
     graph = dependency_graph(Joined(nn.Conv2d(6, 6, 1)), image)
@@ -223,9 +225,9 @@ def test_a_group_is_what_the_same_layers_make():
     assert [(g.name, g.size, g.width) for g in graph.groups] == [("a", 1, 2), ("b", 1, 3)]
 
 
-def test_one_layers_channels_in_several_groups_have_several_names():
+def test_one_layers_channels_in_several_groups_have_several_names() -> None:
     class Parted(Joined):
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return self.fc((self.join(x) + torch.cat([self.a(x), self.b(x)], 1)).mean((2, 3)))
 
     graph = dependency_graph(Parted(nn.Conv2d(3, 6, 1)), torch.zeros(1, 3, 2, 2))
@@ -233,14 +235,14 @@ def test_one_layers_channels_in_several_groups_have_several_names():
     assert [filters(g, graph) for g in graph.groups] == [{"join", "a"}, {"join", "b"}]
 
 
-def test_outputs_are_never_cut():
+def test_outputs_are_never_cut() -> None:
     graph = dependency_graph(Mixed(), torch.zeros(1, 3, 9, 9))
     # `map` leaves the network through a permute, which no rule knows: behind the last layer all is output.
     assert all((graph.axes[path, "out"] == -1).all() for path in ("head", "second_head"))
     assert (graph.axes["stem.0", "in"] == -1).all()
 
 
-def test_a_protected_module_keeps_its_shape():
+def test_a_protected_module_keeps_its_shape() -> None:
     free = dependency_graph(Three(), torch.zeros(1, 1, 4, 4))
     graph = dependency_graph(Three(), torch.zeros(1, 1, 4, 4), protect=["conv2"])
     assert graph.groups == ()  # it reads one group and makes the other
@@ -253,7 +255,7 @@ def test_a_protected_module_keeps_its_shape():
         dependency_graph(build("resnet8", 10), IMAGE, protect=["layer9"])
 
 
-def test_layers_that_are_never_called_are_left_alone():
+def test_layers_that_are_never_called_are_left_alone() -> None:
     model = Three()
     model.unused = nn.Linear(5, 7)
     graph = dependency_graph(model, torch.zeros(1, 1, 4, 4))
@@ -262,7 +264,7 @@ def test_layers_that_are_never_called_are_left_alone():
     assert costs(graph)["macs"] == macs(Three(), (1, 4, 4))
 
 
-def test_plans_of_other_networks_are_refused():
+def test_plans_of_other_networks_are_refused() -> None:
     graph = dependency_graph(build("resnet8", 10), IMAGE)
     plan = plan_without(graph, np.arange(graph.size) % 3 == 0)
     assert removed_units(graph, plan).tolist() == [i % 3 == 0 for i in range(graph.size)]

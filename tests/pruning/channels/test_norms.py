@@ -6,6 +6,8 @@ cut.
 
 import copy
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from tests.networks import SIDES, Wrapped, example_plan, trained_like
 IMAGES = torch.rand(2, 3, 8, 8, dtype=torch.float64)
 
 
-def without(model, images, gone):
+def without(model: Any, images: Any, gone: Any) -> Any:
     """The network without the units that `gone` lists by group name, and the graph and plan."""
     graph = dependency_graph(model, images)
     assert gone.keys() <= {group.name for group in graph.groups}
@@ -40,7 +42,7 @@ def without(model, images, gone):
     return apply_plan(model, plan), graph, plan
 
 
-def check_same(small, by_hand, images):
+def check_same(small: Any, by_hand: Any, images: Any) -> None:
     with torch.no_grad():
         expected = by_hand.double().eval()(images)
         assert (small(images) - expected).abs().max() <= 1e-9 * expected.abs().max().clamp(min=1)
@@ -50,20 +52,20 @@ def check_same(small, by_hand, images):
 class GroupNormed(nn.Module):
     """Two concatenated convolutions, normalised in `groups`, and a convolution normalised as a whole."""
 
-    def __init__(self, a, b, width, groups):
+    def __init__(self, a: Any, b: Any, width: Any, groups: Any) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, a, 3), nn.Conv2d(3, b, 3)
         self.norm, self.conv = nn.GroupNorm(groups, a + b), nn.Conv2d(a + b, width, 1)
         self.whole, self.fc = nn.GroupNorm(1, width), nn.Linear(width, 2)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = F.silu(self.norm(torch.cat([self.a(x), self.b(x)], 1)))
         return self.fc(F.gelu(self.whole(self.conv(x))).mean((2, 3)))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(0, 3), max_size=3), st.sets(st.integers(0, 4), max_size=4), st.integers(0, 1000))
-def test_a_group_norm_loses_as_many_of_each_group(units, others, seed):
+def test_a_group_norm_loses_as_many_of_each_group(units: Any, others: Any, seed: Any) -> None:
     """Channels 0 .. 7 of 12 are a's; with three groups of four, unit u is channels u, 4 + u and 8 + u."""
     torch.manual_seed(seed)
     model = trained_like(GroupNormed(8, 4, 5, 3), seed)
@@ -87,12 +89,12 @@ def test_a_group_norm_loses_as_many_of_each_group(units, others, seed):
     assert (small.norm.num_groups, small.norm.num_channels) == (3, len(joined))
 
 
-def test_groups_of_one_channel_each_are_not_cut():
+def test_groups_of_one_channel_each_are_not_cut() -> None:
     assert [g.size for g in dependency_graph(Wrapped(nn.GroupNorm(8, 8)), IMAGES.float()).groups] == [1]
 
 
 @pytest.mark.parametrize("removed", [[0, 1], [0], [4, 5, 6], [0, 1, 2, 3]])
-def test_plans_that_take_from_one_norm_group_more_than_from_another_are_refused(removed):
+def test_plans_that_take_from_one_norm_group_more_than_from_another_are_refused(removed: Any) -> None:
     """Without two of eight, two groups of three would remain, but not the groups that the gammas were trained for."""
     model = Wrapped(nn.GroupNorm(2, 8)).double()
     small, _, plan = without(model, IMAGES, {"conv": [1]})
@@ -109,7 +111,7 @@ def test_plans_that_take_from_one_norm_group_more_than_from_another_are_refused(
 class Block(nn.Module):
     """A ConvNeXt block of `dim` channels and a hidden layer, between a stem with its norm and a classifier."""
 
-    def __init__(self, dim, hidden):
+    def __init__(self, dim: Any, hidden: Any) -> None:
         super().__init__()
         self.stem, self.first = nn.Conv2d(3, dim, 2, 2), LayerNorm2d(dim, eps=1e-6)
         self.depthwise, self.norm = nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.LayerNorm(dim, eps=1e-6)
@@ -117,7 +119,7 @@ class Block(nn.Module):
         self.back, self.scale = Permute([0, 3, 1, 2]), nn.Parameter(torch.ones(dim, 1, 1))
         self.maps, self.fc = nn.LayerNorm([dim, 4, 4]), nn.Linear(dim, 2)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = self.first(self.stem(x))
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         x = x + self.scale * self.back(self.down(F.gelu(self.up(y))))
@@ -126,7 +128,7 @@ class Block(nn.Module):
 
 @settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(0, 5), max_size=5), st.sets(st.integers(0, 8), max_size=8), st.integers(0, 1000))
-def test_a_layer_norm_is_one_of_fewer(streams, hiddens, seed):
+def test_a_layer_norm_is_one_of_fewer(streams: Any, hiddens: Any, seed: Any) -> None:
     torch.manual_seed(seed)
     model = trained_like(Block(6, 9), seed)
     small, graph, plan = without(model, IMAGES, {"stem": streams, "up": hiddens})
@@ -155,17 +157,17 @@ def test_a_layer_norm_is_one_of_fewer(streams, hiddens, seed):
 class Upsampling(nn.Module):
     """Two transposed convolutions; the output of the first is added to that of a plain convolution."""
 
-    def __init__(self, width, inner):
+    def __init__(self, width: Any, inner: Any) -> None:
         super().__init__()
         self.conv, self.up = nn.Conv2d(3, inner, 1), nn.ConvTranspose2d(inner, width, 2, 2)
         self.side, self.last = nn.ConvTranspose2d(3, width, 2, 2), nn.ConvTranspose2d(width, 2, 3)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.last(F.hardswish(self.up(F.relu(self.conv(x))) + self.side(x)))
 
 
 @pytest.mark.parametrize("model", [GroupNormed(8, 4, 5, 3), Block(6, 9), Upsampling(4, 5)])
-def test_cutting_in_turn_is_cutting_at_once(model):
+def test_cutting_in_turn_is_cutting_at_once(model: Any) -> None:
     graph = dependency_graph(model, IMAGES.float())
     first, whole = (plan_without(graph, np.arange(graph.size) % n == 0) for n in (4, 2))
     rest = remainder(json.loads(json.dumps(whole)), first)
@@ -179,7 +181,7 @@ def test_cutting_in_turn_is_cutting_at_once(model):
 
 
 @pytest.mark.parametrize("name", [name for name in CRITERIA if name != "bn_scale"])
-def test_criteria_see_channels_that_are_behind(name):
+def test_criteria_see_channels_that_are_behind(name: Any) -> None:
     """1x1 convolutions, and linear layers between permutes: the same network in two layouts."""
     torch.manual_seed(0)
     first, ends = [nn.Conv2d(3, 6, 3), nn.ReLU()], [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)]
@@ -195,7 +197,7 @@ def test_criteria_see_channels_that_are_behind(name):
         torch.testing.assert_close(one, other)
 
 
-def test_fpgm_of_a_transposed_convolution_is_that_of_its_filters():
+def test_fpgm_of_a_transposed_convolution_is_that_of_its_filters() -> None:
     """Channel u of the first group is produced by column u of its weight."""
     model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Conv2d(4, 1, 1))
     graph = dependency_graph(model, IMAGES.float())
@@ -205,7 +207,7 @@ def test_fpgm_of_a_transposed_convolution_is_that_of_its_filters():
     assert found.tolist() == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_half_of_convnext_is_torchvisions_of_half_the_width():
+def test_half_of_convnext_is_torchvisions_of_half_the_width() -> None:
     """Every other channel of every layer: torchvision's own network of 48, 96, 192 and 384 channels."""
     torch.manual_seed(0)
     model = trained_like(build("convnext_tiny", 10))
@@ -224,7 +226,7 @@ def test_half_of_convnext_is_torchvisions_of_half_the_width():
     check_same(small, half, torch.rand(1, 3, 32, 32, dtype=torch.float64))
 
 
-def test_transposed_convolutions_by_hand():
+def test_transposed_convolutions_by_hand() -> None:
     model = trained_like(Upsampling(4, 5))
     small, graph, plan = without(model, IMAGES, {"conv": [0, 3], "up": [2]})
     hand = Upsampling(3, 3).double()
@@ -242,7 +244,7 @@ def test_transposed_convolutions_by_hand():
 
 
 @pytest.mark.parametrize("gate", [nn.Sigmoid, nn.Hardsigmoid])
-def test_a_gates_own_channels_are_a_group_and_what_it_gates_another(gate):
+def test_a_gates_own_channels_are_a_group_and_what_it_gates_another(gate: Any) -> None:
     model = Wrapped(SqueezeExcitation(8, 3, nn.SiLU, gate))
     graph = dependency_graph(model, IMAGES.float())
     assert [(g.name, g.size) for g in graph.groups] == [("conv", 8), ("middle.fc1", 3)]
@@ -252,7 +254,7 @@ def test_a_gates_own_channels_are_a_group_and_what_it_gates_another(gate):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"])
-def test_torchvisions_networks_cut_are_trained_saved_and_loaded(name, tmp_path):
+def test_torchvisions_networks_cut_are_trained_saved_and_loaded(name: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     side = max(SIDES.get(name[:3], 0), 16)
     model = build(name, 10, (3, side, side))

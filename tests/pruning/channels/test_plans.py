@@ -1,6 +1,7 @@
 """Wrong plans, plans for another network and plans that don't follow one another are refused; compositions by hand."""
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from pruning.channels.surgery import apply_plan, mask_units
 from tests.networks import example_plan
 
 
-def broken(change):
+def broken(change: Any) -> Any:
     _, plan = example_plan(build("resnet8", 10))
     plan = copy.deepcopy(plan)
     change(plan)
@@ -36,7 +37,7 @@ def broken(change):
         (lambda plan: plan["layers"]["conv1"].update(groups=1.5), "layer 'conv1'.* groups"),
     ],
 )
-def test_a_plan_that_is_wrong_is_refused(change, message):
+def test_a_plan_that_is_wrong_is_refused(change: Any, message: Any) -> None:
     model = build("resnet8", 10)
     with pytest.raises(ValueError, match=message):
         apply_plan(model, broken(change))
@@ -44,7 +45,7 @@ def test_a_plan_that_is_wrong_is_refused(change, message):
         mask_units(model, broken(change))
 
 
-def test_plans_that_do_not_follow_one_another_are_refused():
+def test_plans_that_do_not_follow_one_another_are_refused() -> None:
     _, first = example_plan(build("resnet8", 10), 0.3)
     _, more = example_plan(build("resnet8", 10), 0.6)
     with pytest.raises(ValueError, match="not for the network that the first one leaves"):
@@ -55,13 +56,13 @@ def test_plans_that_do_not_follow_one_another_are_refused():
         remainder(more, example_plan(build("resnet20", 10))[1])
 
 
-def plan(out, removed_out, inner, removed_in, **groups):
+def plan(out: Any, removed_out: Any, inner: Any, removed_in: Any, **groups: Any) -> Any:
     """A plan of one layer."""
     axes = {"out": {"of": out, "removed": removed_out}, "in": {"of": inner, "removed": removed_in}}
     return {"version": 1, "layers": {"conv": axes | groups}}
 
 
-def test_turns_by_hand():
+def test_turns_by_hand() -> None:
     first, second = plan(6, [1, 4], 4, [0]), plan(4, [1, 2], 3, [2])
     both = plan(6, [1, 2, 3, 4], 4, [0, 3])
     assert compose(first, second) == both

@@ -1,6 +1,7 @@
 """Operations that act on each channel separately are followed; others are refused and leave the model unchanged."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.networks import Wrapped, trained_like
 
 
 class Does(nn.Module):
-    def __init__(self, what):
+    def __init__(self, what: Any) -> None:
         super().__init__()
         self.what = what
         self.scale = nn.Parameter(torch.ones(8, 1, 1))
@@ -24,7 +25,7 @@ class Does(nn.Module):
         self.many = nn.Parameter(torch.ones(8, 6, 6))
         self.linear = nn.Linear(36, 36)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.what(self, x)
 
 
@@ -58,7 +59,7 @@ LAYERS += [nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 8, 3, groups=8), nn.Con
 
 
 @pytest.mark.parametrize("middle", [*FOLLOWED.values(), *LAYERS], ids=[*FOLLOWED, *(type(m).__name__ for m in LAYERS)])
-def test_what_is_known_is_cut_right(middle):
+def test_what_is_known_is_cut_right(middle: Any) -> None:
     """The layers before and after lose the same channels: the cut network equals the masked one."""
     layer = middle if isinstance(middle, nn.Module) else Does(middle)
     model = trained_like(Wrapped(layer))
@@ -77,7 +78,7 @@ def test_what_is_known_is_cut_right(middle):
 
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_other_dimensions(dims, kind):
+def test_other_dimensions(dims: Any, kind: Any) -> None:
     conv, pool = getattr(nn, f"{kind}{dims}d"), getattr(nn, f"AdaptiveAvgPool{dims}d")
     norm = getattr(nn, f"BatchNorm{dims}d")
     head = nn.Sequential(pool(2), nn.Flatten(), nn.Linear(6 * 2**dims, 2))
@@ -95,33 +96,33 @@ def test_other_dimensions(dims, kind):
     assert torch.allclose(small(images), model(images), rtol=1e-9)
 
 
-def test_a_channel_that_meets_all_others_is_never_cut():
+def test_a_channel_that_meets_all_others_is_never_cut() -> None:
     gate = Does(lambda m, x: x * torch.sigmoid(m.one(x)))
     gate.one = nn.Conv2d(8, 1, 1)
     assert [g.name for g in dependency_graph(Wrapped(gate), torch.zeros(1, 3, 8, 8)).groups] == ["conv"]
 
 
-def test_constants_among_channels_are_never_cut():
+def test_constants_among_channels_are_never_cut() -> None:
     middle = Does(lambda m, x: m.join(torch.cat([m.scale[:2].expand(x.size(0), 2, 6, 6), x], dim=-3)))
     middle.join = nn.Conv2d(10, 8, 1)
     graph = dependency_graph(Wrapped(middle), torch.zeros(1, 3, 8, 8))
     assert graph.axes["middle.join", "in"].tolist() == [-1, -1, 0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def shared_scale():
+def shared_scale() -> Any:
     """One parameter in two modules."""
     two = nn.Sequential(nn.ReLU(), Does(lambda m, x: x * m.scale), Does(lambda m, x: x * m.scale))
     two[2].scale = two[1].scale
     return two
 
 
-def last(what):
+def last(what: Any) -> Any:
     """Applies `what` to a tensor in channels-last order."""
     return Does(lambda m, x: what(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 class Square(nn.Conv2d):
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return super().forward(x) ** 2
 
 
@@ -167,7 +168,7 @@ class Square(nn.Conv2d):
         ),
     ],
 )
-def test_what_is_not_known_is_refused(middle, message):
+def test_what_is_not_known_is_refused(middle: Any, message: Any) -> None:
     model = Wrapped(middle)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=message):

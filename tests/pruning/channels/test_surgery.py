@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -27,13 +28,13 @@ from tests.networks import NETWORKS, Three, example_plan, trained_like
 IMAGE = torch.zeros(1, 3, 32, 32)
 
 
-def outputs(model, images):
+def outputs(model: Any, images: Any) -> Any:
     with torch.no_grad():
         out = model(images)
     return torch.cat([part.flatten() for part in (out.values() if isinstance(out, dict) else [out])])
 
 
-def check_cut(model, graph, plan, images):
+def check_cut(model: Any, graph: Any, plan: Any, images: Any) -> Any:
     """Checks that the cut network computes what the masked one does, with the predicted size and cost; returns it."""
     small = apply_plan(model, plan)
     expected = outputs(small, images)
@@ -49,7 +50,7 @@ def check_cut(model, graph, plan, images):
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "convnext_tiny"])  # see test_norms.py
-def test_cut_is_masked(name):
+def test_cut_is_masked(name: Any) -> None:
     factory, side = NETWORKS[name]
     torch.manual_seed(0)
     model = trained_like(factory())
@@ -65,18 +66,18 @@ def test_cut_is_masked(name):
 class Scale(nn.Module):
     """Multiplies each channel by its own factor, like ConvNeXt's layer_scale."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: Any) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.rand(channels, 1, 1) + 0.5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.factor * x
 
 
 class Drawn(nn.Module):
     """A randomly drawn network: each step takes one or two of the tensors so far and appends a new one."""
 
-    def __init__(self, steps):
+    def __init__(self, steps: Any) -> None:
         super().__init__()
         self.layers, self.steps, widths = nn.ModuleList(), [], [3]
         for kind, first, second, width in steps:
@@ -90,7 +91,7 @@ class Drawn(nn.Module):
         self.middle = len(widths) // 2
 
     @staticmethod
-    def draw(kind, a, b, width):
+    def draw(kind: Any, a: Any, b: Any, width: Any) -> Any:
         """The step's layer, and its channels; 0 if it does not fit the tensors it was drawn for."""
         if kind == "conv":
             return nn.Sequential(nn.Conv2d(a, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()), width
@@ -110,7 +111,7 @@ class Drawn(nn.Module):
         fits = {"add": a == b, "gate": a == b, "cat": True, "chunk": a % 2 == 0}
         return nn.Identity(), fits.get(kind, False) * {"cat": a + b, "chunk": a // 2}.get(kind, a)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         found = [x]
         for kind, a, b, i in self.steps:
             layer, left, right = self.layers[i], found[a], found[b]
@@ -134,7 +135,7 @@ STEP = st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 9), s
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(STEP, min_size=3, max_size=9), st.integers(0, 2**31), st.floats(0, 1))
-def test_cut_is_masked_in_any_network(steps, seed, share):
+def test_cut_is_masked_in_any_network(steps: Any, seed: Any, share: Any) -> None:
     torch.manual_seed(seed)
     model = trained_like(Drawn([("conv", 0, 0, 4), *steps]), seed)
     images = torch.rand(2, 3, 5, 5, dtype=torch.float64)
@@ -155,12 +156,12 @@ def test_cut_is_masked_in_any_network(steps, seed, share):
         assert state_equal(smallest, apply_plan(model, compose(plan, second)))
 
 
-def state_equal(one, two):
+def state_equal(one: Any, two: Any) -> Any:
     first, second = one.state_dict(), two.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_plan_by_hand():
+def test_a_plan_by_hand() -> None:
     model = trained_like(Three())
     graph = dependency_graph(model, torch.zeros(1, 1, 4, 4, dtype=torch.float64))
     scores = {"conv1": torch.tensor([3.0, 0.5, 2.0, 1.0]), "conv2": torch.tensor([0.7, 5.0, 4.0])}
@@ -188,7 +189,7 @@ def test_a_plan_by_hand():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16_bn", "resnet20", "googlenet"])
-def test_half_of_each_layer_is_torch_prunings(name):
+def test_half_of_each_layer_is_torch_prunings(name: Any) -> None:
     """The same channels, parameters and MACs, and all weights equal."""
     torch.manual_seed(0)
     model = build(name, 10).eval()
@@ -202,7 +203,7 @@ def test_half_of_each_layer_is_torch_prunings(name):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"])
-def test_half_of_each_layer_costs_what_torch_prunings_does(name):
+def test_half_of_each_layer_costs_what_torch_prunings_does(name: Any) -> None:
     """Its importance differs (it counts depthwise filters twice, and layer_scale), but as many channels remain."""
     model = build(name, 10).eval()
     graph = dependency_graph(model, IMAGE)
@@ -214,7 +215,7 @@ def test_half_of_each_layer_costs_what_torch_prunings_does(name):
     assert shapes[0] == shapes[1]
 
 
-def halve_by_torch_pruning(model):
+def halve_by_torch_pruning(model: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importance = torch_pruning.importance.MagnitudeImportance(p=2, group_reduction="sum", normalizer=None)
@@ -224,7 +225,7 @@ def halve_by_torch_pruning(model):
         ).step()
 
 
-def test_a_plan_is_replayed_bit_for_bit_from_json():
+def test_a_plan_is_replayed_bit_for_bit_from_json() -> None:
     model = build("resnet8", 10)
     _, plan = example_plan(model)
     before = copy.deepcopy(model)
@@ -234,7 +235,7 @@ def test_a_plan_is_replayed_bit_for_bit_from_json():
     assert state_equal(model, before)
 
 
-def test_what_a_cut_network_keeps():
+def test_what_a_cut_network_keeps() -> None:
     model = build("resnet8", 10).to(memory_format=torch.channels_last).half()
     model.layer1.eval()
     model.layer2[0].conv1.weight.requires_grad_(False)
@@ -251,7 +252,7 @@ def test_what_a_cut_network_keeps():
     small.float().train()(IMAGE.repeat(2, 1, 1, 1)).sum().backward()
 
 
-def test_cutting_in_turn_is_cutting_at_once():
+def test_cutting_in_turn_is_cutting_at_once() -> None:
     """Iterative cutting: scores are of the present network, plan and target of the dense one."""
     torch.manual_seed(0)
     model = build("resnet20", 10)
@@ -273,7 +274,7 @@ def test_cutting_in_turn_is_cutting_at_once():
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-def test_an_optimiser_goes_on_with_the_channels_that_stay(optimizer):
+def test_an_optimiser_goes_on_with_the_channels_that_stay(optimizer: Any) -> None:
     model = build("resnet8", 10)
     _, plan = example_plan(model)
     settings = {"SGD": {"lr": 0.1, "momentum": 0.9}, "AdamW": {"lr": 0.1}}[optimizer]
@@ -301,7 +302,7 @@ def test_an_optimiser_goes_on_with_the_channels_that_stay(optimizer):
         carry_state(torch.optim.SGD(model.parameters()), model, torch.optim.Adagrad(small.parameters()), small, plan)
 
 
-def test_slices_of_what_is_no_parameter():
+def test_slices_of_what_is_no_parameter() -> None:
     model = Three()
     removed = np.array([False, True, False, False, True, False, False])
     plan = plan_without(dependency_graph(model, torch.zeros(1, 1, 4, 4)), removed)
@@ -312,7 +313,7 @@ def test_slices_of_what_is_no_parameter():
         slice_like("conv2.weight", torch.zeros(2, 3, 1, 1), plan)
 
 
-def test_groups_go_as_a_whole():
+def test_groups_go_as_a_whole() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1, groups=2), nn.Conv2d(8, 2, 1))
     graph = dependency_graph(model, torch.zeros(1, 3, 4, 4))
     assert [(g.name, g.size, g.width) for g in graph.groups] == [("0", 2, 2)]

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.networks import Wrapped
 IMAGE = torch.zeros(1, 3, 32, 32)
 
 
-def test_the_model_is_left_as_it_is():
+def test_the_model_is_left_as_it_is() -> None:
     model = build("resnet8", 10).train()
     model.bn1.eval()
     before = copy.deepcopy(model)
@@ -31,18 +32,18 @@ def test_the_model_is_left_as_it_is():
     assert vars(model).keys() == vars(before).keys()
 
 
-def weight_normed():
+def weight_normed() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return nn.utils.weight_norm(nn.Conv2d(8, 8, 3))
 
 
-def test_weights_that_hooks_compute_are_refused():
+def test_weights_that_hooks_compute_are_refused() -> None:
     with pytest.raises(ValueError, match="module 'middle' computes its weight by a hook"):
         dependency_graph(Wrapped(weight_normed()), torch.zeros(1, 3, 8, 8))
 
 
-def test_what_is_protected_may_be_anything():
+def test_what_is_protected_may_be_anything() -> None:
     """A protected module is never cut, so it needs no rule; its MACs still count."""
     middle = nn.Sequential(nn.GroupNorm(2, 8), nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 8, 1))
     model = Wrapped(nn.Sequential(nn.Conv2d(8, 5, 1), nn.ReLU(), nn.Conv2d(5, 8, 1), middle))
@@ -52,7 +53,7 @@ def test_what_is_protected_may_be_anything():
     assert costs(graph)["params"] == sum(weight.numel() for weight in prunable(model).values())
 
 
-def test_tied_weights_are_refused_but_may_be_protected():
+def test_tied_weights_are_refused_but_may_be_protected() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
     model[3].weight = model[1].weight
     with pytest.raises(ValueError, match=r"module '1' \(Conv2d\)"):

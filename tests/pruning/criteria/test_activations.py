@@ -1,6 +1,7 @@
 """Activation criteria: by hand, and against activations recorded by hooks."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,11 @@ GENERATOR = torch.Generator()
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def seed() -> None:
     torch.manual_seed(0)
 
 
-def by_hand():
+def by_hand() -> Any:
     """Hidden units relu(x1) and relu(x1 - x2), and two logits of them."""
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
     model[0].weight.data = torch.tensor([[1.0, 0.0], [1.0, -1.0]])
@@ -31,7 +32,7 @@ def by_hand():
     return model, [(images[:3], torch.zeros(3).long()), (images[3:], torch.zeros(1).long())]
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     model, batches = by_hand()
     scores = activations.activation(model, batches, GENERATOR)
     root = math.sqrt
@@ -42,14 +43,14 @@ def test_by_hand():
     assert scores["0.weight"].tolist() == [[0.75, 0.0], [0.75, 1.0]]
 
 
-def test_channels_by_hand():
+def test_channels_by_hand() -> None:
     model, batches = by_hand()
     graph = dependency_graph(model, batches[0][0])
     assert activations.activation_channels(graph, model, None, batches, GENERATOR)["0"].tolist() == [7 / 4, 9 / 4]
     assert activations.apoz_channels(graph, model, None, batches, GENERATOR)["0"].tolist() == [0.5, 0.5]
 
 
-def test_wanda_of_a_convolution_is_wanda_of_the_linear_layer_of_its_unfolded_input():
+def test_wanda_of_a_convolution_is_wanda_of_the_linear_layer_of_its_unfolded_input() -> None:
     conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False)
     x = torch.randn(5, 4, 7, 7).relu()
     unfolded = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2).reshape(-1, 36)  # (images and positions, weights)
@@ -60,7 +61,7 @@ def test_wanda_of_a_convolution_is_wanda_of_the_linear_layer_of_its_unfolded_inp
     torch.testing.assert_close(score, conv.weight.detach().abs() * share)
 
 
-def test_grouped_convolutions_score_their_own_inputs():
+def test_grouped_convolutions_score_their_own_inputs() -> None:
     conv = nn.Conv2d(4, 4, 1, groups=2, bias=False)
     x = torch.randn(3, 4, 5, 5)
     norms = x.transpose(0, 1).flatten(1).norm(dim=1).reshape(2, 1, 2)
@@ -69,7 +70,7 @@ def test_grouped_convolutions_score_their_own_inputs():
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_channels_of_a_residual_network_against_hooks(cut):
+def test_channels_of_a_residual_network_against_hooks(cut: Any) -> None:
     torch.manual_seed(0)
     model = models.build("resnet8", 3).eval()
     images = torch.randn(6, 3, 16, 16)
@@ -98,7 +99,7 @@ def test_channels_of_a_residual_network_against_hooks(cut):
         torch.testing.assert_close(mean[group][left], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_activations_without_exact_zeros_are_refused():
+def test_activations_without_exact_zeros_are_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 2, 3))
     batches = [(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))]
     graph = dependency_graph(model, batches[0][0])
@@ -111,7 +112,7 @@ def test_activations_without_exact_zeros_are_refused():
     torch.testing.assert_close(score, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_concatenations_flattened_maps_and_functions():
+def test_concatenations_flattened_maps_and_functions() -> None:
     """Mixed (functional activations, a layer called twice); a ReLU after a flatten, where a channel has 4 places."""
     model = Mixed().eval()
     batches = [(torch.randn(2, 3, 9, 9), torch.tensor([0, 1]))]
@@ -129,6 +130,6 @@ def test_concatenations_flattened_maps_and_functions():
 
 
 @pytest.mark.parametrize("name", ["activation", "apoz"])
-def test_no_data_is_an_error(name):
+def test_no_data_is_an_error(name: Any) -> None:
     with pytest.raises(ValueError, match="needs data"):
         getattr(activations, name)(nn.Linear(2, 2), [], GENERATOR)

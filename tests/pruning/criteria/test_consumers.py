@@ -1,6 +1,7 @@
 """Channel criteria from reading layers: against layers run on their own, numpy, scikit-learn, and all subsets."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ from pruning.criteria.consumers import greedy_order, regression_channels, thinet
 from tests.networks import Three, trained_like
 
 
-def generator():
+def generator() -> Any:
     return torch.Generator().manual_seed(0)
 
 
 @pytest.fixture
-def residual():
+def residual() -> Any:
     """resnet8 on 4x4 images, so that all positions are sampled, and every layer's inputs."""
     torch.manual_seed(0)
     model = trained_like(models.build("resnet8", 3))
@@ -45,7 +46,7 @@ READERS = {  # of two groups of resnet8: a plain one, and the first residual str
 }
 
 
-def contributions(model, inputs, path):
+def contributions(model: Any, inputs: Any, path: Any) -> Any:
     """Each input channel's contribution to a layer's output, (channels, numbers), by running it on only that one."""
     layer, x = model.get_submodule(path), inputs[path]
     alone = [x * (torch.arange(x.shape[1]) == c).reshape(1, -1, 1, 1) for c in range(x.shape[1])]
@@ -54,13 +55,13 @@ def contributions(model, inputs, path):
 
 
 @pytest.mark.parametrize("group", READERS)
-def test_thinets_scores_are_energies_of_what_is_gone(residual, group):
+def test_thinets_scores_are_energies_of_what_is_gone(residual: Any, group: Any) -> None:
     model, graph, batches, inputs = residual
     score = thinet_channels(graph, model, None, batches, generator())[group].numpy()
     parts = [contributions(model, inputs, path) for path in READERS[group]]
     order = np.argsort(score)
 
-    def error(gone):
+    def error(gone: Any) -> Any:
         return sum(np.square(p[gone].sum(0)).sum() / np.square(p.sum(0)).sum() for p in parts)
 
     highest = 0.0
@@ -73,7 +74,7 @@ def test_thinets_scores_are_energies_of_what_is_gone(residual, group):
 
 
 @pytest.mark.parametrize("group", READERS)
-def test_regressions_order_is_scikit_learns_path_and_its_errors_numpys(residual, group):
+def test_regressions_order_is_scikit_learns_path_and_its_errors_numpys(residual: Any, group: Any) -> None:
     model, graph, batches, inputs = residual
     score = regression_channels(graph, model, None, batches, generator())[group].numpy()
     parts = [contributions(model, inputs, path) for path in READERS[group]]
@@ -102,7 +103,7 @@ def test_regressions_order_is_scikit_learns_path_and_its_errors_numpys(residual,
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(1, 7))
-def test_greedy_against_all_subsets(seed, n):
+def test_greedy_against_all_subsets(seed: Any, n: Any) -> None:
     """Optimal for one unit, and for any number where contributions don't overlap; never better than optimal."""
     x = np.random.default_rng(seed).standard_normal((n, 12))
     for products, exact in ((x @ x.T, False), (np.diag(np.square(x).sum(1)), True)):
@@ -116,14 +117,14 @@ def test_greedy_against_all_subsets(seed, n):
                 assert found == pytest.approx(best, abs=1e-9)
 
 
-def test_greedy_sees_what_cancels():
+def test_greedy_sees_what_cancels() -> None:
     """The first and third cancel: each alone weighs more than the second, together they weigh nothing."""
     x = np.array([[2.0, 0], [0, 2.1], [-2.0, 0]])
     assert greedy_order(x @ x.T).tolist() == [0, 2, 1]
 
 
 @pytest.mark.parametrize("function", [regression_channels, thinet_channels])
-def test_flattened_maps_are_read_in_places(function):
+def test_flattened_maps_are_read_in_places(function: Any) -> None:
     """A channel of conv2 is four inputs of fc: without the whole group nothing of the output is left."""
     torch.manual_seed(0)
     model = trained_like(Three())
@@ -134,7 +135,7 @@ def test_flattened_maps_are_read_in_places(function):
     assert 0 < scores["conv2"].min() < 0.5
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     """Three hidden units that are never active together, read with weights 1, 2 and 0: energies 1 : 16 : 0 of 17."""
     model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False)).double()
     model[0].weight.data = torch.eye(3).double()
@@ -150,13 +151,13 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("function", [regression_channels, thinet_channels])
-def test_channels_that_no_layer_reads_are_refused(function):
+def test_channels_that_no_layer_reads_are_refused(function: Any) -> None:
     class DeadEnd(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(3, 2)
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             self.conv(x)
             return self.fc(x.mean((2, 3)))
 

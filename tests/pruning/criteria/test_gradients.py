@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +21,11 @@ GENERATOR = torch.Generator()
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def seed() -> None:
     torch.manual_seed(0)
 
 
-def by_hand():
+def by_hand() -> Any:
     """One input, a hidden channel h = relu(2 x), logits (h, -h): gradients can be computed by hand."""
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 2, bias=False)).double()
     model[0].weight.data = torch.tensor([[2.0]]).double()
@@ -33,7 +34,7 @@ def by_hand():
     return model, images, torch.tensor([0, 0, 1])
 
 
-def worked():
+def worked() -> Any:
     """Gradients of the three images' losses. The softmax of (h, -h) is s = 1 / (1 + exp(-2 h)); h is 2, 0 and 1.
 
     dL/dlogits is (s - 1, 1 - s) for label 0 and (s, -s) for label 1; dL/dh its difference; dL/dw1 = dL/dh * x where
@@ -45,7 +46,7 @@ def worked():
     return first, second
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     model, images, labels = by_hand()
     first, second = worked()
     batches = [(images[:2], labels[:2]), (images[2:], labels[2:])]
@@ -61,13 +62,13 @@ def test_by_hand():
         assert scores["2.weight"].flatten().tolist() == pytest.approx([of_both[1]] * 2), name
 
 
-def test_channels_by_hand():
+def test_channels_by_hand() -> None:
     model, images, labels = by_hand()
     first, _ = worked()
     graph = dependency_graph(model, images[:1])
     batches = [(images[:2], labels[:2]), (images[2:], labels[2:])]
 
-    def score(function):
+    def score(function: Any) -> Any:
         return function(graph, model, None, batches, GENERATOR)["0"].tolist()
 
     assert score(gradients.gradient_norm_channels) == pytest.approx([abs(sum(first)) / 3])
@@ -78,7 +79,7 @@ def test_channels_by_hand():
 class Shared(nn.Module):
     """A convolution called twice, a weight shared by two layers, grouped and strided ones, and in-place ReLUs."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(4)
@@ -89,24 +90,24 @@ class Shared(nn.Module):
         self.hidden = nn.Linear(6, 5)
         self.head = nn.Linear(5, 3)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = F.relu_(self.norm(self.stem(x)))
         x = F.relu_(self.twice(x)) + self.twice(x)
         x = F.relu_(self.grouped(F.relu_(self.tied(x))))
         return self.head(torch.relu_(self.hidden(x.mean((2, 3)))))
 
 
-def per_image(model, images, labels):
+def per_image(model: Any, images: Any, labels: Any) -> Any:
     """Per-image gradients of the loss by vmap: name -> (N, *parameter), of all parameters."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
-    def loss(parameters, image, label):
+    def loss(parameters: Any, image: Any, label: Any) -> Any:
         return F.cross_entropy(functional_call(model, parameters, (image[None],)), label[None])
 
     return vmap(grad(loss), (None, 0, 0))(parameters, images, labels)
 
 
-def example(model, size=8, count=7):
+def example(model: Any, size: Any = 8, count: Any = 7) -> Any:
     generator = torch.Generator().manual_seed(3)
     model.double().eval()
     with torch.no_grad():
@@ -119,7 +120,9 @@ def example(model, size=8, count=7):
 
 @pytest.mark.parametrize("factory", [Shared, lambda: models.build("resnet8", 3)], ids=["Shared", "resnet8"])
 @pytest.mark.parametrize("chunk", [1, 2**24])
-def test_fisher_is_the_mean_square_of_gradients_of_single_images(factory, chunk, monkeypatch):
+def test_fisher_is_the_mean_square_of_gradients_of_single_images(
+    factory: Any, chunk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gradients, "CHUNK", chunk)
     model, images, labels = example(factory())
     expected = per_image(model, images, labels)
@@ -130,7 +133,7 @@ def test_fisher_is_the_mean_square_of_gradients_of_single_images(factory, chunk,
         torch.testing.assert_close(score, weight.detach() ** 2 * expected[name].square().mean(0) / 2)
 
 
-def folded(model):
+def folded(model: Any) -> Any:
     """The network with every batch norm folded into its convolution by torch."""
     model = copy.deepcopy(model)
     block = [model.layer1[0], model.layer2[0], model.layer3[0]]
@@ -144,7 +147,7 @@ def folded(model):
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_fisher_and_taylor_of_channels_are_sums_over_folded_filters(cut):
+def test_fisher_and_taylor_of_channels_are_sums_over_folded_filters(cut: Any) -> None:
     """Per-image gradients in the folded network. resnet8's first stream has the filters of two layers."""
     model, images, labels = example(models.build("resnet8", 3))
     graph, plan = dependency_graph(model, images[:1]), None
@@ -172,7 +175,7 @@ def test_fisher_and_taylor_of_channels_are_sums_over_folded_filters(cut):
         assert torch.equal(taylor[group] == -math.inf, ~left)
 
 
-def test_filters_without_batch_norm_are_summed_with_their_biases():
+def test_filters_without_batch_norm_are_summed_with_their_biases() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 9, 3))
     model, images, labels = example(model, size=5)
     graph = dependency_graph(model, images[:1])
@@ -182,7 +185,7 @@ def test_filters_without_batch_norm_are_summed_with_their_biases():
     torch.testing.assert_close(score, sums.detach().square().mean(0) / 2)
 
 
-def test_first_order_taylor_is_the_change_of_the_loss_as_channels_fade():
+def test_first_order_taylor_is_the_change_of_the_loss_as_channels_fade() -> None:
     """A unit's feature maps scaled by 1 +- 0.00001 in all layers that produce it: finite differences of the loss."""
     model, images, labels = example(models.build("resnet8", 3))
     graph = dependency_graph(model, images[:1])
@@ -203,7 +206,7 @@ def test_first_order_taylor_is_the_change_of_the_loss_as_channels_fade():
 
 
 @pytest.mark.parametrize("name", ["gradient_norm", "saliency", "taylor"])
-def test_scale_laws(name):
+def test_scale_laws(name: Any) -> None:
     """If a layer and its batch norm's statistics double, the output stays and the gradient halves."""
     model, images, labels = example(models.build("resnet8", 3))
     function = getattr(gradients, name)
@@ -216,7 +219,7 @@ def test_scale_laws(name):
     torch.testing.assert_close(after, before / 2 if name == "gradient_norm" else before)
 
 
-def test_the_mean_gradient_does_not_depend_on_how_images_are_batched():
+def test_the_mean_gradient_does_not_depend_on_how_images_are_batched() -> None:
     model, images, labels = example(models.build("resnet8", 3))
     whole = gradients.saliency(model, [(images, labels)], GENERATOR)
     parts = gradients.saliency(model, [(images[:2], labels[:2]), (images[2:], labels[2:])], GENERATOR)
@@ -224,13 +227,13 @@ def test_the_mean_gradient_does_not_depend_on_how_images_are_batched():
         torch.testing.assert_close(parts[name], score)
 
 
-def test_what_fisher_can_not_do_is_refused():
+def test_what_fisher_can_not_do_is_refused() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Flatten(), nn.Linear(4 * 9 * 9, 2))
     with pytest.raises(ValueError, match="ConvTranspose2d"):
         gradients.fisher(model, [(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))], GENERATOR)
 
 
 @pytest.mark.parametrize("name", ["gradient_norm", "saliency", "taylor", "fisher"])
-def test_no_data_is_an_error(name):
+def test_no_data_is_an_error(name: Any) -> None:
     with pytest.raises(ValueError, match="needs data"):
         getattr(gradients, name)(nn.Linear(2, 2), [], GENERATOR)

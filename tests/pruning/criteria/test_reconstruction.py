@@ -1,5 +1,7 @@
 """Reconstruction of layers against numpy's least squares on the inputs themselves, and by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,15 +23,15 @@ from tests.networks import trained_like
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def seed() -> None:
     torch.manual_seed(0)
 
 
-def generator():
+def generator() -> Any:
     return torch.Generator().manual_seed(0)
 
 
-def layer_and_columns():
+def layer_and_columns() -> Any:
     """A convolution, its batches, and its input unfolded by torch: (columns, images and positions)."""
     torch.manual_seed(1)
     conv = nn.Conv2d(3, 4, 3, stride=2, padding=1).double()
@@ -38,25 +40,25 @@ def layer_and_columns():
     return conv, [(x[:8], x[:8]), (x[8:], x[8:])], unfolded.numpy()
 
 
-def with_damping(x):
+def with_damping(x: Any) -> Any:
     """X with extra columns for the damping: least squares on these equals damped least squares on X."""
     return np.hstack([x, np.sqrt(0.01 * np.trace(x @ x.T) / len(x)) * np.eye(len(x))])
 
 
-def refitted(x, w, kept):
+def refitted(x: Any, w: Any, kept: Any) -> Any:
     """Least squares by numpy for the target w @ x from the rows `kept` of x only, and the squared error."""
     new = np.zeros_like(w)
     new[kept] = np.linalg.lstsq(x[kept].T, w @ x, rcond=None)[0]
     return new, np.square((w - new) @ x).sum()
 
 
-def test_grams_are_products_of_the_unfolded_input():
+def test_grams_are_products_of_the_unfolded_input() -> None:
     conv, batches, x = layer_and_columns()
     (_, gram), *_ = reconstruction.grams(conv, ["weight"], batches, generator()).values()
     np.testing.assert_allclose(gram[0], x @ x.T)
 
 
-def test_drawn_positions_estimate_the_sum_over_all(monkeypatch):
+def test_drawn_positions_estimate_the_sum_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
     conv, batches, x = layer_and_columns()
     monkeypatch.setattr(reconstruction, "POSITIONS", 4)
     rng = generator()
@@ -66,7 +68,7 @@ def test_drawn_positions_estimate_the_sum_over_all(monkeypatch):
     assert not torch.equal(found[0], found[1])
 
 
-def test_scores_are_the_errors_that_numpys_least_squares_leaves():
+def test_scores_are_the_errors_that_numpys_least_squares_leaves() -> None:
     conv, batches, x = layer_and_columns()
     score, x = regression(conv, batches, generator())["weight"].flatten(1), with_damping(x)
     energy = np.square(conv.weight.detach().flatten(1).numpy() @ x).sum()
@@ -77,7 +79,7 @@ def test_scores_are_the_errors_that_numpys_least_squares_leaves():
 
 
 @pytest.mark.parametrize("structured", [True, False])
-def test_the_update_is_numpys_least_squares(structured):
+def test_the_update_is_numpys_least_squares(structured: Any) -> None:
     conv, batches, x = layer_and_columns()
     mask = torch.rand(1 if structured else 4, 27, generator=generator()) < 0.5
     mask = mask.expand(4, 27).clone()
@@ -89,7 +91,7 @@ def test_the_update_is_numpys_least_squares(structured):
         np.testing.assert_allclose(moved.flatten(1)[row], expected, atol=1e-7)
 
 
-def test_grouped_layers_are_reconstructed_group_by_group():
+def test_grouped_layers_are_reconstructed_group_by_group() -> None:
     torch.manual_seed(2)
     conv = nn.Conv2d(4, 4, 1, groups=2).double()
     x = torch.randn(30, 4, 2, 2, dtype=torch.float64)
@@ -101,14 +103,14 @@ def test_grouped_layers_are_reconstructed_group_by_group():
         np.testing.assert_allclose(moved[row], expected, atol=1e-9)
 
 
-def test_an_unfinished_search_still_lessens_every_filters_error(monkeypatch):
+def test_an_unfinished_search_still_lessens_every_filters_error(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = generator()
     x = torch.randn(40, 60, generator=rng, dtype=torch.float64)
     x = torch.cat([x, x[:20] + 0.1 * torch.randn(20, 60, generator=rng, dtype=torch.float64)])
     gram, weight = damped(x @ x.T), torch.randn(5, 60, generator=rng, dtype=torch.float64)
     mask = torch.rand(5, 60, generator=rng) < 0.5
 
-    def errors(new):
+    def errors(new: Any) -> Any:
         return ((weight - new) @ gram * (weight - new)).sum(1)
 
     before = errors(weight * mask)
@@ -119,7 +121,7 @@ def test_an_unfinished_search_still_lessens_every_filters_error(monkeypatch):
         before = after
 
 
-def test_diagonal_of_the_gram_is_wandas_norm():
+def test_diagonal_of_the_gram_is_wandas_norm() -> None:
     model = trained_like(models.build("resnet8", 3))
     images = torch.randn(3, 3, 4, 4, dtype=torch.float64)
     batches = [(images, torch.tensor([0, 1, 2]))]
@@ -129,7 +131,7 @@ def test_diagonal_of_the_gram_is_wandas_norm():
         torch.testing.assert_close(norms, wanda[name].flatten(1))
 
 
-def test_by_hand(monkeypatch):
+def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs (1, 1, 0) and (0, 0, 2): the second copies the first, and the third is alone. Outputs 5 and 10."""
     monkeypatch.setattr(reconstruction, "DAMPING", 1e-12)
     layer = nn.Linear(3, 1, bias=False).double()
@@ -142,7 +144,7 @@ def test_by_hand(monkeypatch):
     assert thinet_reconstruct(layer, mask, batches, generator())["weight"].tolist() == [[pytest.approx(5), 0, 5]]
 
 
-def test_thinets_factors_are_numpys_least_squares():
+def test_thinets_factors_are_numpys_least_squares() -> None:
     conv, batches, x = layer_and_columns()
     weight = conv.weight.detach()
     mask = torch.ones_like(weight, dtype=torch.bool)
@@ -161,7 +163,7 @@ def test_thinets_factors_are_numpys_least_squares():
 
 
 @pytest.mark.parametrize("function", [regression_reconstruct, thinet_reconstruct])
-def test_what_loses_nothing_or_all_is_left(function):
+def test_what_loses_nothing_or_all_is_left(function: Any) -> None:
     model = trained_like(models.build("resnet8", 3))
     masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
     masks["conv1.weight"][::2] = False
@@ -170,7 +172,7 @@ def test_what_loses_nothing_or_all_is_left(function):
         assert torch.equal(tensor, model.get_parameter(name) * masks[name])
 
 
-def test_masks_of_its_own_scores_lose_less_with_the_update():
+def test_masks_of_its_own_scores_lose_less_with_the_update() -> None:
     conv, batches, x = layer_and_columns()
     masks = weight_masks(regression(conv, batches, generator()), 0.5, "global")
     moved = regression_reconstruct(conv, masks, batches, generator())["weight"].flatten(1).numpy()

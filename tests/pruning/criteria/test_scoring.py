@@ -1,5 +1,7 @@
 """Shared parts of criteria: unfolded columns against the layer itself, and restored modes."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +21,9 @@ from pruning.criteria.scoring import as_matrices, columns, evaluating, rows
     mode=st.sampled_from(["zeros", "reflect", "circular"]),
 )
 @settings(max_examples=40, deadline=None)
-def test_weights_times_columns_are_a_convolution(dims, kernel, stride, padding, dilation, groups, mode):
+def test_weights_times_columns_are_a_convolution(
+    dims: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: Any, mode: Any
+) -> None:
     layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](
         4, 6, kernel, stride, padding, dilation, groups, bias=False, padding_mode=mode
     ).double()
@@ -34,7 +38,7 @@ def test_weights_times_columns_are_a_convolution(dims, kernel, stride, padding, 
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4)])
-def test_weights_times_columns_are_a_linear_layer(shape):
+def test_weights_times_columns_are_a_linear_layer(shape: Any) -> None:
     layer, x = nn.Linear(4, 6, bias=False), torch.randn(shape)
     product = as_matrices(layer, layer.weight) @ columns(layer, x)
     torch.testing.assert_close(product, rows(layer, layer(x)))
@@ -42,16 +46,16 @@ def test_weights_times_columns_are_a_linear_layer(shape):
     assert torch.equal(columns(layer, x, torch.tensor([0])), columns(layer, x)[..., :1])
 
 
-def test_no_batch_no_columns():
+def test_no_batch_no_columns() -> None:
     with pytest.raises(ValueError, match="only batches"):
         columns(nn.Conv2d(3, 4, 3), torch.randn(3, 8, 8))
 
 
-def test_every_module_gets_its_own_mode_back_even_after_an_error():
+def test_every_module_gets_its_own_mode_back_even_after_an_error() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.ReLU())
     model[1].eval()
 
-    def fail():
+    def fail() -> None:
         with evaluating(model):
             assert not any(module.training for module in model.modules())
             raise RuntimeError

@@ -1,5 +1,8 @@
 """Block-diagonal OBS: by hand, and against the inverse of a dense Fisher."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,11 +18,11 @@ GENERATOR = torch.Generator()
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def seed() -> None:
     torch.manual_seed(0)
 
 
-def dense(model, images, labels, name, block):
+def dense(model: Any, images: Any, labels: Any, name: Any, block: Any) -> Iterator[Any]:
     """For each filter and block: the weights and the damped Fisher, from vmap's gradients."""
     each = per_image(model, images, labels)[name].flatten(2)  # (N, filters, weights)
     weight = model.get_parameter(name).detach().flatten(1)
@@ -35,7 +38,7 @@ def dense(model, images, labels, name, block):
 
 @pytest.mark.parametrize(("count", "block"), [(7, 128), (40, 128), (40, 5)])
 @pytest.mark.parametrize("held", [1, 2**28])
-def test_scores_against_a_dense_inverse(count, block, held, monkeypatch):
+def test_scores_against_a_dense_inverse(count: Any, block: Any, held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer images than weights (Woodbury) and with more; layers one at a time, and all at once."""
     monkeypatch.setattr(second_order, "BLOCK", block)
     monkeypatch.setattr(second_order, "HELD", held)
@@ -50,7 +53,7 @@ def test_scores_against_a_dense_inverse(count, block, held, monkeypatch):
             np.testing.assert_allclose(score.flatten(1)[row, part], expected, rtol=1e-6)
 
 
-def test_the_update_is_the_least_loss_by_the_second_order_estimate(monkeypatch):
+def test_the_update_is_the_least_loss_by_the_second_order_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the minimum the estimate's gradient F (w - w0) is zero for all kept weights, and any step increases it."""
     monkeypatch.setattr(second_order, "BLOCK", 20)
     model, images, labels = example(Shared(), count=40)
@@ -66,7 +69,7 @@ def test_the_update_is_the_least_loss_by_the_second_order_estimate(monkeypatch):
             np.testing.assert_allclose((fisher @ shift)[kept], 0, atol=1e-9 * max(1, np.abs(fisher).max()))
 
 
-def test_one_weight_gone_costs_its_score():
+def test_one_weight_gone_costs_its_score() -> None:
     model, images, labels = example(Shared(), count=40)
     batches = [(images, labels)]
     score = second_order.obs(model, batches, GENERATOR)["stem.weight"]
@@ -79,7 +82,7 @@ def test_one_weight_gone_costs_its_score():
     assert cost == pytest.approx(score[2, 1, 0, 2].item())
 
 
-def test_by_hand(monkeypatch):
+def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """One logit pair of x = (1, 1) and (1, -1), zero weights but one row: gradients (s - y) x, F diagonal."""
     monkeypatch.setattr(reconstruction, "DAMPING", 1e-9)
     monkeypatch.setattr(second_order, "DAMPING", 1e-9)
@@ -100,7 +103,7 @@ def test_by_hand(monkeypatch):
     assert moved.tolist() == [[pytest.approx(2), 0], [1, 1]]
 
 
-def test_with_uncorrelated_gradients_obs_is_fisher(monkeypatch):
+def test_with_uncorrelated_gradients_obs_is_fisher(monkeypatch: pytest.MonkeyPatch) -> None:
     """One weight per block: F is its diagonal, so obs is w^2 F_ii / 2, damped by 1 %."""
     monkeypatch.setattr(second_order, "BLOCK", 1)
     model, images, labels = example(models.build("resnet8", 3))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,7 +76,9 @@ def test_nonzero_macs_of_the_worked_example_by_hand() -> None:
     bias=st.booleans(),
     transposed=st.booleans(),
 )
-def test_a_convolution_costs_its_closed_form(groups, per_group, kernel, stride, size, bias, transposed) -> None:
+def test_a_convolution_costs_its_closed_form(
+    groups: Any, per_group: Any, kernel: Any, stride: Any, size: Any, bias: Any, transposed: Any
+) -> None:
     c_in, c_out = groups * per_group[0], groups * per_group[1]
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     model = kind(c_in, c_out, kernel, stride=stride, groups=groups, bias=bias)
@@ -175,7 +180,7 @@ def test_an_input_that_does_not_fit_leaves_the_model_as_it_was_too() -> None:
     assert macs(model, IMAGE) == 6920
 
 
-def test_size_is_that_of_the_saved_file(tmp_path) -> None:
+def test_size_is_that_of_the_saved_file(tmp_path: Path) -> None:
     model = worked_example()
     torch.save(model.state_dict(), tmp_path / "model.pt")
     # The archive pads each tensor by its name's length, and an unnamed stream has another name than a file.

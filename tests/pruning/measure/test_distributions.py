@@ -8,7 +8,7 @@ from torch import nn
 from pruning.measure.distributions import BINS, histograms, layer_scores
 
 
-def test_scores_are_those_of_the_gradient():
+def test_scores_are_those_of_the_gradient() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 10))
     inputs, labels = torch.randn(16, 1, 8, 8), torch.randint(10, (16,))
@@ -27,7 +27,7 @@ def test_scores_are_those_of_the_gradient():
     np.testing.assert_allclose(rows["0", "saliency"]["mean"], saliency.mean().item(), rtol=1e-4)
 
 
-def test_histograms_count_every_weight_once_and_no_zeros_of_the_pruned():
+def test_histograms_count_every_weight_once_and_no_zeros_of_the_pruned() -> None:
     generator = np.random.default_rng(0)
     dense = {"a.weight": generator.normal(size=(4, 25)).astype("float32"), "a.bias": np.ones(4)}
     pruned = {"a.weight": np.where(np.abs(dense["a.weight"]) > 0.5, 1.5 * dense["a.weight"], 0), "a.bias": np.ones(4)}
@@ -41,7 +41,7 @@ def test_histograms_count_every_weight_once_and_no_zeros_of_the_pruned():
     assert all(a["high"] == b["low"] for a, b in zip(rows, rows[1:], strict=False))
 
 
-def test_a_layer_of_equal_weights_or_of_zeros_has_a_histogram():
+def test_a_layer_of_equal_weights_or_of_zeros_has_a_histogram() -> None:
     rows = histograms(["a"], {"a.weight": np.zeros((2, 2))}, {"a.weight": np.zeros((2, 2))})
     assert sum(row["dense"] for row in rows) == 4
     assert sum(row["pruned"] for row in rows) == 0

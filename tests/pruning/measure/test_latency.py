@@ -1,5 +1,7 @@
 """Latency: networks are timed in turn, as measured by the clock."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,17 +13,17 @@ from pruning.measure.latency import measure_latency
 class Sleeper(nn.Module):
     """Advances the fake clock by `seconds`, and records its name."""
 
-    def __init__(self, name, seconds, calls, clock):
+    def __init__(self, name: Any, seconds: Any, calls: Any, clock: Any) -> None:
         super().__init__()
         self.name, self.seconds, self.calls, self.clock = name, seconds, calls, clock
 
-    def forward(self, inputs):
+    def forward(self, inputs: Any) -> Any:
         self.calls.append(self.name)
         self.clock[0] += self.seconds
         return inputs
 
 
-def test_medians_are_the_time_slept_in_milliseconds_and_turns_alternate(monkeypatch):
+def test_medians_are_the_time_slept_in_milliseconds_and_turns_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, clock = [], [0.0]
     monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
     networks = {"short": Sleeper("s", 0.005, calls, clock), "long": Sleeper("l", 0.02, calls, clock)}
@@ -35,7 +37,7 @@ def test_medians_are_the_time_slept_in_milliseconds_and_turns_alternate(monkeypa
         assert one.lower <= one.median <= one.upper
 
 
-def test_networks_are_measured_in_eval_mode():
+def test_networks_are_measured_in_eval_mode() -> None:
     network = nn.Dropout(0.5).train()
     measure_latency({"it": network}, torch.zeros(1), seconds=0, least=1)
     assert not network.training

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ BATCHES = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2)
 
 
 @st.composite
-def blocked_scores(draw):
+def blocked_scores(draw: Any) -> Any:
     """Scores with few distinct values, so that ties are common; with n, m and the axis of the blocks."""
     m = draw(st.integers(2, 8))
     n = draw(st.integers(1, m - 1))
@@ -40,7 +41,7 @@ def blocked_scores(draw):
 
 
 @given(blocked_scores())
-def test_of_every_block_the_n_highest_stay_and_of_equal_ones_the_first(drawn):
+def test_of_every_block_the_n_highest_stay_and_of_equal_ones_the_first(drawn: Any) -> None:
     scores, n, m, axis = drawn
     mask = keep_blocks(scores, n, m, axis)
     assert mask.shape == scores.shape
@@ -53,7 +54,7 @@ def test_of_every_block_the_n_highest_stay_and_of_equal_ones_the_first(drawn):
             assert sorted(ranked[:n]) == [i for i in range(start, start + m) if kept[i]]
 
 
-def test_a_row_by_hand():
+def test_a_row_by_hand() -> None:
     scores = torch.tensor([[1.0, 4, 3, 2, 5, 5, 5, 5]])
     assert keep_blocks(scores, 2, 4).tolist() == [[False, True, True, False, True, True, False, False]]
     assert keep_blocks(scores, 1, 2).tolist() == [[False, True, True, False, True, False, True, False]]
@@ -61,7 +62,7 @@ def test_a_row_by_hand():
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (1, 4)])
-def test_a_networks_blocks_run_along_the_inputs_at_one_place_of_the_kernel(n, m):
+def test_a_networks_blocks_run_along_the_inputs_at_one_place_of_the_kernel(n: Any, m: Any) -> None:
     torch.manual_seed(0)
     model = models.build("resnet20", 10).eval()
     before = copy.deepcopy(model)
@@ -80,7 +81,7 @@ def test_a_networks_blocks_run_along_the_inputs_at_one_place_of_the_kernel(n, m)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (1, 4)])
-def test_magnitude_masks_are_those_of_torchs_sparsifier(n, m):
+def test_magnitude_masks_are_those_of_torchs_sparsifier(n: Any, m: Any) -> None:
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Linear(48, 20), nn.ReLU(), nn.Linear(24, 7))
     theirs = copy.deepcopy(ours)
@@ -93,7 +94,7 @@ def test_magnitude_masks_are_those_of_torchs_sparsifier(n, m):
         assert torch.equal(layer.parametrizations.weight[0].mask.bool(), mask)
 
 
-def test_torch_packs_2_4_weights_without_loss():
+def test_torch_packs_2_4_weights_without_loss() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(128, 64)).half()
     dense = model[0].weight.detach().clone()
@@ -104,7 +105,7 @@ def test_torch_packs_2_4_weights_without_loss():
     assert not torch.equal(lossy, dense)
 
 
-def test_layers_stay_dense_whose_inputs_are_no_multiple_of_m():
+def test_layers_stay_dense_whose_inputs_are_no_multiple_of_m() -> None:
     model = nn.ModuleDict(
         {
             "colours": nn.Conv2d(3, 8, 3),
@@ -129,7 +130,7 @@ def test_layers_stay_dense_whose_inputs_are_no_multiple_of_m():
 
 
 @pytest.mark.parametrize("criterion", [name for name, form in CRITERIA.items() if form.weight is not None])
-def test_every_criterion_that_values_weights_cuts_blocks(criterion):
+def test_every_criterion_that_values_weights_cuts_blocks(criterion: Any) -> None:
     torch.manual_seed(0)
     model = models.build("resnet8", 10).eval()
     _, masks = pruning.prune(model, IMAGES, granularity="2:4", criterion=criterion, batches=BATCHES, protect=["fc"])
@@ -140,25 +141,25 @@ def test_every_criterion_that_values_weights_cuts_blocks(criterion):
         assert not model.get_parameter(name)[~mask].any()
 
 
-def test_what_is_gone_stays_gone_though_scores_change():
+def test_what_is_gone_stays_gone_though_scores_change() -> None:
     first = prune_to(begin(models.build("resnet8", 10), IMAGES, "2:4"), 0.5, criterion=CRITERIA["random"])
     again = prune_to(first, 0.5, criterion=CRITERIA["random"], generator=torch.Generator().manual_seed(1))
     assert all(torch.equal(again.masks[name], mask) for name, mask in first.masks.items())
 
 
 @pytest.mark.parametrize("wrong", ["4:4", "0:4", "5:4", "0:0"])
-def test_numbers_that_prune_nothing_or_all_are_refused(wrong):
+def test_numbers_that_prune_nothing_or_all_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="needs 0 < n < m"):
         pattern(wrong)
 
 
-def test_names_that_are_no_pattern():
+def test_names_that_are_no_pattern() -> None:
     assert [pattern(name) for name in ("weight", "n:m", "2:4 ", "-2:4", "a2:4")] == [None] * 5
     assert (pattern("2:4"), pattern("16:32")) == ((2, 4), (16, 32))
     assert [Granularity(name).implied_sparsity for name in ("2:4", "1:4", "3:4", "channel")] == [0.5, 0.75, 0.25, None]
 
 
-def test_scores_without_rank_and_broken_blocks_are_refused():
+def test_scores_without_rank_and_broken_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         keep_blocks(torch.full((1, 4), torch.nan), 2, 4)
     with pytest.raises(ValueError, match="no multiple of 4"):
@@ -177,6 +178,6 @@ def test_scores_without_rank_and_broken_blocks_are_refused():
         ({"criterion": "fpgm"}, "scores channels only"),
     ],
 )
-def test_wrong_arguments_are_refused_with_the_reason(arguments, message):
+def test_wrong_arguments_are_refused_with_the_reason(arguments: Any, message: Any) -> None:
     with pytest.raises(ValueError, match=message):
         pruning.prune(models.build("resnet8", 10), IMAGES, **{"granularity": "2:4", **arguments})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -167,7 +169,7 @@ def test_holding_no_masks_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("use", [apply_masks, hold_masks])
-def test_masks_must_fit_the_model(use) -> None:
+def test_masks_must_fit_the_model(use: Any) -> None:
     with pytest.raises(ValueError, match=r"'1\.weight'.*0\.weight, 5\.weight"):
         use(network(), {"1.weight": torch.ones(4, dtype=torch.bool)})
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(2, 4\)"):

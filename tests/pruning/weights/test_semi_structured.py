@@ -1,5 +1,7 @@
 """2:4 on sparse tensor cores: supported layers, on any machine; results, on a GPU with sparse tensor cores."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,14 +11,14 @@ import pruning
 from pruning.weights.semi_structured import available, refusals, semi_structured
 
 
-def pruned(dtype=torch.float16):
+def pruned(dtype: Any = torch.float16) -> Any:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10))
     pruning.prune(model, torch.zeros(1, 128), granularity="2:4")
     return model.to(dtype).eval()
 
 
-def test_linear_layers_in_half_precision_and_whole_tiles_are_served():
+def test_linear_layers_in_half_precision_and_whole_tiles_are_served() -> None:
     model = pruned()
     assert refusals(model) == {"0": None, "2": None, "4": "10 x 96 is no multiple of 32 x 64"}
     assert refusals(pruned(torch.float32))["0"] == "torch.float32 is not half precision"
@@ -27,13 +29,13 @@ def test_linear_layers_in_half_precision_and_whole_tiles_are_served():
 
 
 @pytest.mark.skipif(available(), reason="there are sparse tensor cores here")
-def test_without_a_gpu_there_is_one_message():
+def test_without_a_gpu_there_is_one_message() -> None:
     with pytest.raises(ValueError, match="need a CUDA GPU of compute capability 8.0"):
         semi_structured(pruned())
 
 
 @pytest.mark.skipif(not available(), reason="needs a CUDA GPU of compute capability 8.0 or higher")
-def test_on_a_gpu_the_network_computes_what_its_dense_form_does():
+def test_on_a_gpu_the_network_computes_what_its_dense_form_does() -> None:
     model = pruned().cuda()
     fast = semi_structured(model)
     assert [isinstance(fast[i].weight, SparseSemiStructuredTensor) for i in (0, 2, 4)] == [True, True, False]

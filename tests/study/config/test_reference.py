@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -22,7 +23,7 @@ VALIDATOR = jsonschema.Draft202012Validator(reference.json_schema())
     ],
     ids=["schema", "columns"],
 )
-def test_what_is_kept_in_a_file_is_what_follows_from_the_code(file, fresh, what):
+def test_what_is_kept_in_a_file_is_what_follows_from_the_code(file: Any, fresh: Any, what: Any) -> None:
     kept = json.loads((ROOT / file).read_text())
     wanted = json.loads(json.dumps(fresh()))
     assert kept == wanted, f"{file} is out of date; refresh it by: python -m study.config {what} > {file}"
@@ -30,24 +31,24 @@ def test_what_is_kept_in_a_file_is_what_follows_from_the_code(file, fresh, what)
     assert json.dumps(kept) == json.dumps(wanted), f"refresh it by: python -m study.config {what} > {file}"
 
 
-def test_the_schema_is_one():
+def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(reference.json_schema())
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_every_study_file_of_the_project_names_the_schema_and_is_valid_under_it(path):
+def test_every_study_file_of_the_project_names_the_schema_and_is_valid_under_it(path: Any) -> None:
     assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=schema.json"
     content = search_spaces.read(path)
     assert [f"{error.json_path}: {error.message}" for error in VALIDATOR.iter_errors(content)] == []
     parse(content, str(path))
 
 
-def test_there_are_study_files_to_check():
+def test_there_are_study_files_to_check() -> None:
     assert len(SPACES) >= 10
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_a_study_file_written_out_whole_is_valid_too(path):
+def test_a_study_file_written_out_whole_is_valid_too(path: Any) -> None:
     resolved = parse(search_spaces.read(path), str(path)).resolved()
     assert [f"{e.json_path}: {e.message}" for e in VALIDATOR.iter_errors(json.loads(json.dumps(resolved)))] == []
 
@@ -90,7 +91,7 @@ STUDY = {"name": "x"}
     ],
     ids=lambda content: json.dumps({k: v for k, v in content.items() if k != "study" or v != STUDY})[:60],
 )
-def test_what_the_command_refuses_the_schema_refuses(content):
+def test_what_the_command_refuses_the_schema_refuses(content: Any) -> None:
     with pytest.raises(ValueError, match="^x.yaml: "):
         parse(content, "x.yaml")
     assert not VALIDATOR.is_valid(content)
@@ -112,13 +113,13 @@ def test_what_the_command_refuses_the_schema_refuses(content):
     ],
     ids=str,
 )
-def test_what_the_command_takes_the_schema_takes(space):
+def test_what_the_command_takes_the_schema_takes(space: Any) -> None:
     content = {"study": STUDY, "space": space}
     parse(content, "x.yaml")
     assert [error.message for error in VALIDATOR.iter_errors(content)] == []
 
 
-def test_the_columns_of_trials_begin_and_end_and_have_types_as_programs_know_them():
+def test_the_columns_of_trials_begin_and_end_and_have_types_as_programs_know_them() -> None:
     names = columns.COLUMNS
     assert names[:8] == ["trial_id", "kind", "state", "error", "seed", "criterion", "granularity", "channel_share"]
     assert names[-4:] == ["train_seconds", "wall_seconds", "started", "finished"]
@@ -144,7 +145,7 @@ def test_the_columns_of_trials_begin_and_end_and_have_types_as_programs_know_the
     assert len(names) == len(set(names))
 
 
-def test_the_columns_of_the_other_tables():
+def test_the_columns_of_the_other_tables() -> None:
     tables = columns.tables()
     assert tables["schema_version"] == 1
     assert tables["history"] == {

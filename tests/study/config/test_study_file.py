@@ -1,5 +1,8 @@
 """Study files: what they mean, and what is said of wrong ones."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import yaml
 
@@ -8,18 +11,18 @@ from study.config import Recipe, parse, read_study
 from study.config import axes as space
 
 
-def study(**sections):
+def study(**sections: Any) -> Any:
     return parse({"study": {"name": "x"}, **sections}, "x.yaml")
 
 
 @pytest.mark.parametrize("name", search_spaces.names())
-def test_every_space_of_the_project_resolves_and_reads_back(name):
+def test_every_space_of_the_project_resolves_and_reads_back(name: Any) -> None:
     file = read_study(name)
     assert file.study.name == name
     assert parse(yaml.safe_load(yaml.safe_dump(file.resolved())), name).resolved() == file.resolved()
 
 
-def test_defaults_are_those_of_the_design():
+def test_defaults_are_those_of_the_design() -> None:
     file = study()
     assert file.study.objectives == {"accuracy": "max", "sparsity": "max"}
     assert file.trials == 60
@@ -82,28 +85,28 @@ def test_defaults_are_those_of_the_design():
         ({"study": {"name": "x", "trials": 0}}, r"study.trials: .*greater than or equal to 1"),
     ],
 )
-def test_wrong_files_get_one_message_with_file_key_and_choices(sections, message):
+def test_wrong_files_get_one_message_with_file_key_and_choices(sections: Any, message: Any) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         study(**sections)
     assert str(caught.value).startswith("x.yaml: ")
     assert "\n" not in str(caught.value)
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers():
+def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
     assert study(space={"finetune_lr": ["1e-3", 0.1]}).axes["finetune_lr"].choices == (0.001, 0.1)
 
 
-def test_protect_takes_a_list_or_a_list_of_lists():
+def test_protect_takes_a_list_or_a_list_of_lists() -> None:
     assert study(space={"protect": ["conv1", "fc"]}).axes["protect"].choices == (("conv1", "fc"),)
     assert study(space={"protect": [[], ["fc"]]}).axes["protect"].choices == ((), ("fc",))
 
 
-def test_one_shot_has_one_cut_and_epochs_count_cuts():
+def test_one_shot_has_one_cut_and_epochs_count_cuts() -> None:
     assert Recipe(sparsity=0.5, schedule="one_shot", steps=5).steps == 1
     assert Recipe(sparsity=0.5, schedule="gradual", steps=5, epochs_per_step=2).epochs == 10
 
 
-def test_what_follows_from_n_m_is_drawn_for_other_granularities_only():
+def test_what_follows_from_n_m_is_drawn_for_other_granularities_only() -> None:
     file = study(space={"granularity": ["weight", "2:4", "1:4"], "sparsity_of": ["params", "macs"]})
     implied = ("sparsity", "scope", "schedule", "sparsity_of")
     assert all(file.axes[key].when == {"granularity": ("weight",)} for key in implied)
@@ -118,7 +121,7 @@ def test_what_follows_from_n_m_is_drawn_for_other_granularities_only():
     assert parse(yaml.safe_load(yaml.safe_dump(file.resolved())), "x").resolved() == file.resolved()
 
 
-def test_a_study_of_blocks_alone_has_their_values_and_what_the_file_parts_itself_stays():
+def test_a_study_of_blocks_alone_has_their_values_and_what_the_file_parts_itself_stays() -> None:
     alone = study(space={"granularity": "2:4"})
     assert [alone.axes[key].choices for key in ("sparsity", "scope", "schedule")] == [(0.5,), ("layer",), ("one_shot",)]
     assert "sparsity" not in study(space={"granularity": ["2:4", "1:4"]}).axes
@@ -130,7 +133,7 @@ def test_a_study_of_blocks_alone_has_their_values_and_what_the_file_parts_itself
 
 
 @pytest.mark.parametrize("text", ["2:4", "'2:4'", "[2:4]", '["2:4"]'])
-def test_yaml_reads_two_of_four_by_no_base_of_60(text, tmp_path):
+def test_yaml_reads_two_of_four_by_no_base_of_60(text: Any, tmp_path: Path) -> None:
     assert read_study("quickstart", [f"space.granularity={text}"]).axes["granularity"].choices == ("2:4",)
     path = tmp_path / "x.yaml"
     path.write_text(f"study: {{name: x, trials: 0x10}}\nspace: {{granularity: {text}}}\nbaseline: {{epochs: 12}}\n")
@@ -139,12 +142,12 @@ def test_yaml_reads_two_of_four_by_no_base_of_60(text, tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["study.trials", "=3", "study..trials=3", "study.name.x=3", "study.trials=[3"])
-def test_wrong_settings_are_refused(setting):
+def test_wrong_settings_are_refused(setting: Any) -> None:
     with pytest.raises(ValueError, match="--set|study.name"):
         read_study("quickstart", [setting])
 
 
-def test_settings_reach_every_key():
+def test_settings_reach_every_key() -> None:
     file = read_study("quickstart", ["baseline.epochs=2", "space.steps=[3,5]", "space.sparsity=0.8"])
     assert file.baseline.epochs == 2
     assert file.axes["steps"].choices == (3, 5)
@@ -155,7 +158,7 @@ def test_settings_reach_every_key():
     ("content", "message"),
     [("", "is empty"), ("- 1", "holds a list"), ("a: [", "not readable as YAML"), ("a: 1\na: 2", "appears twice")],
 )
-def test_files_that_are_no_study_are_named(tmp_path, content, message):
+def test_files_that_are_no_study_are_named(tmp_path: Path, content: Any, message: Any) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -163,12 +166,12 @@ def test_files_that_are_no_study_are_named(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_named_with_the_choices():
+def test_a_missing_file_is_named_with_the_choices() -> None:
     with pytest.raises(ValueError, match="nowhere.yaml: no such study file; .*quickstart"):
         read_study("nowhere.yaml")
 
 
-def test_what_does_not_go_together_can_be_parted_by_when():
+def test_what_does_not_go_together_can_be_parted_by_when() -> None:
     both = ["magnitude_l1", "random"]
     granularity = {"choices": ["weight", "channel"], "when": {"criterion": both}}
     file = study(space={"criterion": [*both, "fpgm"], "granularity": granularity})
@@ -176,7 +179,7 @@ def test_what_does_not_go_together_can_be_parted_by_when():
     assert Recipe(sparsity=0.5, criterion="fpgm").granularity == "channel"
 
 
-def test_each_stands_for_the_layers_and_groups_of_the_network():
+def test_each_stands_for_the_layers_and_groups_of_the_network() -> None:
     space = {
         "layer": {"choices": ["each"], "when": {"granularity": "weight"}},
         "group": {"choices": ["each"], "when": {"granularity": "channel"}},

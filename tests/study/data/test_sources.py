@@ -8,6 +8,7 @@ import pickle
 import threading
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -23,7 +24,7 @@ from study.data.splits import load, shape_of
 COLOURS = {"blue": (0, 0, 200), "green": (0, 150, 0), "red": (100, 0, 0)}
 
 
-def fill(folder: Path, count: int, names=tuple(COLOURS), size=(8, 8)) -> None:
+def fill(folder: Path, count: int, names: Any = tuple(COLOURS), size: Any = (8, 8)) -> None:
     """`count` PNGs a class, each of its class's colour and, in the first pixel, its number."""
     for name in names:
         (folder / name).mkdir(parents=True)
@@ -34,7 +35,7 @@ def fill(folder: Path, count: int, names=tuple(COLOURS), size=(8, 8)) -> None:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -46,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def read(folder: Path, **kwargs) -> splits.Data:
+def read(folder: Path, **kwargs: Any) -> splits.Data:
     return load("imagefolder", data_dir=folder, **{"image_size": 8, **kwargs})
 
 
@@ -57,7 +58,7 @@ def kept_in(cache: Path) -> list[Path]:
 # --- data sets
 
 
-def test_digits_are_scikit_learns_in_256_steps(cache):
+def test_digits_are_scikit_learns_in_256_steps(cache: Any) -> None:
     from sklearn.datasets import load_digits
 
     digits, data = load_digits(), load("digits")
@@ -70,7 +71,7 @@ def test_digits_are_scikit_learns_in_256_steps(cache):
     assert (len(data.train) + len(data.validation), len(data.test)) == (1438, 359)
 
 
-def test_a_folder_is_read_as_it_lies(cache, folder):
+def test_a_folder_is_read_as_it_lies(cache: Any, folder: Any) -> None:
     (folder / "train" / "red" / "notes.txt").write_text("not an image")
     (folder / "train" / ".thumbnails").mkdir()
     (folder / "train" / "red" / "._000.png").write_bytes(b"what a Mac leaves behind")
@@ -86,7 +87,7 @@ def test_a_folder_is_read_as_it_lies(cache, folder):
     assert shape_of("imagefolder", folder, 8) == ((3, 8, 8), 3, 60, 12)
 
 
-def test_a_missing_test_folder_is_cut_from_train_whatever_the_seed(cache, tmp_path):
+def test_a_missing_test_folder_is_cut_from_train_whatever_the_seed(cache: Any, tmp_path: Path) -> None:
     fill(tmp_path / "images" / "train", 10)
     one, two = read(tmp_path / "images"), read(tmp_path / "images", seed=7)
     assert np.array_equal(np.bincount(one.labels[one.test]), [2, 2, 2])
@@ -95,8 +96,8 @@ def test_a_missing_test_folder_is_cut_from_train_whatever_the_seed(cache, tmp_pa
     assert shape_of("imagefolder", tmp_path / "images", 8) == ((3, 8, 8), 3, 24, 6)
 
 
-def test_images_of_any_kind_become_upright_rgb_of_one_size(tmp_path):
-    def kept(image: Image.Image, suffix: str = ".png", **kwargs) -> np.ndarray:
+def test_images_of_any_kind_become_upright_rgb_of_one_size(tmp_path: Path) -> None:
+    def kept(image: Image.Image, suffix: str = ".png", **kwargs: Any) -> np.ndarray:
         image.save(tmp_path / f"x{suffix}", **kwargs)
         return decode(str(tmp_path / f"x{suffix}"), 8)
 
@@ -118,7 +119,7 @@ def test_images_of_any_kind_become_upright_rgb_of_one_size(tmp_path):
     assert np.abs(kept(large, ".jpg", quality=100).astype(int) - kept(large).astype(int)).max() <= 3
 
 
-def test_images_that_cannot_be_decoded_are_counted_and_five_are_named(cache, folder):
+def test_images_that_cannot_be_decoded_are_counted_and_five_are_named(cache: Any, folder: Any) -> None:
     for number in range(7):
         path = folder / "train" / "green" / f"{number:03}.png"
         path.write_bytes(path.read_bytes()[:-20] if number else b"")
@@ -142,7 +143,7 @@ def test_images_that_cannot_be_decoded_are_counted_and_five_are_named(cache, fol
         (lambda f: (f / "train" / "grey").mkdir(), r"images/train: no image in grey"),
     ],
 )
-def test_a_folder_that_is_no_data_set_is_named(cache, folder, spoil, reason):
+def test_a_folder_that_is_no_data_set_is_named(cache: Any, folder: Any, spoil: Any, reason: Any) -> None:
     spoil(folder)
     for ask in (lambda: read(folder), lambda: shape_of("imagefolder", folder, 8)):
         with pytest.raises(ValueError, match=reason):
@@ -162,20 +163,22 @@ def test_a_folder_that_is_no_data_set_is_named(cache, folder, spoil, reason):
         ("digits", {"data_dir": "/nowhere"}, "imagefolder"),
     ],
 )
-def test_arguments_that_do_not_fit_the_data_set_are_refused(cache, dataset, arguments, reason):
+def test_arguments_that_do_not_fit_the_data_set_are_refused(
+    cache: Any, dataset: Any, arguments: Any, reason: Any
+) -> None:
     for ask in (load, shape_of):
         with pytest.raises(ValueError, match=reason):
             ask(dataset, **arguments)
 
 
-def test_cifars_shape_is_known_without_a_download(cache):
+def test_cifars_shape_is_known_without_a_download(cache: Any) -> None:
     assert shape_of("cifar10") == ((3, 32, 32), 10, 50_000, 10_000)
     assert shape_of("cifar100") == ((3, 32, 32), 100, 50_000, 10_000)
     assert not cache.exists()
 
 
-def test_cifar_that_cannot_be_downloaded_points_to_local_images(cache, monkeypatch):
-    def offline(*_args, **_kwargs):
+def test_cifar_that_cannot_be_downloaded_points_to_local_images(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_args: Any, **_kwargs: Any) -> None:
         raise URLError("Temporary failure in name resolution")
 
     monkeypatch.setattr(urllib.request, "urlopen", offline)
@@ -184,7 +187,7 @@ def test_cifar_that_cannot_be_downloaded_points_to_local_images(cache, monkeypat
             load(name)
 
 
-def test_cifar_is_read_from_the_archives_own_files(cache, tmp_path, monkeypatch):
+def test_cifar_is_read_from_the_archives_own_files(cache: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, generator = tmp_path / "cifar-10-batches-py", np.random.default_rng(0)
     base.mkdir()
 
@@ -214,7 +217,9 @@ def test_cifar_is_read_from_the_archives_own_files(cache, tmp_path, monkeypatch)
 # --- the cache
 
 
-def test_a_second_load_decodes_nothing_and_maps_the_file(cache, folder, monkeypatch):
+def test_a_second_load_decodes_nothing_and_maps_the_file(
+    cache: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = read(folder)
     monkeypatch.setattr(sources.imagefolder, "decode_all", lambda *_: pytest.fail("decoded again"))
     second = read(folder)
@@ -228,7 +233,7 @@ def test_a_second_load_decodes_nothing_and_maps_the_file(cache, folder, monkeypa
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "moments.npy", "about.json"])
 @pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"", lambda b: b"\0" * len(b), None])
-def test_a_damaged_cache_is_built_again(cache, folder, name, damage):
+def test_a_damaged_cache_is_built_again(cache: Any, folder: Any, name: Any, damage: Any) -> None:
     first = read(folder)
     images = np.array(first.images)
     path = kept_in(cache)[0] / name
@@ -243,7 +248,7 @@ def test_a_damaged_cache_is_built_again(cache, folder, name, damage):
     assert len(kept_in(cache)) == 1
 
 
-def test_a_changed_file_a_new_file_and_another_size_are_other_data(cache, folder):
+def test_a_changed_file_a_new_file_and_another_size_are_other_data(cache: Any, folder: Any) -> None:
     seen = [read(folder).fingerprint, read(folder, image_size=4).fingerprint]
     path = folder / "train" / "red" / "000.png"
     os.utime(path, ns=(0, 0))
@@ -254,20 +259,22 @@ def test_a_changed_file_a_new_file_and_another_size_are_other_data(cache, folder
     assert len(kept_in(cache)) == 4
 
 
-def test_the_fingerprint_tells_splits_apart(cache, folder):
+def test_the_fingerprint_tells_splits_apart(cache: Any, folder: Any) -> None:
     seen = [read(folder, **k) for k in ({}, {"seed": 1}, {"validation": 0.2}, {"train_samples": 6})]
     assert len({data.fingerprint for data in seen}) == 4
 
 
-def test_two_that_want_the_same_images_at_once_decode_them_once(cache, folder, monkeypatch):
+def test_two_that_want_the_same_images_at_once_decode_them_once(
+    cache: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     barrier, build_lock, decode_all = threading.Barrier(2), data_cache._build_lock, sources.imagefolder.decode_all
     results, decoded = [], []
 
-    def together(built: Path):
+    def together(built: Path) -> Any:
         barrier.wait(5)  # both have found nothing
         return build_lock(built)
 
-    def counted(*args):
+    def counted(*args: Any) -> None:
         decoded.append(args)
         decode_all(*args)
 
@@ -283,7 +290,7 @@ def test_two_that_want_the_same_images_at_once_decode_them_once(cache, folder, m
     assert len(decoded) == len(kept_in(cache)) == 1
 
 
-def test_what_a_killed_process_left_is_cleared_away(cache, folder):
+def test_what_a_killed_process_left_is_cleared_away(cache: Any, folder: Any) -> None:
     images = read(folder).images
     kept = kept_in(cache)[0]
     kept.rename(kept.with_name(f".{kept.name}.part"))
@@ -292,13 +299,13 @@ def test_what_a_killed_process_left_is_cleared_away(cache, folder):
     assert not list(cache.glob(".*.part"))
 
 
-def test_images_that_do_not_fit_the_disk_are_refused_before_they_are_decoded(cache, folder):
+def test_images_that_do_not_fit_the_disk_are_refused_before_they_are_decoded(cache: Any, folder: Any) -> None:
     with pytest.raises(ValueError, match=r"bytes of images do not fit"):
         read(folder, image_size=10_000_000)
     assert not kept_in(cache)
 
 
-def test_the_cache_is_where_it_is_asked_for(monkeypatch, tmp_path):
+def test_the_cache_is_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "of_all"))
     assert data_cache.cache_dir() == tmp_path / "of_all"
     assert data_cache.cache_dir(tmp_path / "mine") == tmp_path / "mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from study.data.transforms import augment, normalise
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -29,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch) -> Path:
     share=st.floats(0, 1),
     seed=st.integers(0, 9),
 )
-def test_a_stratified_draw_is_exact_in_total_and_to_one_in_each_class(labels, share, seed):
+def test_a_stratified_draw_is_exact_in_total_and_to_one_in_each_class(labels: Any, share: Any, seed: Any) -> None:
     count = round(share * len(labels))
     drawn = stratified(labels, count, seed)
     assert len(drawn) == count
@@ -40,7 +41,7 @@ def test_a_stratified_draw_is_exact_in_total_and_to_one_in_each_class(labels, sh
     assert np.array_equal(drawn, stratified(labels, count, seed))
 
 
-def test_largest_remainders_are_served_first_and_ties_go_to_the_lower_class():
+def test_largest_remainders_are_served_first_and_ties_go_to_the_lower_class() -> None:
     def quotas(sizes: list[int], count: int) -> list[int]:
         labels = np.repeat(np.arange(len(sizes)), sizes)
         return np.bincount(labels[stratified(labels, count, 0)], minlength=len(sizes)).tolist()
@@ -53,19 +54,19 @@ def test_largest_remainders_are_served_first_and_ties_go_to_the_lower_class():
     assert quotas([3, 4], 7) == [3, 4]
 
 
-def test_every_image_of_a_class_is_as_likely_to_be_drawn():
+def test_every_image_of_a_class_is_as_likely_to_be_drawn() -> None:
     labels = np.repeat([0, 1], [5, 10])
     times = sum(np.bincount(stratified(labels, 6, seed), minlength=15) for seed in range(500))
     assert np.abs(times - 200).max() < 5 * (500 * 0.4 * 0.6) ** 0.5
 
 
 @pytest.mark.parametrize("count", [-1, 4])
-def test_more_than_there_are_cannot_be_drawn(count):
+def test_more_than_there_are_cannot_be_drawn(count: Any) -> None:
     with pytest.raises(ValueError, match=f"{count} samples from 3"):
         stratified(np.zeros(3, int), count, 0)
 
 
-def test_splits_are_disjoint_whole_stratified_and_repeatable():
+def test_splits_are_disjoint_whole_stratified_and_repeatable() -> None:
     data, again, other = load("digits"), load("digits"), load("digits", seed=1)
     parts = [data.train, data.validation, data.test]
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(1797))
@@ -79,7 +80,7 @@ def test_splits_are_disjoint_whole_stratified_and_repeatable():
     assert np.array_equal(data.test, other.test)
 
 
-def test_train_samples_shrink_train_alone():
+def test_train_samples_shrink_train_alone() -> None:
     whole, some = load("digits"), load("digits", train_samples=200)
     assert len(some.train) == 200
     assert np.isin(some.train, whole.train).all()
@@ -92,12 +93,12 @@ def test_train_samples_shrink_train_alone():
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, 0.0001, 0.9999, float("nan")])
-def test_a_validation_share_that_leaves_a_side_empty_is_refused(share):
+def test_a_validation_share_that_leaves_a_side_empty_is_refused(share: Any) -> None:
     with pytest.raises(ValueError, match="validation"):
         load("digits", validation=share)
 
 
-def test_calibration_is_a_stratified_part_of_train():
+def test_calibration_is_a_stratified_part_of_train() -> None:
     data = load("digits")
     drawn = calibration(data, 100, seed=3)
     assert len(np.unique(drawn)) == 100
@@ -119,7 +120,7 @@ def coloured_folder(root: Path, channels: np.ndarray) -> Path:
     return root
 
 
-def test_mean_and_std_are_those_of_the_train_images(tmp_path):
+def test_mean_and_std_are_those_of_the_train_images(tmp_path: Path) -> None:
     colours = np.random.default_rng(0).integers(256, size=(70, 3))
     folder = coloured_folder(tmp_path, colours)
     for data in (load("imagefolder", data_dir=folder, image_size=4, train_samples=20), load("digits")):
@@ -129,7 +130,7 @@ def test_mean_and_std_are_those_of_the_train_images(tmp_path):
         assert data.mean.dtype == data.std.dtype == np.float32
 
 
-def test_a_constant_channel_is_not_divided_by_zero(tmp_path):
+def test_a_constant_channel_is_not_divided_by_zero(tmp_path: Path) -> None:
     folder = coloured_folder(tmp_path, np.array([(number, 51, 0) for number in range(10)]))
     data = load("imagefolder", data_dir=folder, image_size=4)
     assert data.std[0] > 0
@@ -147,7 +148,7 @@ devices = pytest.mark.parametrize(
 
 @devices
 @pytest.mark.parametrize("channels", [1, 3])
-def test_normalised_batches_have_mean_0_and_std_1_in_channels_last(device, channels):
+def test_normalised_batches_have_mean_0_and_std_1_in_channels_last(device: Any, channels: Any) -> None:
     torch.manual_seed(0)
     images = torch.randint(256, (50, 6, 7, channels), dtype=torch.uint8)
     scaled = images.double() / 255
@@ -161,7 +162,7 @@ def test_normalised_batches_have_mean_0_and_std_1_in_channels_last(device, chann
     assert batch[3, 0, 4, 5].item() == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_normalised_in_bf16_is_the_rounded_fp32_and_takes_lists_and_arrays():
+def test_normalised_in_bf16_is_the_rounded_fp32_and_takes_lists_and_arrays() -> None:
     images = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1)
     exact = normalise(images, [0.47], np.array([0.25], np.float32))
     assert torch.equal(normalise(images, [0.47], [0.25], torch.bfloat16), exact.bfloat16())
@@ -188,7 +189,7 @@ def one_by_one(images: torch.Tensor, seed: int, pad: int, device: str) -> torch.
     pad=st.integers(0, 5),
     seed=st.integers(0, 99),
 )
-def test_augment_is_pad_crop_and_flip_image_by_image(device, shape, pad, seed):
+def test_augment_is_pad_crop_and_flip_image_by_image(device: Any, shape: Any, pad: Any, seed: Any) -> None:
     images = torch.randint(1, 256, shape, dtype=torch.uint8)
     result = augment(images.to(device), torch.Generator(device).manual_seed(seed), pad)
     assert (result.dtype, result.device.type) == (torch.uint8, device)
@@ -196,12 +197,12 @@ def test_augment_is_pad_crop_and_flip_image_by_image(device, shape, pad, seed):
 
 
 @pytest.mark.parametrize(("size", "pad"), [(32, 4), (8, 1), (4, 1), (64, 8), (65, 8)])
-def test_by_default_the_pad_is_an_eighth(size, pad):
+def test_by_default_the_pad_is_an_eighth(size: Any, pad: Any) -> None:
     images = torch.randint(256, (5, size, size, 3), dtype=torch.uint8)
     assert torch.equal(augment(images, torch.Generator().manual_seed(1)), one_by_one(images, 1, pad, "cpu"))
 
 
-def test_every_shift_is_as_likely_and_half_are_flipped():
+def test_every_shift_is_as_likely_and_half_are_flipped() -> None:
     image = torch.zeros(5000, 8, 8, 1, dtype=torch.uint8)
     image[:, 3, 2] = 1  # one pixel, off centre: where it lands tells shift and flip
     landed = augment(image, torch.Generator().manual_seed(0), 1).flatten(1).argmax(1)

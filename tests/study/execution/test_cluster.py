@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -59,7 +60,7 @@ space:
 class Node:
     """A node as `ray start` makes it: a session of processes, of which none survives the kill."""
 
-    def __init__(self, home, *flags):
+    def __init__(self, home: Any, *flags: Any) -> None:
         command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1", *flags]
         clean = {key: value for key, value in (os.environ | TOKEN).items() if key != "PYTHONPATH"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -71,7 +72,7 @@ class Node:
             if "--block" in line:
                 break
 
-    def kill(self):
+    def kill(self) -> None:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, ProcessLookupError):
                 if os.getsid(process.pid) == self._process.pid:
@@ -80,7 +81,7 @@ class Node:
 
 
 @pytest.mark.parametrize("gpu", [0.25, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path, gpu):
+def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path: Path, gpu: Any) -> None:
     """The user's module and file travel to the nodes; trials that are lost, or short of a GPU's memory, run again."""
     home = tmp_path / "home"
     home.mkdir()
@@ -113,7 +114,7 @@ def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path, gpu):
     assert failed == ([] if gpu else ["OutOfMemoryError: CUDA out of memory"])
 
 
-def on(monkeypatch, *nodes):
+def on(monkeypatch: pytest.MonkeyPatch, *nodes: Any) -> None:
     monkeypatch.setattr(
         cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": c, "GPU": g}} for c, g in nodes]
     )
@@ -131,26 +132,28 @@ def on(monkeypatch, *nodes):
         ([(8, 0)], {"concurrency": 3}, {"cpu": 1, "gpu": 0}, 3),
     ],
 )
-def test_what_fits_is_counted_node_by_node(monkeypatch, nodes, resources, each, at_once):
+def test_what_fits_is_counted_node_by_node(
+    monkeypatch: pytest.MonkeyPatch, nodes: Any, resources: Any, each: Any, at_once: Any
+) -> None:
     on(monkeypatch, *nodes)
     allotted = allotment.allotment(Resources(**resources))
     assert (allotted.each, allotted.at_once) == (each, at_once)
 
 
-def test_who_measures_latency_has_a_node_to_itself(monkeypatch):
+def test_who_measures_latency_has_a_node_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, (8, 1), (4, 1), (16, 0))
     assert allotment.allotment(Resources(), alone=True)[:2] == ({"cpu": 8, "gpu": 1}, 1)
     on(monkeypatch, (8, 0), (8, 0))
     assert allotment.allotment(Resources(), alone=True)[:2] == ({"cpu": 8, "gpu": 0}, 2)
 
 
-def test_what_never_fits_is_refused_with_what_there_is(monkeypatch):
+def test_what_never_fits_is_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, (2, 0), (4, 0))
     with pytest.raises(RefusedError, match=r"a trial asks for 6 CPUs and 0 GPUs; the nodes have 2 and 0, 4 and 0"):
         allotment.allotment(Resources(cpus=6))
 
 
-def test_trials_that_share_a_gpu_must_fit_in_its_memory():
+def test_trials_that_share_a_gpu_must_fit_in_its_memory() -> None:
     gpu_memory.check_memory(0.25, 20 * 2**30, 80 * 2**30)
     with pytest.raises(
         RefusedError, match=r"0.25 puts 4 trials on a GPU of 80.0 GiB, .* 30.0 GiB; give each at least 0.5"
@@ -158,7 +161,7 @@ def test_trials_that_share_a_gpu_must_fit_in_its_memory():
         gpu_memory.check_memory(0.25, 30 * 2**30, 80 * 2**30)
 
 
-def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch, tmp_path):
+def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = parse({"study": {"name": "x"}}, "here")
     with pytest.raises(RefusedError, match="does not run through Ray Client; run the command on the head node"):
         cluster._init_arguments("ray://head:10001", file, tmp_path)
@@ -168,7 +171,9 @@ def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch, tmp_path
     assert cluster._init_arguments(None, file, tmp_path) == {"address": "auto"}
 
 
-def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(monkeypatch, tmp_path):
+def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "my_single_file.py").touch()
     (tmp_path / "my_package").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
@@ -179,8 +184,8 @@ def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(mo
 
 
 def test_functions_of_one_file_travel_in_one_folder_and_are_found_on_the_path_of_the_other_machine(
-    monkeypatch, tmp_path
-):
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "nets").mkdir(parents=True)
     there.mkdir()
@@ -198,7 +203,9 @@ def test_functions_of_one_file_travel_in_one_folder_and_are_found_on_the_path_of
 
 
 @pytest.mark.parametrize(("name", "own"), [("models", False), ("study.py", False), ("data", True)])
-def test_workers_are_told_of_our_packages_where_others_of_their_names_are(monkeypatch, tmp_path, name, own):
+def test_workers_are_told_of_our_packages_where_others_of_their_names_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: Any, own: Any
+) -> None:
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "theirs")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
@@ -26,19 +27,19 @@ BREAKS = {  # private name -> what no longer works without it
 }
 
 
-def need(holds, name):
+def need(holds: Any, name: Any) -> None:
     """Fail where Ray is no longer as the adapter has it."""
     assert holds, f"Ray {ray.__version__} changed {name!r}: {BREAKS[name]}. To be mended in {FILE.name}"
 
 
-def manager_class():
+def manager_class() -> Any:
     try:
         return importlib.import_module(MANAGER).RayActorManager
     except (ImportError, AttributeError):
         return need(False, MANAGER)
 
 
-def test_every_private_name_that_the_adapter_uses_is_listed_here():
+def test_every_private_name_that_the_adapter_uses_is_listed_here() -> None:
     tree = ast.parse(FILE.read_text())
     modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and "._" in str(n.module)}
     used = {
@@ -48,7 +49,7 @@ def test_every_private_name_that_the_adapter_uses_is_listed_here():
     assert [name for name in BREAKS if name not in FILE.read_text()] == []
 
 
-def test_tune_tells_its_actor_manager_of_a_failed_task_by_these_names():
+def test_tune_tells_its_actor_manager_of_a_failed_task_by_these_names() -> None:
     found = getattr(manager_class(), "_actor_task_failed", None)
     need(callable(found), "_actor_task_failed")
     from study.execution import ray_adapter
@@ -61,7 +62,7 @@ def test_tune_tells_its_actor_manager_of_a_failed_task_by_these_names():
     need("self._actor_task_failed(" in source, "_actor_task_failed")  # or what takes its place is called by nobody
 
 
-def failed(exception, method):
+def failed(exception: Any, method: Any) -> Any:
     """What becomes of an actor whose task failed: whether it counts as failed, and what its callbacks got."""
     told = []
     actor = SimpleNamespace(actor_id="a", _on_error=lambda actor, error: told.append(error))
@@ -71,7 +72,7 @@ def failed(exception, method):
     return manager._failed_actor_ids == {"a"}, told
 
 
-def test_an_actor_killed_for_its_memory_counts_as_one_that_died():
+def test_an_actor_killed_for_its_memory_counts_as_one_that_died() -> None:
     from study.execution import ray_adapter
 
     died = RayActorError(error_msg="it died")
@@ -81,7 +82,7 @@ def test_an_actor_killed_for_its_memory_counts_as_one_that_died():
     need("running low on memory" in str(told[0]), "_actor_task_failed")
 
 
-def test_without_the_adapter_tune_still_gives_up_on_it():
+def test_without_the_adapter_tune_still_gives_up_on_it() -> None:
     """Once this fails, Ray has learnt it, and the adapter's own way can go."""
     from study.execution import ray_adapter
 
@@ -89,7 +90,7 @@ def test_without_the_adapter_tune_still_gives_up_on_it():
         failed(OutOfMemoryError("running low on memory"), ray_adapter._task_failed)
 
 
-def test_a_process_can_be_given_a_title():
+def test_a_process_can_be_given_a_title() -> None:
     need(hasattr(ray, "_raylet"), "_raylet")
     need(callable(getattr(ray._raylet, "setproctitle", None)), "setproctitle")
     program = (
@@ -102,7 +103,7 @@ def test_a_process_can_be_given_a_title():
         need("ray::trial 0007" in found.stdout, "setproctitle")
 
 
-def test_a_submitted_job_is_known_by_its_environment():
+def test_a_submitted_job_is_known_by_its_environment() -> None:
     from study.execution import ray_adapter
 
     try:

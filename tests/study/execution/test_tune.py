@@ -4,7 +4,9 @@ import os
 import signal
 import threading
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
@@ -25,15 +27,15 @@ from study.search.trial_store import Ticket
 from study.trials.context import TrialContext
 
 
-def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step(monkeypatch):
+def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray drops what is raised inside some of its callbacks, KeyboardInterrupt too."""
     steps = []
 
     class Tuner:
-        def __init__(self, trainable, tune_config, run_config):
+        def __init__(self, trainable: Any, tune_config: Any, run_config: Any) -> None:
             (self.listener,) = run_config.callbacks
 
-        def fit(self):
+        def fit(self) -> None:
             try:
                 os.kill(os.getpid(), signal.SIGINT)
             except KeyboardInterrupt:
@@ -56,11 +58,11 @@ def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step(monkeypatc
 TICKET = Ticket("0000", "search", {"sparsity": 0.5}, 1)
 
 
-def searcher_of(*answers):
+def searcher_of(*answers: Any) -> Any:
     return SearcherAdapter(partial(next, iter(answers), None))
 
 
-def test_an_searcher_waits_and_ends_when_nothing_runs_any_more():
+def test_an_searcher_waits_and_ends_when_nothing_runs_any_more() -> None:
     searcher = searcher_of(WAIT, TICKET)
     assert searcher.suggest("a") is None
     assert searcher.suggest("a") == {"ticket": list(TICKET)}
@@ -76,7 +78,7 @@ def test_an_searcher_waits_and_ends_when_nothing_runs_any_more():
         ("The actor died\nunexpectedly.", 3, "The actor died unexpectedly."),
     ],
 )
-def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path, says, tries, reason):
+def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path: Path, says: Any, tries: Any, reason: Any) -> None:
     (tmp_path / "error").write_text(f"Failure # 1 (occurred at noon)\n{says}\n")
     searcher, rows = searcher_of(TICKET), []
     listener = ResultListener(searcher, lambda report: rows.append(report.row), threading.Event(), False)
@@ -92,7 +94,7 @@ def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path, says, tries, rea
     assert not searcher.again
 
 
-def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time():
+def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time() -> None:
     rows = []
     outcome = {"outcome": [{"error": "OutOfMemoryError: CUDA out of memory"}, [], None, ""]}
     for shares, short, reported in ((True, [TICKET], 0), (False, [], 1)):
@@ -104,15 +106,15 @@ def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_
         assert len(rows) == reported
 
 
-def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch):
+def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
 
-    def report(report):
+    def report(report: Any) -> None:
         if report.fetch:
             report.fetch()
         rows.append(report.row)
 
-    def get(network):
+    def get(network: Any) -> None:
         raise RayError("the node of the object is gone")
 
     monkeypatch.setattr(tune_adapters.ray, "get", get)
@@ -126,7 +128,7 @@ def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch):
     assert [row["error"] for row in rows] == ["its worker was lost 3 times: the node of the object is gone"]
 
 
-def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it():
+def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it() -> None:
     """Between a trial's last result and its end, Tune may come to hear that its node is gone."""
     rows, died = [], SimpleNamespace(trial_id="a", error_file=None)
     searcher = searcher_of(TICKET)
@@ -141,7 +143,7 @@ def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it():
     assert not searcher.again
 
 
-def test_early_stopping_hears_epochs_and_stops_what_does_not_go_on():
+def test_early_stopping_hears_epochs_and_stops_what_does_not_go_on() -> None:
     searcher = searcher_of(TICKET)
     ear = EarlyStoppingAdapter(searcher, lambda ticket, record: record["accuracy"] > 0.5)
     searcher.suggest("a")
@@ -151,7 +153,7 @@ def test_early_stopping_hears_epochs_and_stops_what_does_not_go_on():
     assert not ear("unknown", {"epoch": {"accuracy": 0.4}})
 
 
-def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkeypatch):
+def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1.0]
     monkeypatch.setattr(score_cache.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(score_cache.ray, "put", lambda scores: f"where {scores} lie")
@@ -167,7 +169,7 @@ def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkey
     assert cache.claim("obs") == ["where scores lie"]
 
 
-def test_a_worker_killed_for_memory_is_to_tune_an_actor_that_died(monkeypatch):
+def test_a_worker_killed_for_memory_is_to_tune_an_actor_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Ray raises then is neither of the two errors for which Tune lets a trial end alone."""
     seen = []
     monkeypatch.setattr(ray_adapter, "_task_failed", lambda manager, task, exception: seen.append(exception))

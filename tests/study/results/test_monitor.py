@@ -1,6 +1,8 @@
 """Trials while they run: who is stopped, as what, what is drawn of them, and when no further one is begun."""
 
 import time
+from pathlib import Path
+from typing import Any
 
 from study.config import parse
 from study.driver.agenda import Agenda
@@ -23,21 +25,21 @@ SPACE = {
 class Study:
     """A study of trials that are told their accuracies from outside."""
 
-    def __init__(self, folder, tensorboard=None, **study):
+    def __init__(self, folder: Any, tensorboard: Any = None, **study: Any) -> None:
         folder.mkdir(exist_ok=True)
         study = {"name": "x", "trials": 60, "stop_early": {"min_epochs": 1, "reduction": 2}, "controls": [], **study}
         self.queue = TrialQueue(folder, parse({"study": study, "space": SPACE}, "x.yaml"))
         self.monitor = TrialMonitor(self.queue.store, LiveView("x", 60, 1, ""), CARD, self.report, tensorboard)
 
-    def report(self, report):
+    def report(self, report: Any) -> None:
         self.queue.store.tell(report.ticket, report.row, report.history)
 
-    def epoch(self, ticket, epoch, accuracy):
+    def epoch(self, ticket: Any, epoch: Any, accuracy: Any) -> Any:
         line = {"epoch": epoch, "progress": epoch / 3, "sparsity": 0.5, "train_loss": 1.0, "seconds": 2.0}
         return self.monitor.epoch(ticket, {**line, "accuracy": accuracy})
 
 
-def test_the_worse_is_stopped_and_its_row_says_what_it_had_come_to(tmp_path):
+def test_the_worse_is_stopped_and_its_row_says_what_it_had_come_to(tmp_path: Path) -> None:
     study = Study(tmp_path)
     good, bad = study.queue.ask(), study.queue.ask()
     assert study.epoch(good, 1, 0.9)
@@ -50,14 +52,14 @@ def test_the_worse_is_stopped_and_its_row_says_what_it_had_come_to(tmp_path):
     assert study.queue.store.running == 1
 
 
-def test_a_trial_in_its_last_epoch_is_let_through_and_others_are_compared_with_it(tmp_path):
+def test_a_trial_in_its_last_epoch_is_let_through_and_others_are_compared_with_it(tmp_path: Path) -> None:
     study = Study(tmp_path, stop_early={"min_epochs": 3, "reduction": 2})
     for accuracy in (0.9, 0.1):
         ticket = study.queue.ask()
         assert all(study.epoch(ticket, epoch, accuracy) for epoch in (1, 2, 3))
 
 
-def test_a_lost_trial_begins_anew_and_counts_once_at_its_rung(tmp_path):
+def test_a_lost_trial_begins_anew_and_counts_once_at_its_rung(tmp_path: Path) -> None:
     study = Study(tmp_path)
     first, second = study.queue.ask(), study.queue.ask()
     assert study.epoch(first, 1, 0.5)
@@ -67,7 +69,7 @@ def test_a_lost_trial_begins_anew_and_counts_once_at_its_rung(tmp_path):
     assert not study.queue.store.records
 
 
-def test_after_a_restart_trials_are_compared_with_those_before_it(tmp_path):
+def test_after_a_restart_trials_are_compared_with_those_before_it(tmp_path: Path) -> None:
     study = Study(tmp_path)
     best, stopped = study.queue.ask(), study.queue.ask()
     study.epoch(best, 1, 0.9)
@@ -78,7 +80,7 @@ def test_after_a_restart_trials_are_compared_with_those_before_it(tmp_path):
     assert not again.epoch(ticket, 1, 0.7)
 
 
-def test_without_early_stopping_and_outside_the_search_all_go_on(tmp_path):
+def test_without_early_stopping_and_outside_the_search_all_go_on(tmp_path: Path) -> None:
     calm = Study(tmp_path / "calm", stop_early=None)
     tickets = [calm.queue.ask() for _ in range(3)]
     assert all(calm.epoch(ticket, 1, accuracy) for ticket, accuracy in zip(tickets, (0.9, 0.5, 0.1), strict=True))
@@ -87,7 +89,7 @@ def test_without_early_stopping_and_outside_the_search_all_go_on(tmp_path):
     assert study.epoch(control, 1, float("nan"))
 
 
-def test_curves_are_drawn_for_tensorboard(tmp_path):
+def test_curves_are_drawn_for_tensorboard(tmp_path: Path) -> None:
     study = Study(tmp_path / "study", tmp_path / "curves", stop_early=None)
     ticket = study.queue.ask()
     for epoch in (1, 2):
@@ -98,10 +100,10 @@ def test_curves_are_drawn_for_tensorboard(tmp_path):
     assert all(content.count(name) == 2 for name in (b"accuracy", b"train_loss", b"sparsity"))
 
 
-def test_when_the_time_is_up_nothing_more_is_begun(tmp_path):
+def test_when_the_time_is_up_nothing_more_is_begun(tmp_path: Path) -> None:
     study = Study(tmp_path)
 
-    def agenda(deadline):
+    def agenda(deadline: Any) -> Any:
         return Agenda(StudyRun(tmp_path, {}, None, study.queue, None, RunOptions(deadline=deadline)), None)
 
     assert agenda(time.monotonic() + 60).ask().trial_id == "0000"

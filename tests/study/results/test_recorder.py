@@ -2,6 +2,8 @@
 
 import contextlib
 import random
+from pathlib import Path
+from typing import Any
 
 from analysis.statistics.pareto import is_nondominated
 from study.config import parse
@@ -11,13 +13,13 @@ from study.results.recorder import TrialRecorder
 from study.search.trial_queue import TrialQueue
 
 
-def recorder_of(folder, **study):
+def recorder_of(folder: Any, **study: Any) -> Any:
     space = {"criterion": "magnitude_l1", "granularity": "weight", "schedule": "one_shot"}
     queue = TrialQueue(folder, parse({"study": {"name": "x", "trials": 60, **study}, "space": space}, "x.yaml"))
     return queue, TrialRecorder(folder, queue.store, LiveView("x", 60, 1, ""), {}, {})
 
 
-def run(queue, recorder, count):
+def run(queue: Any, recorder: Any, count: Any) -> None:
     dice = random.Random(count)
     for _ in range(count):
         ticket = queue.ask()
@@ -29,13 +31,13 @@ def run(queue, recorder, count):
             recorder.record(TrialReport(ticket, row | {"accuracy_drop": 0.0}, []))
 
 
-def expected(queue):
+def expected(queue: Any) -> Any:
     rows = [row for row in queue.store.rows() if row["feasible"]]
     best = is_nondominated([[row["accuracy"], row["sparsity"]] for row in rows], ["max", "max"])
     return {row["trial_id"] for row, stays in zip(rows, best, strict=True) if stays}
 
 
-def test_the_front_grows_row_by_row_and_is_the_same_after_a_restart(tmp_path):
+def test_the_front_grows_row_by_row_and_is_the_same_after_a_restart(tmp_path: Path) -> None:
     queue, recorder = recorder_of(tmp_path)
     run(queue, recorder, 50)
     front = {row["trial_id"] for row in recorder.front}
@@ -47,7 +49,7 @@ def test_the_front_grows_row_by_row_and_is_the_same_after_a_restart(tmp_path):
     assert {path.name for path in (tmp_path / "models").iterdir()} == front
 
 
-def test_rows_that_the_ledger_told_by_itself_enter_the_front(tmp_path):
+def test_rows_that_the_ledger_told_by_itself_enter_the_front(tmp_path: Path) -> None:
     queue, recorder = recorder_of(tmp_path, repeats="stored", start_with=[{"sparsity": 0.5, "finetune_lr": 0.01}])
     known = {"state": "complete", "error": None, "accuracy": 1.0, "sparsity": 1.0, "seed": 1, "wall_seconds": 0.0}
     known |= {"criterion": "c", "granularity": "g", "scope": "s", "schedule": "o"}
@@ -56,7 +58,7 @@ def test_rows_that_the_ledger_told_by_itself_enter_the_front(tmp_path):
     assert [row["trial_id"] for row in recorder.front] == ["0000"]
 
 
-def test_a_hypervolume_counts_costs_in_shares_of_the_dense_network(tmp_path):
+def test_a_hypervolume_counts_costs_in_shares_of_the_dense_network(tmp_path: Path) -> None:
     queue, _ = recorder_of(tmp_path, objectives={"accuracy": "max", "macs": "min"})
     recorder = TrialRecorder(tmp_path, queue.store, LiveView("x", 60, 1, ""), {"macs": 200}, {})
     recorder.front = [{"accuracy": 0.5, "macs": 50}, {"accuracy": 0.9, "macs": 150}]

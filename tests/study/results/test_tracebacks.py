@@ -1,6 +1,8 @@
 """A trial that fails from a person's own function keeps the traceback, where its row has but the reason."""
 
 import contextlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,22 +19,22 @@ OWN = "tests.study.results.test_tracebacks"
 TRIALS = [{"criterion": name} for name in (f"{OWN}:raises", "magnitude_l1", f"{OWN}:scores")]
 
 
-def raises(model, batches, generator):
+def raises(model: Any, batches: Any, generator: Any) -> Any:
     """A person's own criterion, wrong in a function of theirs."""
     return {name: deeper(weight) for name, weight in prunable(model).items()}
 
 
-def deeper(weight):
+def deeper(weight: Any) -> None:
     raise LookupError("no score for\na weight")  # over two lines, as many libraries' are
 
 
-def scores(model, batches, generator):
+def scores(model: Any, batches: Any, generator: Any) -> Any:
     """A person's own criterion that is right."""
     return {name: weight.detach().abs() for name, weight in prunable(model).items()}
 
 
 @pytest.fixture(scope="module")
-def recorded(shared, tmp_path_factory):
+def recorded(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A results folder in which one trial failed and two were complete, and their rows by id."""
     folder = tmp_path_factory.mktemp("recorded")
     space = {"criterion": [trial["criterion"] for trial in TRIALS], "granularity": "weight", "schedule": "one_shot"}
@@ -50,7 +52,7 @@ def recorded(shared, tmp_path_factory):
     return folder, {row["trial_id"]: row for row in queue.store.rows()}
 
 
-def test_what_a_users_function_raised_is_kept_with_its_lines(recorded):
+def test_what_a_users_function_raised_is_kept_with_its_lines(recorded: Any) -> None:
     folder, rows = recorded
     assert rows["0000"]["state"] == "failed"
     assert rows["0000"]["error"] == "LookupError: no score for a weight"
@@ -61,13 +63,13 @@ def test_what_a_users_function_raised_is_kept_with_its_lines(recorded):
         assert line in text
 
 
-def test_complete_trials_leave_none(recorded):
+def test_complete_trials_leave_none(recorded: Any) -> None:
     folder, rows = recorded
     assert [rows[name]["state"] for name in ("0001", "0002")] == ["complete", "complete"]
     assert [path.name for path in (folder / "errors").iterdir()] == ["0000.txt"]
 
 
-def test_a_study_without_failures_has_no_folder_of_errors(tmp_path):
+def test_a_study_without_failures_has_no_folder_of_errors(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, parse({"study": {"name": "x", "save": "none"}}, "x.yaml"))
     recorder = TrialRecorder(tmp_path, queue.store, LiveView("x", 60, 1, ""), {}, {})
     ticket = queue.ask()

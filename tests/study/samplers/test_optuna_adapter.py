@@ -5,6 +5,7 @@ The adapter is imported within the tests, so that they can say what is wrong eve
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -27,28 +28,28 @@ BREAKS = {  # private name -> what no longer works without it
 }
 
 
-def need(holds, name):
+def need(holds: Any, name: Any) -> None:
     """Fail where Optuna is no longer as the adapter has it."""
     assert holds, f"Optuna {optuna.__version__} changed {name!r}: {BREAKS[name]}. To be mended in {FILE.name}"
 
 
 @pytest.fixture
-def adapter():
+def adapter() -> Any:
     from study.samplers import optuna_adapter
 
     return optuna_adapter
 
 
 @pytest.fixture
-def study():
+def study() -> Any:
     return optuna.create_study(directions=["maximize", "maximize"], sampler=optuna.samplers.RandomSampler(0))
 
 
-def value_of(trial):
+def value_of(trial: Any) -> Any:
     return trial.suggest_float("x", 0, 1)
 
 
-def test_every_private_name_that_the_adapter_uses_is_listed_here():
+def test_every_private_name_that_the_adapter_uses_is_listed_here() -> None:
     tree = ast.parse(FILE.read_text())
     own = {"_study", "_trials", "__getattr__", "__init__"}  # of the adapter's own class
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -60,7 +61,7 @@ def test_every_private_name_that_the_adapter_uses_is_listed_here():
     assert [name for name in BREAKS if name not in FILE.read_text()] == []
 
 
-def test_trials_and_studies_carry_the_storages_numbers(study, adapter):
+def test_trials_and_studies_carry_the_storages_numbers(study: Any, adapter: Any) -> None:
     trial = study.ask()
     need(isinstance(getattr(trial, "_trial_id", None), int), "_trial_id")
     need(isinstance(getattr(study, "_study_id", None), int), "_study_id")
@@ -71,7 +72,7 @@ def test_trials_and_studies_carry_the_storages_numbers(study, adapter):
     need(adapter.storage_id(frozen) == adapter.storage_id(trial) == trial._trial_id, "_trial_id")
 
 
-def test_a_trial_is_looked_up_without_walking_all_of_them(adapter):
+def test_a_trial_is_looked_up_without_walking_all_of_them(adapter: Any) -> None:
     storage = InMemoryStorage()
     first, study = (optuna.create_study(storage=storage, study_name=name) for name in "ab")
     first.ask()
@@ -83,7 +84,7 @@ def test_a_trial_is_looked_up_without_walking_all_of_them(adapter):
         need(adapter.storage_id(found) == adapter.storage_id(trial) != trial.number, "_study_id")
 
 
-def test_a_trial_of_an_earlier_process_is_written_to_and_then_told(study, adapter):
+def test_a_trial_of_an_earlier_process_is_written_to_and_then_told(study: Any, adapter: Any) -> None:
     value_of(study.ask())
     again = adapter.reopen_trial(study, study.get_trials()[0])
     need(isinstance(again, Trial), "_trial_id")
@@ -96,7 +97,7 @@ def test_a_trial_of_an_earlier_process_is_written_to_and_then_told(study, adapte
     )
 
 
-def test_what_was_enqueued_is_known_before_it_is_drawn(study, adapter):
+def test_what_was_enqueued_is_known_before_it_is_drawn(study: Any, adapter: Any) -> None:
     study.enqueue_trial({"x": 0.25, "y": 3})
     trial = study.ask()
     (frozen,) = study.get_trials()
@@ -106,7 +107,7 @@ def test_what_was_enqueued_is_known_before_it_is_drawn(study, adapter):
     need(adapter.trial_parameters(study.get_trials()[0]) == {"x": 0.25, "y": 3}, "fixed_params")
 
 
-def test_constraints_reach_samplers_and_the_dashboard(study, adapter):
+def test_constraints_reach_samplers_and_the_dashboard(study: Any, adapter: Any) -> None:
     trial = study.ask()
     need(hasattr(BaseStorage, "set_trial_system_attr"), "set_trial_system_attr")
     adapter.write_violations(study._storage, trial, [0.5, -1.0])
@@ -121,7 +122,7 @@ def test_constraints_reach_samplers_and_the_dashboard(study, adapter):
 
 
 @pytest.mark.parametrize("kind", [optuna.samplers.NSGAIISampler, optuna.samplers.NSGAIIISampler])
-def test_nsga_notes_its_parents_down(kind, adapter):
+def test_nsga_notes_its_parents_down(kind: Any, adapter: Any) -> None:
     study = optuna.create_study(directions=["maximize", "maximize"], sampler=kind(population_size=4, seed=0))
     need(adapter.nsga_parents(study) == [], ":parent:")
     for _ in range(4 * 4):
@@ -137,14 +138,16 @@ def test_nsga_notes_its_parents_down(kind, adapter):
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "nsga3", "gp"])
-def test_samplers_ask_the_study_that_they_are_shown_for_its_trials(name, adapter, monkeypatch):
+def test_samplers_ask_the_study_that_they_are_shown_for_its_trials(
+    name: Any, adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from study.samplers import registry
 
     need(callable(getattr(optuna.Study, "_get_trials", None)), "_get_trials")
     asked = []
     shown = adapter._RestrictedStudy._get_trials
 
-    def spied(self, *arguments, **named):
+    def spied(self, *arguments: Any, **named: Any) -> Any:
         found = shown(self, *arguments, **named)
         asked.append(len(found))
         return found
@@ -163,7 +166,7 @@ def test_samplers_ask_the_study_that_they_are_shown_for_its_trials(name, adapter
     assert max(asked) <= 5 + 1 + 1 + 3  # the latest, one on the front, the one that runs, parents
 
 
-def test_a_window_answers_as_optunas_own_study_does(study, adapter):
+def test_a_window_answers_as_optunas_own_study_does(study: Any, adapter: Any) -> None:
     for state in (TrialState.COMPLETE, TrialState.PRUNED):
         study.tell(study.ask(), [1, 1] if state == TrialState.COMPLETE else None, state=state)
     study.ask()

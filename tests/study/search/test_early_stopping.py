@@ -1,6 +1,7 @@
 """Early stopping: fronts against peeling them one by one, and what goes on at a rung, worked by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ grid = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max
 
 @settings(deadline=None)
 @given(grid)
-def test_ranks_are_those_of_fronts_peeled_one_by_one(points):
+def test_ranks_are_those_of_fronts_peeled_one_by_one(points: Any) -> None:
     values = np.array(points, float)
     expected, left, rank = np.zeros(len(values), int), np.arange(len(values)), 0
     while len(left):
@@ -27,7 +28,7 @@ def test_ranks_are_those_of_fronts_peeled_one_by_one(points):
 
 @settings(deadline=None)
 @given(grid, st.integers(1, 30))
-def test_a_net_has_as_many_distinct_points_as_asked_and_both_ends_of_a_front(points, count):
+def test_a_net_has_as_many_distinct_points_as_asked_and_both_ends_of_a_front(points: Any, count: Any) -> None:
     values = np.unique(np.array(points, float), axis=0)
     front = values[is_nondominated(values, ["max", "max"])]
     net = epsilon_net(front, count)
@@ -36,20 +37,20 @@ def test_a_net_has_as_many_distinct_points_as_asked_and_both_ends_of_a_front(poi
     assert ends <= set(net) or count < 2
 
 
-def test_a_net_takes_the_farthest_next():
+def test_a_net_takes_the_farthest_next() -> None:
     points = np.array([[0.0, 1.0], [0.1, 0.9], [0.5, 0.5], [1.0, 0.0]])
     assert epsilon_net(points, 4) == [3, 0, 2, 1]
     assert epsilon_net(points * [100, 1], 4) == [3, 0, 2, 1]  # whatever the units
 
 
-def test_rungs_are_powers_and_nothing_stops_between_them():
+def test_rungs_are_powers_and_nothing_stops_between_them() -> None:
     stopper = Stopper(2, 3)
     for trial in range(9):
         stopper.continues(f"good{trial}", 6, 0.9, 0.9)
     assert [stopper.continues("bad", epochs, 0.1, 0.1) for epochs in range(8)] == [True] * 6 + [False, True]
 
 
-def test_the_first_go_on_and_then_the_best_third_by_rank():
+def test_the_first_go_on_and_then_the_best_third_by_rank() -> None:
     stopper = Stopper(1, 3)
     assert stopper.continues("a", 1, 0.5, 0.5)
     assert stopper.continues("b", 1, 0.4, 0.4)  # there is no third of two
@@ -59,7 +60,7 @@ def test_the_first_go_on_and_then_the_best_third_by_rank():
     assert not stopper.continues("f", 1, 0.52, 0.52)
 
 
-def test_high_sparsity_goes_on_though_its_accuracy_is_lowest():
+def test_high_sparsity_goes_on_though_its_accuracy_is_lowest() -> None:
     stopper = Stopper(1, 3)
     for number, accuracy in enumerate((0.93, 0.92, 0.91, 0.90, 0.89)):
         stopper.continues(str(number), 1, accuracy, 0.3)
@@ -67,19 +68,19 @@ def test_high_sparsity_goes_on_though_its_accuracy_is_lowest():
     assert not stopper.continues("neither", 1, 0.2, 0.3)
 
 
-def test_an_accuracy_that_is_no_number_stops_and_leaves_no_trace():
+def test_an_accuracy_that_is_no_number_stops_and_leaves_no_trace() -> None:
     stopper = Stopper(1, 2)
     assert not stopper.continues("nan", 1, math.nan, 0.9)
     assert stopper.continues("first", 1, 0.1, 0.1)
 
 
-def test_a_trial_that_comes_again_is_itself_no_rival():
+def test_a_trial_that_comes_again_is_itself_no_rival() -> None:
     stopper = Stopper(1, 2)
     for _ in range(3):
         assert stopper.continues("same", 1, 0.5, 0.5)
 
 
-def test_only_the_latest_are_remembered(monkeypatch):
+def test_only_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "LATEST", 4)
     stopper = Stopper(1, 2)
     for number in range(4):
@@ -90,6 +91,6 @@ def test_only_the_latest_are_remembered(monkeypatch):
 
 
 @pytest.mark.parametrize(("min_epochs", "reduction"), [(0, 3), (1, 1)])
-def test_what_makes_no_rungs_is_refused(min_epochs, reduction):
+def test_what_makes_no_rungs_is_refused(min_epochs: Any, reduction: Any) -> None:
     with pytest.raises(ValueError, match=f"min_epochs {min_epochs}, reduction {reduction}"):
         Stopper(min_epochs, reduction)

@@ -4,6 +4,8 @@ import json
 import os
 import resource
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
@@ -11,11 +13,11 @@ from optuna.storages.journal import JournalFileBackend
 from study.search.journal import Journal, lock_folder
 
 
-def lines(journal, first=0):
+def lines(journal: Any, first: Any = 0) -> Any:
     return list(journal.read_logs(first))
 
 
-def test_what_is_written_is_read_once_by_this_process_and_whole_by_the_next(tmp_path):
+def test_what_is_written_is_read_once_by_this_process_and_whole_by_the_next(tmp_path: Path) -> None:
     path = tmp_path / "j"
     journal = Journal(path)
     journal.append_logs([{"a": 1}, {"b": [1, 2]}])
@@ -31,7 +33,7 @@ def test_what_is_written_is_read_once_by_this_process_and_whole_by_the_next(tmp_
     assert lines(again, 1) == [{"b": [1, 2]}, {"c": None}, {"d": 0.1}]
 
 
-def test_optunas_own_backend_reads_the_file(tmp_path):
+def test_optunas_own_backend_reads_the_file(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     logs = [{"op_code": 0, "worker_id": "w", "text": "ä\n"}, {"op_code": 1, "nested": {"x": [1.5, None]}}]
     journal.append_logs(logs)
@@ -39,7 +41,7 @@ def test_optunas_own_backend_reads_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b'{"c": ', b'{"c": 3}', b"\x00\x00\x00\n", b'[1]\n{"d"', b"\n"])
-def test_a_torn_end_is_cut_off_and_what_comes_after_it_is_sound(tmp_path, torn):
+def test_a_torn_end_is_cut_off_and_what_comes_after_it_is_sound(tmp_path: Path, torn: Any) -> None:
     whole = b'{"a":1}\n{"b":2}\n'
     (tmp_path / "j").write_bytes(whole + torn)
     journal = Journal(tmp_path / "j")
@@ -48,7 +50,7 @@ def test_a_torn_end_is_cut_off_and_what_comes_after_it_is_sound(tmp_path, torn):
     assert lines(journal) == [{"a": 1}, {"b": 2}, {"e": 5}]
 
 
-def test_a_full_disk_leaves_the_file_as_it_was_and_is_survived(tmp_path):
+def test_a_full_disk_leaves_the_file_as_it_was_and_is_survived(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.append_logs([{"a": 1}])
     before = (tmp_path / "j").read_bytes()
@@ -67,7 +69,7 @@ def test_a_full_disk_leaves_the_file_as_it_was_and_is_survived(tmp_path):
     assert [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()] == [{"a": 1}, {"b": 2}]
 
 
-def test_a_folder_is_held_by_one_and_free_once_its_holder_is_dead(tmp_path):
+def test_a_folder_is_held_by_one_and_free_once_its_holder_is_dead(tmp_path: Path) -> None:
     lock = lock_folder(tmp_path)
     for _ in range(2):  # being refused leaves the holder's name where it is
         with pytest.raises(ValueError, match=f"process {os.getpid()}\\)"):
@@ -82,7 +84,7 @@ def test_a_folder_is_held_by_one_and_free_once_its_holder_is_dead(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_forked_child_neither_holds_the_folder_nor_lets_it_go(tmp_path):
+def test_a_forked_child_neither_holds_the_folder_nor_lets_it_go(tmp_path: Path) -> None:
     ready, says = os.pipe()
     if not (holder := os.fork()):
         held = lock_folder(tmp_path)

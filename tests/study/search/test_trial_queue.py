@@ -1,6 +1,8 @@
 """The queue: nothing finished is lost, nothing runs twice, whatever kills the driver."""
 
 import errno
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,15 +13,15 @@ from study.search.trial_store import in_order
 SPACE = {"criterion": "magnitude_l1", "granularity": "weight", "scope": ["global", "layer"], "schedule": "one_shot"}
 
 
-def study_file(**study):
+def study_file(**study: Any) -> Any:
     return parse({"study": {"name": "x", "trials": 4, **study}, "space": SPACE}, "x.yaml")
 
 
-def row(accuracy=0.5, sparsity=0.5, state="complete"):
+def row(accuracy: Any = 0.5, sparsity: Any = 0.5, state: Any = "complete") -> Any:
     return {"state": state, "error": None, "accuracy": accuracy, "sparsity": sparsity, "accuracy_drop": 0.9 - accuracy}
 
 
-def drain(queue):
+def drain(queue: Any) -> Any:
     tickets = []
     while ticket := queue.ask():
         tickets.append(ticket)
@@ -27,7 +29,7 @@ def drain(queue):
     return tickets
 
 
-def test_asks_as_many_as_the_study_wants_and_keeps_rows_and_history(tmp_path):
+def test_asks_as_many_as_the_study_wants_and_keeps_rows_and_history(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     tickets = drain(queue)
     assert [t.trial_id for t in tickets] == ["0000", "0001", "0002", "0003"]
@@ -39,7 +41,7 @@ def test_asks_as_many_as_the_study_wants_and_keeps_rows_and_history(tmp_path):
     assert again.store.records["0002"][1] == [{"trial_id": "0002", "epoch": 1}]
 
 
-def test_what_was_in_flight_runs_again_with_its_seed_and_recipe(tmp_path):
+def test_what_was_in_flight_runs_again_with_its_seed_and_recipe(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     finished, lost = queue.ask(), queue.ask()
     queue.store.tell(finished, row(), [])
@@ -52,7 +54,7 @@ def test_what_was_in_flight_runs_again_with_its_seed_and_recipe(tmp_path):
     assert len(queue.store.rows()) == 4
 
 
-def test_a_trial_lost_twice_is_failed_with_its_reason(tmp_path):
+def test_a_trial_lost_twice_is_failed_with_its_reason(tmp_path: Path) -> None:
     for _ in range(2):
         queue = TrialQueue(tmp_path, study_file())
         assert queue.ask()
@@ -63,7 +65,7 @@ def test_a_trial_lost_twice_is_failed_with_its_reason(tmp_path):
     assert len(drain(queue)) == 3
 
 
-def test_recorded_but_not_told_is_told_not_run_again(tmp_path):
+def test_recorded_but_not_told_is_told_not_run_again(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     ticket = queue.ask()
     queue.store.conclude = lambda trial, row: None  # killed between the two writes
@@ -74,7 +76,7 @@ def test_recorded_but_not_told_is_told_not_run_again(tmp_path):
     assert len(drain(queue)) == 3
 
 
-def test_a_half_written_line_and_a_stale_journal_lock_are_survived(tmp_path):
+def test_a_half_written_line_and_a_stale_journal_lock_are_survived(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     queue.store.tell(queue.ask(), row(), [])
     queue.store.close()
@@ -86,7 +88,7 @@ def test_a_half_written_line_and_a_stale_journal_lock_are_survived(tmp_path):
     assert len(drain(queue)) == 3
 
 
-def test_a_second_driver_is_refused_and_a_changed_file_is_shown(tmp_path):
+def test_a_second_driver_is_refused_and_a_changed_file_is_shown(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     with pytest.raises(ValueError, match="another run"):
         TrialQueue(tmp_path, study_file())
@@ -95,21 +97,21 @@ def test_a_second_driver_is_refused_and_a_changed_file_is_shown(tmp_path):
         TrialQueue(tmp_path, study_file(seed=1))
 
 
-def test_more_trials_and_hours_later(tmp_path):
+def test_more_trials_and_hours_later(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     drain(queue)
     queue.store.close()
     assert len(drain(TrialQueue(tmp_path, study_file(trials=6, hours=1.0)))) == 2
 
 
-def test_every_recipe_runs_with_every_seed(tmp_path):
+def test_every_recipe_runs_with_every_seed(tmp_path: Path) -> None:
     tickets = drain(TrialQueue(tmp_path, study_file(trials=2, seeds=3)))
     assert len(tickets) == 6
     assert tickets[0].recipe == tickets[1].recipe == tickets[2].recipe != tickets[3].recipe
     assert len({t.seed for t in tickets}) == 6
 
 
-def test_grid_runs_each_point_once_even_over_a_restart(tmp_path):
+def test_grid_runs_each_point_once_even_over_a_restart(tmp_path: Path) -> None:
     space = {**SPACE, "sparsity": {"low": 0.5, "high": 0.9, "step": 0.2}, "finetune_lr": 0.1}
     file = parse({"study": {"name": "x", "search": "grid"}, "space": space}, "x.yaml")
     queue = TrialQueue(tmp_path, file)
@@ -124,13 +126,13 @@ def test_grid_runs_each_point_once_even_over_a_restart(tmp_path):
     ]
 
 
-def test_known_recipes_come_first(tmp_path):
+def test_known_recipes_come_first(tmp_path: Path) -> None:
     start = {"scope": "layer", "sparsity": 0.25, "finetune_lr": 0.05}
     tickets = drain(TrialQueue(tmp_path, study_file(start_with=[start])))
     assert start.items() <= tickets[0].recipe.items()
 
 
-def test_a_stored_repeat_counts_without_running(tmp_path):
+def test_a_stored_repeat_counts_without_running(tmp_path: Path) -> None:
     space = {**SPACE, "scope": "global", "sparsity": 0.5, "finetune_lr": 0.1}
     file = parse({"study": {"name": "x", "trials": 5, "repeats": "stored"}, "space": space}, "x.yaml")
     queue = TrialQueue(tmp_path, file)
@@ -139,7 +141,7 @@ def test_a_stored_repeat_counts_without_running(tmp_path):
     assert len({r["seed"] for r in queue.store.rows()}) == 1  # one run, however often it counts
 
 
-def test_infeasible_rows_are_kept_and_marked(tmp_path):
+def test_infeasible_rows_are_kept_and_marked(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file(constraints={"accuracy_drop": "<= 0.2"}))
     for accuracy in (0.8, 0.6):
         queue.store.tell(queue.ask(), row(accuracy), [])
@@ -147,7 +149,7 @@ def test_infeasible_rows_are_kept_and_marked(tmp_path):
     assert [t.values for t in queue.store.search.best_trials] == [[0.8, 0.5]]
 
 
-def test_controls_are_rows_that_the_sampler_never_hears_of(tmp_path):
+def test_controls_are_rows_that_the_sampler_never_hears_of(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     drain(queue)
     control = queue.ask_control("dense", {"sparsity": 0.0})
@@ -158,11 +160,11 @@ def test_controls_are_rows_that_the_sampler_never_hears_of(tmp_path):
     assert all(t.values != [0.99, 0.0] for t in queue.store.search.trials)
 
 
-def test_a_recipe_known_from_elsewhere_is_told_and_not_run(tmp_path):
+def test_a_recipe_known_from_elsewhere_is_told_and_not_run(tmp_path: Path) -> None:
     known = {**row(0.8), "seed": 7, "trial_id": "0042"}
     asked = []
 
-    def look(recipe):
+    def look(recipe: Any) -> Any:
         asked.append(recipe)
         return (known, [{"epoch": 1}]) if recipe["scope"] == "layer" else None
 
@@ -176,7 +178,7 @@ def test_a_recipe_known_from_elsewhere_is_told_and_not_run(tmp_path):
     assert queue.store.records[told[0]["trial_id"]][1] == [{"trial_id": told[0]["trial_id"], "epoch": 1}]
 
 
-def test_copies_still_due_when_the_driver_died_are_run(tmp_path):
+def test_copies_still_due_when_the_driver_died_are_run(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file(trials=2, seeds=3))
     queue._enqueue_copy = lambda trial: None  # killed before it could queue the other two seeds
     lost = queue.ask()
@@ -186,7 +188,7 @@ def test_copies_still_due_when_the_driver_died_are_run(tmp_path):
     assert [t.recipe for t in tickets].count(lost.recipe) == 3
 
 
-def test_a_point_of_the_grid_lost_half_drawn_is_run_as_it_was(tmp_path):
+def test_a_point_of_the_grid_lost_half_drawn_is_run_as_it_was(tmp_path: Path) -> None:
     space = {**SPACE, "criterion": ["magnitude_l1", "random"], "sparsity": [0.3, 0.6], "finetune_lr": 0.1}
     file = parse({"study": {"name": "x", "search": "grid"}, "space": space}, "x.yaml")
     queue = TrialQueue(tmp_path, file)
@@ -198,11 +200,13 @@ def test_a_point_of_the_grid_lost_half_drawn_is_run_as_it_was(tmp_path):
     assert len(points) == len(set(points)) == 8
 
 
-def front(queue, *trial_ids):
+def front(queue: Any, *trial_ids: Any) -> Any:
     return [queue.store.records[trial_id][0] for trial_id in trial_ids]
 
 
-def test_every_row_of_the_front_is_confirmed_with_further_seeds_and_the_sampler_never_hears_of_it(tmp_path):
+def test_every_row_of_the_front_is_confirmed_with_further_seeds_and_the_sampler_never_hears_of_it(
+    tmp_path: Path,
+) -> None:
     queue = TrialQueue(tmp_path, study_file(confirm_seeds=2))
     drain(queue)
     chosen = front(queue, "0001", "0003")
@@ -226,7 +230,7 @@ def test_every_row_of_the_front_is_confirmed_with_further_seeds_and_the_sampler_
     assert again.ask_confirm(front(again, "0000")).seed not in {t.seed for t in tickets}
 
 
-def test_a_lost_confirmation_runs_again_with_its_seed_and_is_given_up_after_two(tmp_path):
+def test_a_lost_confirmation_runs_again_with_its_seed_and_is_given_up_after_two(tmp_path: Path) -> None:
     seeds = []
     for _ in range(2):
         queue = TrialQueue(tmp_path, study_file(trials=1, confirm_seeds=1))
@@ -242,7 +246,7 @@ def test_a_lost_confirmation_runs_again_with_its_seed_and_is_given_up_after_two(
     assert only["confirms"] == "0000"
 
 
-def test_cut_networks_of_the_front_are_trained_from_scratch_once(tmp_path):
+def test_cut_networks_of_the_front_are_trained_from_scratch_once(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     while ticket := queue.ask():
         granularity = "channel" if ticket.trial_id in ("0001", "0002") else "weight"
@@ -259,14 +263,14 @@ def test_cut_networks_of_the_front_are_trained_from_scratch_once(tmp_path):
     assert queue.ask_control("dense", {"sparsity": 0.0}).control == "dense"
 
 
-def test_a_stopped_trial_is_no_result(tmp_path):
+def test_a_stopped_trial_is_no_result(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, study_file())
     queue.store.tell(queue.ask(), row(0.9, state="stopped"), [{"epoch": 1}])
     assert [(r["state"], r["feasible"]) for r in queue.store.rows()] == [("stopped", False)]
     assert [t.state.name for t in queue.store.search.trials] == ["PRUNED"]
 
 
-def test_a_disk_that_fills_stops_the_study_and_loses_nothing(tmp_path, monkeypatch):
+def test_a_disk_that_fills_stops_the_study_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = TrialQueue(tmp_path, study_file())
     queue.store.tell(queue.ask(), row(), [])
     ticket, whole = queue.ask(), (tmp_path / "optuna.journal").read_bytes()
@@ -287,19 +291,19 @@ def test_a_disk_that_fills_stops_the_study_and_loses_nothing(tmp_path, monkeypat
 class Full:
     """A file on a disk that has room for a few more bytes."""
 
-    def __init__(self, file, room):
+    def __init__(self, file: Any, room: Any) -> None:
         self._file, self._room = file, room
 
-    def write(self, content):
+    def write(self, content: Any) -> Any:
         if not self._room:
             raise OSError(errno.ENOSPC, "No space left on device")
         count = self._file.write(content[: self._room])
         self._room -= count
         return count
 
-    def fileno(self):
+    def fileno(self) -> Any:
         return self._file.fileno()
 
 
-def test_ids_are_in_order_beyond_the_ten_thousandth():
+def test_ids_are_in_order_beyond_the_ten_thousandth() -> None:
     assert in_order(["10000", "0002", "9999", "c0001"]) == ["0002", "9999", "10000", "c0001"]

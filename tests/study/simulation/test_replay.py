@@ -1,6 +1,8 @@
 """Replay: the nearest recorded recipe by hand, and simulated time where it can be worked out."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -31,7 +33,7 @@ RUNS = [  # criterion, schedule, steps, sparsity, lr; accuracy, epochs
 
 
 @pytest.fixture
-def recorded(tmp_path):
+def recorded(tmp_path: Path) -> Any:
     """Three recorded trials of 10 s: 2 s before the epochs, two epochs of 4 s."""
     file = parse({"study": {"name": "x"}, "space": SPACE}, "x")
     write_study(tmp_path, file.resolved(), {"schema_version": 1})
@@ -49,11 +51,17 @@ def recorded(tmp_path):
     return Recorded(tmp_path)
 
 
-def recipe(criterion="magnitude_l1", schedule="one_shot", sparsity=0.2, finetune_lr=0.01, **more):
+def recipe(
+    criterion: Any = "magnitude_l1",
+    schedule: Any = "one_shot",
+    sparsity: Any = 0.2,
+    finetune_lr: Any = 0.01,
+    **more: Any,
+) -> Any:
     return {"criterion": criterion, "schedule": schedule, "sparsity": sparsity, "finetune_lr": finetune_lr, **more}
 
 
-def test_only_complete_trials_stand_in(recorded):
+def test_only_complete_trials_stand_in(recorded: Any) -> None:
     assert [run.values for run in recorded.runs] == [(0.9, 0.2), (0.7, 0.6), (0.3, 0.2)]
     assert recorded.runs[0].epochs == [(6.0, 0.8), (10.0, 0.9)]
     assert recorded.volume({0, 1}) == pytest.approx(0.9 * 0.2 + 0.7 * 0.4)
@@ -70,17 +78,17 @@ def test_only_complete_trials_stand_in(recorded):
         (recipe(sparsity=0.79), 0),  # 0.7375, against 2 + 0.2375
     ],
 )
-def test_the_nearest_recipe_by_hand(recorded, asked, nearest):
+def test_the_nearest_recipe_by_hand(recorded: Any, asked: Any, nearest: Any) -> None:
     assert recorded.nearest(asked) == nearest
 
 
-def test_values_of_a_log_axis_are_near_by_their_ratio(recorded):
+def test_values_of_a_log_axis_are_near_by_their_ratio(recorded: Any) -> None:
     assert _axis_position(recorded.axes["finetune_lr"], 0.01) == pytest.approx(0.5)
     assert _axis_position(recorded.axes["sparsity"], 0.2) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("searcher", ["random", "grid", "tpe", "nsga2"])
-def test_one_worker_spends_what_the_trials_take_and_ends_at_what_is_there(recorded, searcher):
+def test_one_worker_spends_what_the_trials_take_and_ends_at_what_is_there(recorded: Any, searcher: Any) -> None:
     course = simulator.replay(recorded, searcher, 0, trials=30)
     assert course.compute[-1] == pytest.approx(300)
     assert course.volume[-1] <= recorded.volume({0, 1, 2}) + 1e-12
@@ -90,7 +98,7 @@ def test_one_worker_spends_what_the_trials_take_and_ends_at_what_is_there(record
     assert course.at(math.inf) == course.volume[-1]
 
 
-def test_workers_train_side_by_side_and_wait_for_one_driver(recorded):
+def test_workers_train_side_by_side_and_wait_for_one_driver(recorded: Any) -> None:
     course = simulator.replay(recorded, "random", 0, trials=40, workers=10, overhead=2.0)
     # The driver hands out a trial every 2 s and a trial takes 10 s: five of ten workers have work.
     assert course.makespan == pytest.approx(40 * 2.0 + 10, abs=1)
@@ -99,7 +107,7 @@ def test_workers_train_side_by_side_and_wait_for_one_driver(recorded):
     assert free.makespan == pytest.approx(40, abs=1)
 
 
-def test_stopped_trials_cost_less_and_count_for_nothing(recorded):
+def test_stopped_trials_cost_less_and_count_for_nothing(recorded: Any) -> None:
     whole = simulator.replay(recorded, "random", 3, trials=50)
     course = simulator.replay(recorded, "random", 3, trials=50, stopper=Stopper(1, 2))
     assert 0 < course.stopped < 50
@@ -107,12 +115,14 @@ def test_stopped_trials_cost_less_and_count_for_nothing(recorded):
     assert course.volume[-1] <= whole.volume[-1] + 1e-12
 
 
-def test_a_budget_of_compute_ends_the_search(recorded):
+def test_a_budget_of_compute_ends_the_search(recorded: Any) -> None:
     course = simulator.replay(recorded, "random", 0, compute=95)
     assert len(course.compute) == 10
 
 
-def test_the_command_says_what_it_found_and_what_is_wrong(recorded, tmp_path, capsys):
+def test_the_command_says_what_it_found_and_what_is_wrong(
+    recorded: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert replay.main([str(tmp_path), "--sampler", "random", "--trials", "20", "--stop-early", "1,2"]) == 0
     assert "random on 3 recorded trials" in capsys.readouterr().out
     for arguments, message in (

@@ -1,5 +1,7 @@
 """Training, evaluation and recalibration, against torch's own and closed forms."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,12 +16,12 @@ ROUNDING = {"fp32": 1e-5, "bf16": 2**-8}  # of numbers about 1, after a layer
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return splits.load("digits", cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
-def images(digits):
+def images(digits: Any) -> Any:
     return device_data.on_device(digits, CPU)
 
 
@@ -27,11 +29,11 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
-def test_the_data_reach_the_device_without_a_copy(digits, images):
+def test_the_data_reach_the_device_without_a_copy(digits: Any, images: Any) -> None:
     assert images.images.data_ptr() == digits.images.__array_interface__["data"][0]
 
 
-def test_grey_images_are_not_taken_for_channels_last(images):
+def test_grey_images_are_not_taken_for_channels_last(images: Any) -> None:
     """One channel is contiguous with either strides; oneDNN's channels-last kernels crash (see `memory_format`)."""
     inputs, _ = images.batch(torch.arange(4))
     outputs = nn.Conv2d(1, 8, 3)(inputs)
@@ -39,7 +41,7 @@ def test_grey_images_are_not_taken_for_channels_last(images):
     assert outputs.is_contiguous(memory_format=precision.memory_format(inputs.device))
 
 
-def test_batches_cover_an_epoch_once_and_repeat_by_seed(images):
+def test_batches_cover_an_epoch_once_and_repeat_by_seed(images: Any) -> None:
     rows = torch.arange(100)
     seen = [batch for batch, _ in zip(device_data.endless_batches(images, rows, 20, False, 3), range(10), strict=False)]
     again = device_data.endless_batches(images, rows, 20, False, 3)
@@ -49,14 +51,14 @@ def test_batches_cover_an_epoch_once_and_repeat_by_seed(images):
     assert not torch.equal(first, second)
 
 
-def test_a_rest_that_fills_no_batch_is_left_out_unless_it_is_all(images):
+def test_a_rest_that_fills_no_batch_is_left_out_unless_it_is_all(images: Any) -> None:
     assert device_data.steps_per_epoch(99, 20) == 4
     assert device_data.steps_per_epoch(7, 20) == 1
     inputs, _ = next(device_data.endless_batches(images, torch.arange(7), 20, True, 0))
     assert inputs.shape == (7, 1, 8, 8)
 
 
-def test_one_step_of_sgd_is_the_gradient_step_worked_by_hand(images, precision):
+def test_one_step_of_sgd_is_the_gradient_step_worked_by_hand(images: Any, precision: Any) -> None:
     model = linear()
     inputs, labels = images.batch(torch.arange(32))
     weight = model[1].weight.detach().clone()
@@ -67,7 +69,7 @@ def test_one_step_of_sgd_is_the_gradient_step_worked_by_hand(images, precision):
     assert loss == pytest.approx(-share[range(32), labels].log().mean().item(), rel=10 * ROUNDING[precision])
 
 
-def test_train_takes_one_batch_per_learning_rate_and_no_more(images):
+def test_train_takes_one_batch_per_learning_rate_and_no_more(images: Any) -> None:
     batches = iter([images.batch(torch.arange(8)) for _ in range(5)])
     model = linear()
     calls: list[int] = []
@@ -78,16 +80,16 @@ def test_train_takes_one_batch_per_learning_rate_and_no_more(images):
     assert len(calls) == 3
 
 
-def test_divergence_is_an_error(images):
+def test_divergence_is_an_error(images: Any) -> None:
     model = linear()
     batches = [images.batch(torch.arange(8))] * 50
     with pytest.raises(FloatingPointError, match="diverged"):
         loop.train(model, batches, optimisers.sgd(model.parameters(), 0.1, 0), [float("inf")] * 50)
 
 
-def test_evaluate_counts_right_answers(digits, images):
+def test_evaluate_counts_right_answers(digits: Any, images: Any) -> None:
     class Oracle(nn.Module):
-        def forward(self, inputs):
+        def forward(self, inputs: Any) -> Any:
             return nn.functional.one_hot(images.labels[: len(inputs)], 10).float()
 
     assert evaluation.evaluate(Oracle(), images, torch.arange(50)) == 1.0
@@ -98,7 +100,7 @@ def test_evaluate_counts_right_answers(digits, images):
     assert evaluation.evaluate(constant, images, torch.arange(len(digits.labels)), 100) == pytest.approx(expected)
 
 
-def test_recalibrated_statistics_are_those_of_the_data(images, precision):
+def test_recalibrated_statistics_are_those_of_the_data(images: Any, precision: Any) -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.5))
     rows = torch.arange(256)
     evaluation.recalibrate(model, images, rows, batch_size=64)
@@ -111,7 +113,7 @@ def test_recalibrated_statistics_are_those_of_the_data(images, precision):
     assert not model.training
 
 
-def test_recalibration_sees_what_training_saw(images):
+def test_recalibration_sees_what_training_saw(images: Any) -> None:
     """Augmented, a norm right at the input has the statistics of padded crops: darker, since padding is black."""
     model = nn.Sequential(nn.BatchNorm2d(1))
     rows = torch.arange(256)
@@ -123,7 +125,7 @@ def test_recalibration_sees_what_training_saw(images):
     assert model[0].running_mean.item() < plain
 
 
-def test_learning_rates_agree_with_torch():
+def test_learning_rates_agree_with_torch() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], 1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
@@ -134,14 +136,14 @@ def test_learning_rates_agree_with_torch():
 
 
 @pytest.mark.parametrize("name", optimisers.LR_SCHEDULES)
-def test_learning_rates_lie_between_nothing_and_all(name):
+def test_learning_rates_lie_between_nothing_and_all(name: Any) -> None:
     factors = [optimisers.LR_SCHEDULES[name](p) for p in np.linspace(0, 1, 101)]
     assert max(factors) == pytest.approx(1)
     assert min(factors) >= 0
 
 
 @pytest.mark.parametrize("name", optimisers.OPTIMIZERS)
-def test_every_optimiser_learns(images, name):
+def test_every_optimiser_learns(images: Any, name: Any) -> None:
     torch.manual_seed(0)
     model = linear()
     optimizer = optimisers.OPTIMIZERS[name](model.parameters(), 0.01, 5e-4)
@@ -151,7 +153,7 @@ def test_every_optimiser_learns(images, name):
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (3, 8), (5, 24), (15, 23)])
-def test_odd_channel_counts_train_where_a_kernel_of_onednn_crashes(inputs, outputs):
+def test_odd_channel_counts_train_where_a_kernel_of_onednn_crashes(inputs: Any, outputs: Any) -> None:
     """In the format that `placed` chooses; in channels last some of these end the process on AVX2."""
     model = precision.placed(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), CPU)
     images = torch.randn(128, inputs, 16, 16).contiguous(memory_format=precision.memory_format(CPU))
@@ -160,7 +162,7 @@ def test_odd_channel_counts_train_where_a_kernel_of_onednn_crashes(inputs, outpu
     assert torch.allclose(model.weight.grad[..., 0, 0], expected, rtol=1e-3, atol=1e-2)
 
 
-def test_slimming_adds_the_subgradient_of_the_sum_of_gammas():
+def test_slimming_adds_the_subgradient_of_the_sum_of_gammas() -> None:
     """One step of plain SGD: gamma - lr * (dL/dgamma + strength * sign(gamma)), here with dL/dgamma = 3."""
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1), nn.BatchNorm1d(2, affine=False))
     with torch.no_grad():
@@ -173,8 +175,8 @@ def test_slimming_adds_the_subgradient_of_the_sum_of_gammas():
     assert (model[1].weight.grad == 3).all()
 
 
-def test_slimmed_baselines_have_smaller_gammas(images):
-    def gammas(strength):
+def test_slimmed_baselines_have_smaller_gammas(images: Any) -> None:
+    def gammas(strength: Any) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
         batches = device_data.endless_batches(images, torch.arange(200), 50, False, 0)
@@ -187,7 +189,7 @@ def test_slimmed_baselines_have_smaller_gammas(images):
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-def test_bf16_is_used_where_the_processor_multiplies_it(monkeypatch, bf16):
+def test_bf16_is_used_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch, bf16: Any) -> None:
     monkeypatch.delenv("STUDY_PRECISION")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
@@ -198,7 +200,7 @@ def test_bf16_is_used_where_the_processor_multiplies_it(monkeypatch, bf16):
         assert (nn.Linear(2, 2)(torch.ones(1, 2)).dtype is torch.bfloat16) == bf16
 
 
-def test_a_precision_that_does_not_exist_is_refused(monkeypatch):
+def test_a_precision_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUDY_PRECISION", "fp8")
     with pytest.raises(ValueError, match="STUDY_PRECISION=fp8: choices: fp32, bf16"):
         precision.gains_by_bf16(CPU)

@@ -1,5 +1,7 @@
 """Latency of networks beside the dense one."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,8 @@ from torch import nn
 from study.training.speed import LARGE_BATCH, speeds
 
 
-def test_every_column_is_there_and_ratios_are_dense_by_pruned():
-    def wide(channels):
+def test_every_column_is_there_and_ratios_are_dense_by_pruned() -> None:
+    def wide(channels: Any) -> Any:
         return nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1))
 
     columns = speeds({"half": wide(48)}, wide(96), (3, 32, 32), torch.device("cpu"), seconds=0.02)["half"]

@@ -1,6 +1,8 @@
 """One trial, from recipe to row."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,17 +26,17 @@ TIMES = {"train_seconds", "wall_seconds"}
 
 
 @pytest.fixture
-def shared(shared_in_both):
+def shared(shared_in_both: Any) -> Any:
     return shared_in_both
 
 
-def run(shared, seed=0, **recipe):
+def run(shared: Any, seed: Any = 0, **recipe: Any) -> Any:
     return run_trial(
         Recipe(**{"sparsity": 0.8, "finetune_epochs": 2, "calibration_samples": 64} | recipe), seed, shared, CPU
     )
 
 
-def test_a_row_tells_recipe_result_and_cost(shared):
+def test_a_row_tells_recipe_result_and_cost(shared: Any) -> None:
     row, history, (state, *_), _ = run(shared)
     assert row["state"] == "complete"
     assert set(row) <= set(COLUMNS)
@@ -60,14 +62,14 @@ def test_a_row_tells_recipe_result_and_cost(shared):
         ({"schedule": "iterative", "steps": 4, "initial_sparsity": 0.2}, [0.2, 0.4, 0.6, 0.8]),
     ],
 )
-def test_every_schedule_has_the_same_budget_evenly_spread(shared, recipe, sparsities):
+def test_every_schedule_has_the_same_budget_evenly_spread(shared: Any, recipe: Any, sparsities: Any) -> None:
     row, history, _, _ = run(shared, finetune_epochs=4, **recipe)
     assert [h["sparsity"] for h in history] == pytest.approx(sparsities, abs=1e-4)
     assert [h["progress"] for h in history] == [0.25, 0.5, 0.75, 1.0]
     assert row["finetune_epochs"] == 4
 
 
-def test_the_same_seed_gives_the_same_row_and_network(shared):
+def test_the_same_seed_gives_the_same_row_and_network(shared: Any) -> None:
     one, same, another = (run(shared, seed, criterion="random") for seed in (1, 1, 2))
     first, second, other, a, b = one.row, same.row, another.row, one.network.state, same.network.state
     assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
@@ -75,20 +77,20 @@ def test_the_same_seed_gives_the_same_row_and_network(shared):
     assert first["accuracy"] != other["accuracy"] or first["test_accuracy"] != other["test_accuracy"]
 
 
-def test_the_baseline_is_left_alone(shared):
+def test_the_baseline_is_left_alone(shared: Any) -> None:
     before = {name: array.copy() for name, array in shared.baseline.state.items()}
     run(shared)
     assert all(np.array_equal(before[name], array) for name, array in shared.baseline.state.items())
 
 
-def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared):
+def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared: Any) -> None:
     row, history, _, _ = run(shared, sparsity=0.0, finetune_epochs=0, recalibrate=False)
     assert history == []
     assert (row["accuracy"], row["test_accuracy"]) == (row["baseline_accuracy"], row["baseline_test_accuracy"])
     assert row["compression_ratio"] == 1
 
 
-def test_protected_layers_stay_whole_and_still_count(shared):
+def test_protected_layers_stay_whole_and_still_count(shared: Any) -> None:
     row, _, (state, *_), _ = run(shared, protect=("conv1", "fc"), sparsity=0.9)
     assert np.count_nonzero(state["conv1.weight"]) == state["conv1.weight"].size
     assert row["sparsity"] == pytest.approx(0.9, abs=1e-4)
@@ -97,7 +99,7 @@ def test_protected_layers_stay_whole_and_still_count(shared):
 class Fussy(nn.Module):
     """A user's model that raises."""
 
-    def forward(self, inputs):
+    def forward(self, inputs: Any) -> None:
         raise RuntimeError("no batches of mine")
 
 
@@ -114,7 +116,7 @@ class Fussy(nn.Module):
         ({"finetune_lr": 1e30}, "diverged"),
     ],
 )
-def test_a_recipes_own_failure_is_a_row_with_its_reason(shared, recipe, reason):
+def test_a_recipes_own_failure_is_a_row_with_its_reason(shared: Any, recipe: Any, reason: Any) -> None:
     row, _, network, _ = run(shared, **recipe)
     assert row["state"] == "failed"
     assert reason in row["error"]
@@ -122,17 +124,17 @@ def test_a_recipes_own_failure_is_a_row_with_its_reason(shared, recipe, reason):
     json.dumps(row)
 
 
-def nan_scores(model, batches, generator):
+def nan_scores(model: Any, batches: Any, generator: Any) -> Any:
     return {name: torch.full_like(w, float("nan")) for name, w in masks.prunable(model).items()}
 
 
-def test_a_users_model_that_raises_is_a_failed_row(shared, monkeypatch):
+def test_a_users_model_that_raises_is_a_failed_row(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Baseline, "network", lambda self, device: Fussy())
     row, _, _, _ = run(TrialContext(shared.baseline, shared.data, shared.section))
     assert row["state"] == "failed"
 
 
-def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(shared):
+def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(shared: Any) -> None:
     recipe = Recipe(sparsity=0.5, granularity="channel", finetune_epochs=0, calibration_samples=64)
     row, _, network, _ = run_trial(recipe, 0, shared, CPU)
     story = steps.trial_epochs(recipe, 1, shared, CPU, from_scratch=network.plan)
@@ -152,7 +154,7 @@ def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(share
     assert not np.allclose(anew.network.state["conv1.weight"], network.state["conv1.weight"])
 
 
-def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared):
+def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared: Any) -> None:
     row, history, (state, plan, _), _ = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
     assert (row["state"], row["error"], plan) == ("complete", None, None)
     assert (row["requested_sparsity"], row["scope"], row["steps"]) == (0.5, "layer", 1)
@@ -166,7 +168,7 @@ def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared)
     assert [line["sparsity"] for line in history] == [row["sparsity"]] * 2
 
 
-def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(shared, tmp_path):
+def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(shared: Any, tmp_path: Path) -> None:
     recipe = {"granularity": "hybrid", "schedule": "iterative", "steps": 4, "finetune_epochs": 4, "channel_share": 0.6}
     row, history, (state, plan, _), _ = run(shared, sparsity=0.8, **recipe)
     assert (row["state"], row["error"], row["channel_share"]) == ("complete", None, 0.6)
@@ -183,7 +185,7 @@ def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(shared, tmp_path
     assert evaluation.evaluate(loaded, images, device_data.rows_of(shared.data.test, CPU)) == row["test_accuracy"]
 
 
-def test_random_is_clearly_worse_than_magnitude(shared):
+def test_random_is_clearly_worse_than_magnitude(shared: Any) -> None:
     """Without fine-tuning, which would blur what the criteria are worth."""
     accuracies = {
         criterion: run(shared, criterion=criterion, sparsity=0.6, finetune_epochs=0)[0]["accuracy"]
@@ -192,7 +194,7 @@ def test_random_is_clearly_worse_than_magnitude(shared):
     assert accuracies["magnitude_l1"] > accuracies["random"] + 0.2
 
 
-def test_the_command_prints_the_row_last(capsys):
+def test_the_command_prints_the_row_last(capsys: pytest.CaptureFixture[str]) -> None:
     code = trial.main(
         ["--space", "quickstart", "--seed", "3", "--set", "baseline.epochs=3", "--set", "baseline.train_samples=400",
          "--set", "space.sparsity=0.5", "--set", "space.calibration_samples=64"]
@@ -206,7 +208,7 @@ def test_the_command_prints_the_row_last(capsys):
     ("settings", "sparsity"),
     [(["granularity=2:4"], 0.4991), (["granularity=hybrid", "sparsity=0.7", "schedule=gradual"], 0.7)],
 )
-def test_the_command_takes_every_granularity(capsys, settings, sparsity):
+def test_the_command_takes_every_granularity(capsys: pytest.CaptureFixture[str], settings: Any, sparsity: Any) -> None:
     settings = [*TINY, "space.criterion=magnitude_l1", *(f"space.{setting}" for setting in settings)]
     assert trial.main(["--space", "quickstart", *(part for s in settings for part in ("--set", s))]) == 0
     row = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -214,12 +216,14 @@ def test_the_command_takes_every_granularity(capsys, settings, sparsity):
     assert f"granularity={row['granularity']}" == settings[len(TINY) + 1].removeprefix("space.")
 
 
-def test_the_command_refuses_a_pattern_that_no_layer_has(capsys):
+def test_the_command_refuses_a_pattern_that_no_layer_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert trial.main(["--space", "quickstart", "--set", "space.granularity=2:5"]) == 2
     assert "space.granularity 2:5: no layer that may be cut has a multiple of 5 inputs" in capsys.readouterr().err
 
 
-def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(capsys, monkeypatch):
+def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = {"scope": "sensitivity", "granularity": "channel", "sparsity": 0.4, "criterion": "magnitude_l1"}
     settings = [*TINY, *(f"space.{key}={value}" for key, value in recipe.items())]
     rows, scanned = [], []
@@ -234,12 +238,12 @@ def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(capsys, monke
     assert {k: v for k, v in rows[0].items() if k not in TIMES} == {k: v for k, v in rows[1].items() if k not in TIMES}
 
 
-def test_the_command_refuses_wrong_input(capsys):
+def test_the_command_refuses_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert trial.main(["--space", "nowhere"]) == 2
     assert "nowhere: no such study file" in capsys.readouterr().err
 
 
-def test_a_timed_trial_measures_its_network_beside_the_dense_one(shared):
+def test_a_timed_trial_measures_its_network_beside_the_dense_one(shared: Any) -> None:
     row = run(shared._replace(timed=True), finetune_epochs=0).row
     assert row["speedup"] == pytest.approx(row["baseline_latency_ms"] / row["latency_ms"])
     assert "latency_ms" not in run(shared, finetune_epochs=0).row
