@@ -100,7 +100,7 @@ def rates(results: Results) -> Figure:
     ax.set_xticks(np.arange(gains.shape[1]) + 0.5, [percent(float(sparsity)) for sparsity in gains.columns])
     ax.set_yticks(np.arange(len(gains)) + 0.5, [f"{rate:.2g}" for rate in gains.index])
     ax.invert_yaxis()
-    ax.set(xlabel="requested sparsity (%)", ylabel="fine-tuning learning rate", facecolor=PALE)
+    ax.set(xlabel="requested sparsity (%)", ylabel="learning rate", facecolor=PALE)
     ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[:].set_visible(False)

@@ -97,8 +97,9 @@ def _limitations(results: Results, row: pd.Series) -> str:
         return "A single run shows what is possible but supports no comparison."
     if len(runs.runs_of(results, row)) > 1:
         return (
-            "It was selected for its best run, which is included in the mean, so the mean is slightly optimistic. "
-            "Recipes with overlapping intervals cannot be told apart, and the baseline is one network with one seed."
+            "It is on the front because of its best run, which is included in the mean, so the mean is slightly "
+            "optimistic. Recipes with overlapping intervals cannot be told apart, and the baseline is one network with "
+            "one seed."
         )
     return (
         "Its recipe ran with one seed and was selected from many, so small differences may be chance, and no recipe is "
