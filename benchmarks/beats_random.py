@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from pruning.criteria.registry import CRITERIA
+from pruning.criteria.scoring import Batches
 from pruning.pipeline import Pruned, begin, prune_to, score
 from pruning.settings import Granularity, PruneSettings
 from study.baseline import training
@@ -66,7 +67,7 @@ def main() -> None:
         probe = device_data.rows_of(calibration(data, args.calibration, seed), device)
         batches = [images.batch(rows) for rows in probe.split(128)]
 
-        def start(settings: PruneSettings, batches: list = batches) -> Pruned:
+        def start(settings: PruneSettings, batches: Batches = batches) -> Pruned:
             return begin(dense(), batches[0][0][:1], settings)
 
         settings = PruneSettings(form, Granularity(granularity), sparsity_of="channels")

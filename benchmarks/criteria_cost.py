@@ -93,7 +93,7 @@ def table(model: nn.Module, batches: Batches, criteria: list[str], rounds: int) 
             if granularity == "weight" and form.weight is None:
                 continue
             start = begin(model, batches[0][0][:1], PruneSettings(form, Granularity(granularity)))
-            functions: list[Callable] = [functools.partial(score, start, batches)]
+            functions: list[Callable[[], object]] = [functools.partial(score, start, batches)]
             scale = 1.0
             if granularity == "channel" and name in TORCH_PRUNING:
                 work, scale = torch_pruning_scores(model, batches, name)
@@ -140,7 +140,7 @@ def passes(model: nn.Module, batches: Batches, backward: bool) -> None:
                 loss.backward()
 
 
-def seconds(rounds: int, *functions: Callable) -> list[float]:
+def seconds(rounds: int, *functions: Callable[[], object]) -> list[float]:
     """The minimum CPU time of each function; they run in turn."""
     times: list[list[float]] = [[] for _ in functions]
     while len(times[0]) < rounds and sum(map(sum, times)) < ENOUGH:

@@ -49,7 +49,7 @@ def synthetic_row(ticket: Ticket, generator: np.random.Generator) -> tuple[Row, 
     recipe = ticket.recipe
     penalty = abs(np.log10(recipe["finetune_lr"]) + 2) / 10 + 0.05 * (recipe["criterion"] == "random")
     accuracy = float(np.clip(0.95 - 0.3 * recipe["sparsity"] ** 4 - penalty + generator.normal(0, 0.01), 0, 1))
-    values = {name: round(float(x), 12) for name, x in zip(columns.COLUMNS, generator.random(99), strict=False)}
+    values: Row = {name: round(float(x), 12) for name, x in zip(columns.COLUMNS, generator.random(99), strict=False)}
     row = values | recipe | {"requested_sparsity": recipe["sparsity"], "sparsity": recipe["sparsity"]}
     row |= {"state": "complete", "error": None, "accuracy": accuracy, "accuracy_drop": 0.95 - accuracy}
     line = dict.fromkeys(columns.HISTORY[1:], 0.123456789012)

@@ -32,6 +32,7 @@ from analysis.statistics.pareto import is_nondominated
 from study.config import StudyFile, parse
 from study.search.journal import Journal
 from study.search.trial_queue import TrialQueue
+from study.search.trial_store import Ticket
 
 _POLL = os.WEXITED | os.WNOHANG | os.WNOWAIT
 ROOT = Path(__file__).parent.parent
@@ -55,7 +56,7 @@ def driver(folder: Path, trials: int, tear: int) -> None:
         _die_in_write(tear)
     queue = TrialQueue(folder, study_file(trials))
     with (folder.parent / "finished").open("a", buffering=1) as finished:
-        running = []
+        running: list[Ticket] = []
         while True:
             while len(running) < 2 and (ticket := queue.ask()):
                 running.append(ticket)

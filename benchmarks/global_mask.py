@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def torch_masks(model: nn.Module) -> Iterable[Tensor]:
 METHODS = {"ours": ours, "torch.nn.utils.prune.global_unstructured": torch_masks}
 
 
-def measure(method: str) -> dict:
+def measure(method: str) -> dict[str, Any]:
     """CPU seconds, extra MiB, and all masks as packed bits."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -57,7 +58,7 @@ def measure(method: str) -> dict:
 
 def main() -> None:
     """Print time, memory and kept weights of both methods, and their ratios."""
-    runs: dict[str, list[dict]] = {method: [] for method in METHODS}
+    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in METHODS}
     for method in list(METHODS) * RUNS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             runs[method].append(pool.apply(measure, (method,)))

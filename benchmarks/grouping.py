@@ -49,7 +49,10 @@ def main(name: str = "resnet50", side: str = "224") -> None:
     """Print the number of groups and the median times."""
     torch.set_num_threads(1)
     model, image = torchvision.models.get_model(name).eval(), torch.rand(1, 3, int(side), int(side))
-    methods = {"ours": lambda: ours(model, image), "torch-pruning": lambda: torch_pruning_groups(model, image)}
+    methods: dict[str, Callable[[], int]] = {
+        "ours": lambda: ours(model, image),
+        "torch-pruning": lambda: torch_pruning_groups(model, image),
+    }
     groups = {method: work() for method, work in methods.items()}
     times: dict[str, list[float]] = {method: [] for method in methods}
     for _ in range(ROUNDS):

@@ -26,7 +26,7 @@ import models
 from study.training import device_data, loop, optimisers, precision
 
 
-class PilImages(Dataset):
+class PilImages(Dataset[tuple[torch.Tensor, int]]):
     """Like torchvision's CIFAR10: a PIL image per item, with the usual transforms."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
@@ -59,7 +59,7 @@ def plain(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, batch_
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loader = DataLoader(PilImages(images, labels), batch_size, shuffle=True, drop_last=True)
-    batches: Iterator = itertools.chain.from_iterable(itertools.repeat(loader))
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = itertools.chain.from_iterable(itertools.repeat(loader))
 
     def run(steps: int) -> None:
         model.train()
@@ -86,7 +86,11 @@ def ours(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, batch_s
     held = device_data.Images(*(tensor.to(device) for tensor in tensors))
     optimizer = optimisers.sgd(model.parameters(), 0.01, 5e-4)
     batches = device_data.endless_batches(held, torch.arange(len(labels), device=device), batch_size, True, 0)
-    return lambda steps: loop.train(model, batches, optimizer, [0.01] * steps) and None
+
+    def run(steps: int) -> None:
+        loop.train(model, batches, optimizer, [0.01] * steps)
+
+    return run
 
 
 def main() -> None:

@@ -114,6 +114,7 @@ def test_a_criterion_of_weights(shared: Any, add: Any) -> None:
         before = len(calls)
         run(shared, criterion="mine", granularity=granularity)
         assert len(calls) > before
+    masks: Any
     _, masks = pruning.prune(models.build("resnet8", 10), torch.zeros(1, 3, 32, 32), sparsity=0.5, criterion="mine")
     assert sum(int(mask.sum()) for mask in masks.values()) == sum(mask.numel() for mask in masks.values()) / 2
 

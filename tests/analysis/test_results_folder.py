@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -93,7 +94,8 @@ def test_a_study_without_a_finished_trial_is_read(tmp_path: Path) -> None:
 def test_columns_that_either_side_does_not_know(tmp_path: Path) -> None:
     folder = make(tmp_path / "old", 3, 0)
     rows = pd.read_csv(folder / "trials.csv", dtype=str).drop(columns=["reduce", "macs", "feasible", "speedup"])
-    rows.assign(note="new", layers=[7, 8, None, 9], ratio=["2", "0.5", "", "nan"], sure="True").to_csv(
+    layers: list[Any] = [7, 8, None, 9]
+    rows.assign(note="new", layers=layers, ratio=["2", "0.5", "", "nan"], sure="True").to_csv(
         folder / "trials.csv", index=False
     )
     trials = read(folder).trials

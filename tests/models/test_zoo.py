@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_most_take_eight_pixel_digits(name: Any) -> None:
 def test_the_stem_keeps_the_resolution_up_to_64_pixels_and_not_above() -> None:
     for size, first_stage in [(64, 64), (65, 17), (128, 32)]:  # 65: 7x7 of stride 2 -> 33, pooled -> 17
         model = build("resnet18", 2, (3, size, size)).eval()
-        seen = []
+        seen: list[tuple[int, ...]] = []
         model.layer1.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(tuple(output.shape)))
         model(torch.zeros(1, 3, size, size))
         assert seen == [(1, 64, first_stage, first_stage)]
@@ -193,7 +194,7 @@ number = 3
 
 
 @pytest.fixture
-def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "users_networks.py").write_text(USERS_MODULE)
     (tmp_path / "users_unfinished.py").write_text("def linear(:\n")
     (tmp_path / "users_broken.py").write_text("import no_such_package_of_theirs\n")

@@ -28,6 +28,7 @@ def model() -> Any:
 
 def test_weights_are_masked_in_place_to_the_weight(model: Any) -> None:
     total = sum(w.numel() for w in masks.prunable(model).values())
+    kept: Any
     pruned, kept = pruning.prune(model, IMAGES, sparsity=0.7)
     assert pruned is model
     assert sum(int(m.sum()) for m in kept.values()) == total - round(0.7 * total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,11 @@ def test_every_criterion_is_held_against_random_in_its_own_cell(results: Results
     assert frame["n"].eq(3).all()
     trials = results.trials
     here = trials[(trials["granularity"] == "channel") & (trials["scope"] == "layer")]
-    here = here[here["requested_sparsity"] == 0.7].groupby("criterion")["test_accuracy"].mean()
-    line = frame.query("criterion == 'saliency' and granularity == 'channel' and scope == 'layer'")
-    line = line[line["requested_sparsity"] == 0.7].iloc[0]
-    assert line["mean"] == pytest.approx(here["saliency"])
-    assert line["difference"] == pytest.approx(here["saliency"] - here["random"])
+    accuracy = here[here["requested_sparsity"] == 0.7].groupby("criterion")["test_accuracy"].mean()
+    lines = frame.query("criterion == 'saliency' and granularity == 'channel' and scope == 'layer'")
+    line = lines[lines["requested_sparsity"] == 0.7].iloc[0]
+    assert line["mean"] == pytest.approx(accuracy["saliency"])
+    assert line["difference"] == pytest.approx(accuracy["saliency"] - accuracy["random"])
     assert line["beats_random"] == "yes"
     assert "Welch" in caption
     assert "also differ" not in caption
@@ -94,7 +95,8 @@ def test_the_figure_draws_means_and_ranges(results: Results) -> None:
     assert panels == ["weight, global", "weight, layer", "channel, global", "channel, layer"]
     one = rows[(rows["granularity"] == "weight") & (rows["scope"] == "layer")]
     assert means(figure.axes[1]) == pytest.approx(sorted(100 * one["mean"]))
-    spans = [segment[:, 0] for bars in figure.axes[1].collections for segment in bars.get_segments()]
+    collections: Any = figure.axes[1].collections
+    spans = [segment[:, 0] for bars in collections for segment in bars.get_segments()]
     assert sorted(low for low, _ in spans) == pytest.approx(sorted(100 * one["lowest"]))
     assert all(ax.get_xlim() == figure.axes[0].get_xlim() for ax in figure.axes)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][-1] == "random"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -139,7 +140,8 @@ def test_too_few_networks_are_not_weighed(tmp_path: Path) -> None:
 def test_the_figure_has_a_bar_for_every_axis(results: Results) -> None:
     left, right = importance(results).axes
     shares = importance_data(results)
-    assert [bar.get_width() for bar in left.patches] == pytest.approx((100 * shares["share"]).tolist())
+    bars: Any = left.patches
+    assert [bar.get_width() for bar in bars] == pytest.approx((100 * shares["share"]).tolist())
     assert [label.get_text() for label in left.get_yticklabels()] == shares["axis"].tolist()
     assert "schedule: iterative" in [label.get_text() for label in right.get_yticklabels()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,8 @@ def test_the_map_has_a_line_for_each_layer_and_a_place_for_zero(tmp_path: Path) 
     assert [label.get_text() for label in gradients.get_yticklabels()] == layer_names(54)
     medians = [line for line in gradients.lines if line.get_marker() == "o"][0]
     assert np.asarray(medians.get_xdata()).tolist() == pytest.approx(rows["q50"][:54].tolist())
-    thin = gradients.collections[0].get_segments()
+    lines: Any = gradients.collections[0]
+    thin = lines.get_segments()
     assert len(thin) == 54
     assert all(segment[0, 0] > 0 for segment in thin)
     assert thin[0][:, 0].tolist() == pytest.approx(rows.loc[0, ["q05", "q95"]].tolist())
@@ -76,7 +78,8 @@ def test_histograms_are_of_the_network_that_the_answer_quotes(tmp_path: Path) ->
     figure = histograms(results)
     assert figure.axes[0].get_title("left") == "layer1.0.conv: 20.0 % left"
     assert f"Trial {chosen['trial_id']} (magnitude l1, weight, " in " ".join(figure.get_supxlabel().split())
-    before, after = figure.axes[0].patches
+    patches: Any = figure.axes[0].patches
+    before, after = patches
     assert before.get_data().values.sum() == 2000
     assert after.get_data().values.tolist() == rows["pruned"][:60].tolist()
 

@@ -119,7 +119,8 @@ def test_erk_pools_the_layers_that_make_a_group() -> None:
             return self.out(self.bn(self.a(x) + self.b(self.mid(x))))
 
     graph = dependency_graph(Sum(), torch.zeros(1, 3, 2, 2))
-    ranks = SCOPES["erk"].channels(graph, np.arange(14.0), "params", None)
+    erk: Any = SCOPES["erk"]
+    ranks = erk.channels(graph, np.arange(14.0), "params", None)
     sizes = {group.name: (group.start, group.size) for group in graph.groups}
     for name, density in {"a": (13 + 16) / 72, "mid": (6 + 3 + 2) / 18}.items():
         start, size = sizes[name]

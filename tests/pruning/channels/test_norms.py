@@ -201,7 +201,8 @@ def test_fpgm_of_a_transposed_convolution_is_that_of_its_filters() -> None:
     """Channel u of the first group is produced by column u of its weight."""
     model = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Conv2d(4, 1, 1))
     graph = dependency_graph(model, IMAGES.float())
-    found = CRITERIA["fpgm"].channel(graph, model, None, [], torch.Generator())["0"]
+    fpgm: Any = CRITERIA["fpgm"]
+    found = fpgm.channel(graph, model, None, [], torch.Generator())["0"]
     filters = [model[0].weight.detach()[:, u].flatten() for u in range(4)]
     by_hand = [sum(float((a - b).norm()) for b in filters) / 4 for a in filters]
     assert found.tolist() == pytest.approx(by_hand, rel=1e-4)

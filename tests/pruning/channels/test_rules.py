@@ -42,7 +42,7 @@ FOLLOWED = {
     "rows merged": lambda m, x: x.flatten(2).unsqueeze(3),
     "sizes computed": lambda m, x: x.view(x.size(0), x.size(1), -1, 1).reshape((x.shape[0], -1, 6, 6)),
     "rows joined": lambda m, x: torch.cat((x, -x), dim=2),
-    "chunks joined": lambda m, x: torch.cat(torch.chunk(x, chunks=2, dim=1), axis=1),
+    "chunks joined": lambda m, x: torch.cat(torch.chunk(x, chunks=2, dim=1), axis=1),  # type: ignore[call-arg]
     "a half twice": lambda m, x: torch.cat([x.chunk(2, dim=1)[0]] * 2, 1),
     "reduced": lambda m, x: x.mean(-1, keepdim=True) + x.amax(dim=(2,), keepdim=True) + x.sum((2, 3), keepdim=True),
     "expanded": lambda m, x: F.adaptive_avg_pool2d(x, 1).expand_as(x) * x,

@@ -114,7 +114,7 @@ def test_activations_without_exact_zeros_are_refused() -> None:
 
 def test_concatenations_flattened_maps_and_functions() -> None:
     """Mixed (functional activations, a layer called twice); a ReLU after a flatten, where a channel has 4 places."""
-    model = Mixed().eval()
+    model: nn.Module = Mixed().eval()
     batches = [(torch.randn(2, 3, 9, 9), torch.tensor([0, 1]))]
     graph = dependency_graph(model, batches[0][0])
     scores = activations.activation_channels(graph, model, None, batches, GENERATOR)

@@ -28,7 +28,7 @@ def residual() -> Any:
     torch.manual_seed(0)
     model = trained_like(models.build("resnet8", 3))
     images = torch.randn(50, 3, 4, 4, generator=generator(), dtype=torch.float64)
-    inputs = {}
+    inputs: dict[str, Any] = {}
     handles = [
         module.register_forward_pre_hook(lambda m, x, name=name: inputs.__setitem__(name, x[0].detach().clone()))
         for name, module in model.named_modules()
@@ -77,8 +77,8 @@ def test_thinets_scores_are_energies_of_what_is_gone(residual: Any, group: Any) 
 def test_regressions_order_is_scikit_learns_path_and_its_errors_numpys(residual: Any, group: Any) -> None:
     model, graph, batches, inputs = residual
     score = regression_channels(graph, model, None, batches, generator())[group].numpy()
-    parts = [contributions(model, inputs, path) for path in READERS[group]]
-    parts = np.hstack([p / np.linalg.norm(p.sum(0)) for p in parts])
+    each = [contributions(model, inputs, path) for path in READERS[group]]
+    parts = np.hstack([p / np.linalg.norm(p.sum(0)) for p in each])
     parts *= 1000  # scikit-learn's path ends early where penalties are below 1e-7
     alphas, _, coefs = lars_path(parts.T, parts.sum(0), method="lasso")
     entry = [alphas[np.flatnonzero(c)[0] - 1] if c.any() else 0 for c in coefs]
@@ -88,7 +88,7 @@ def test_regressions_order_is_scikit_learns_path_and_its_errors_numpys(residual:
     layers = []
     for path in READERS[group]:
         layer = model.get_submodule(path)
-        x = F.unfold(inputs[path], layer.kernel_size, padding=layer.padding, stride=layer.stride)
+        x: Any = F.unfold(inputs[path], layer.kernel_size, padding=layer.padding, stride=layer.stride)
         x = x.transpose(0, 1).flatten(1).numpy()
         x = np.hstack([x, np.sqrt(0.01 * np.trace(x @ x.T) / len(x)) * np.eye(len(x))])
         layers.append((layer.weight.detach().flatten(1).numpy() @ x, x.reshape(16, -1, x.shape[1])))

@@ -208,7 +208,7 @@ def test_every_criterion_says_what_it_is() -> None:
 def test_the_stated_cost_is_what_is_asked_of_the_data(name: str) -> None:
     model = trained_like(models.build("resnet8", 3))
     graph = dependency_graph(model, calibration()[0][0])
-    criterion = CRITERIA[name]
+    criterion: Any = CRITERIA[name]
     for function in (
         criterion.weight and (lambda: criterion.weight(model, [], torch.Generator())),
         criterion.channel and (lambda: criterion.channel(graph, model, None, [], torch.Generator())),
@@ -319,7 +319,7 @@ def test_bn_scale_by_hand() -> None:
 
 
 def test_bn_scale_is_torchs_own_fusion() -> None:
-    model = trained_like(models.build("resnet8", 3))
+    model: Any = trained_like(models.build("resnet8", 3))
     scores = score_with("bn_scale", model)
     for conv, norm in ((model.conv1, model.bn1), (model.layer2[0].conv2, model.layer2[0].bn2)):
         fused = torch.nn.utils.fuse_conv_bn_eval(conv, norm)

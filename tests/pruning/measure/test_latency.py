@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.measure import latency
 from pruning.measure.latency import measure_latency
 
 
@@ -24,8 +23,9 @@ class Sleeper(nn.Module):
 
 
 def test_medians_are_the_time_slept_in_milliseconds_and_turns_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, clock = [], [0.0]
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
+    calls: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr("pruning.measure.latency.time.perf_counter", lambda: clock[0])
     networks = {"short": Sleeper("s", 0.005, calls, clock), "long": Sleeper("l", 0.02, calls, clock)}
     measured = measure_latency(networks, torch.zeros(1), seconds=0.05, warm_up=2, least=4)
     assert measured["short"].median == pytest.approx(5)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.ao.pruning import WeightNormSparsifier
+from torch.ao.pruning.sparsifier.weight_norm_sparsifier import WeightNormSparsifier
 from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_from_dense_cutlass,
     sparse_semi_structured_to_dense_cutlass,

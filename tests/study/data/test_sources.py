@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from study.data import cache as data_cache
-from study.data import sources, splits
+from study.data import imagefolder, sources, splits
 from study.data.imagefolder import decode
 from study.data.splits import load, shape_of
 
@@ -62,7 +62,7 @@ def test_digits_are_scikit_learns_in_256_steps(cache: Any) -> None:
     from sklearn.datasets import load_digits
 
     digits, data = load_digits(), load("digits")
-    assert (data.images.shape, data.images.dtype) == ((1797, 8, 8, 1), np.uint8)
+    assert (data.images.shape, data.images.dtype) == ((1797, 8, 8, 1), np.dtype(np.uint8))
     assert data.in_shape == (1, 8, 8)
     assert np.abs(data.images[..., 0] / 255 - digits.images / 16).max() <= 0.5 / 255 + 1e-12
     assert np.array_equal(data.labels, digits.target)
@@ -221,7 +221,7 @@ def test_a_second_load_decodes_nothing_and_maps_the_file(
     cache: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = read(folder)
-    monkeypatch.setattr(sources.imagefolder, "decode_all", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(imagefolder, "decode_all", lambda *_: pytest.fail("decoded again"))
     second = read(folder)
     assert np.array_equal(first.images, second.images)
     assert isinstance(second.images.base, np.memmap)
@@ -267,7 +267,7 @@ def test_the_fingerprint_tells_splits_apart(cache: Any, folder: Any) -> None:
 def test_two_that_want_the_same_images_at_once_decode_them_once(
     cache: Any, folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    barrier, build_lock, decode_all = threading.Barrier(2), data_cache._build_lock, sources.imagefolder.decode_all
+    barrier, build_lock, decode_all = threading.Barrier(2), data_cache._build_lock, imagefolder.decode_all
     results, decoded = [], []
 
     def together(built: Path) -> Any:
@@ -279,7 +279,7 @@ def test_two_that_want_the_same_images_at_once_decode_them_once(
         decode_all(*args)
 
     monkeypatch.setattr(data_cache, "_build_lock", together)
-    monkeypatch.setattr(sources.imagefolder, "decode_all", counted)
+    monkeypatch.setattr(imagefolder, "decode_all", counted)
     threads = [threading.Thread(target=lambda: results.append(read(folder).images.sum())) for _ in range(2)]
     for thread in threads:
         thread.start()

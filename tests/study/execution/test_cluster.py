@@ -116,7 +116,8 @@ def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path: Path, gpu: Any) -
 
 def on(monkeypatch: pytest.MonkeyPatch, *nodes: Any) -> None:
     monkeypatch.setattr(
-        cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": c, "GPU": g}} for c, g in nodes]
+        "study.execution.cluster.ray.nodes",
+        lambda: [{"Alive": True, "Resources": {"CPU": c, "GPU": g}} for c, g in nodes],
     )
 
 

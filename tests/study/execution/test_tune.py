@@ -13,7 +13,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.tune.search import Searcher
 
-from study.execution import ray_adapter, score_cache, tune, tune_adapters
+from study.execution import ray_adapter, score_cache, tune
 from study.execution.allotment import Allotment
 from study.execution.tune_adapters import (
     LOW_ON_MEMORY,
@@ -43,9 +43,9 @@ def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step(monkeypatc
             self.listener.on_step_end(0, [])
             steps.append("went on")
 
-    monkeypatch.setattr(tune.tune, "Tuner", Tuner)
-    monkeypatch.setattr(tune.tune, "with_parameters", lambda trainable, **parameters: trainable)
-    monkeypatch.setattr(tune.tune, "with_resources", lambda trainable, resources: trainable)
+    monkeypatch.setattr("study.execution.tune.tune.Tuner", Tuner)
+    monkeypatch.setattr("study.execution.tune.tune.with_parameters", lambda trainable, **parameters: trainable)
+    monkeypatch.setattr("study.execution.tune.tune.with_resources", lambda trainable, resources: trainable)
     monkeypatch.setattr(tune, "ClusterScoreStore", lambda: None)
     allotted = Allotment({"cpu": 1, "gpu": 0}, 1, 1)
     before = signal.getsignal(signal.SIGINT)
@@ -95,8 +95,8 @@ def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path: Path, says: Any,
 
 
 def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time() -> None:
-    rows = []
-    outcome = {"outcome": [{"error": "OutOfMemoryError: CUDA out of memory"}, [], None, ""]}
+    rows: list[Any] = []
+    outcome: dict[str, list[Any]] = {"outcome": [{"error": "OutOfMemoryError: CUDA out of memory"}, [], None, ""]}
     for shares, short, reported in ((True, [TICKET], 0), (False, [], 1)):
         searcher = searcher_of(TICKET)
         listener = ResultListener(searcher, rows.append, threading.Event(), shares)
@@ -117,7 +117,7 @@ def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch: pytest
     def get(network: Any) -> None:
         raise RayError("the node of the object is gone")
 
-    monkeypatch.setattr(tune_adapters.ray, "get", get)
+    monkeypatch.setattr("study.execution.tune_adapters.ray.get", get)
     searcher = searcher_of(TICKET)
     listener = ResultListener(searcher, report, threading.Event(), False)
     for attempt in range(MAX_RETRIES + 1):
@@ -155,9 +155,9 @@ def test_early_stopping_hears_epochs_and_stops_what_does_not_go_on() -> None:
 
 def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1.0]
-    monkeypatch.setattr(score_cache.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(score_cache.ray, "put", lambda scores: f"where {scores} lie")
-    cache = score_cache.ScoreCacheActor()
+    monkeypatch.setattr("study.execution.score_cache.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("study.execution.score_cache.ray.put", lambda scores: f"where {scores} lie")
+    cache: Any = score_cache.ScoreCacheActor()
     assert cache.claim("obs") is True
     assert cache.claim("obs") is False  # another computes
     assert cache.claim("taylor") is True

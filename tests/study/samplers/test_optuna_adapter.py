@@ -147,7 +147,7 @@ def test_samplers_ask_the_study_that_they_are_shown_for_its_trials(
     asked = []
     shown = adapter._RestrictedStudy._get_trials
 
-    def spied(self, *arguments: Any, **named: Any) -> Any:
+    def spied(self: Any, *arguments: Any, **named: Any) -> Any:
         found = shown(self, *arguments, **named)
         asked.append(len(found))
         return found

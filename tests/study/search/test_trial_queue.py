@@ -65,10 +65,10 @@ def test_a_trial_lost_twice_is_failed_with_its_reason(tmp_path: Path) -> None:
     assert len(drain(queue)) == 3
 
 
-def test_recorded_but_not_told_is_told_not_run_again(tmp_path: Path) -> None:
+def test_recorded_but_not_told_is_told_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = TrialQueue(tmp_path, study_file())
     ticket = queue.ask()
-    queue.store.conclude = lambda trial, row: None  # killed between the two writes
+    monkeypatch.setattr(queue.store, "conclude", lambda trial, row: None)  # killed between the two writes
     queue.store.tell(ticket, row(0.7), [])
     queue.store.close()
     queue = TrialQueue(tmp_path, study_file())
@@ -178,9 +178,9 @@ def test_a_recipe_known_from_elsewhere_is_told_and_not_run(tmp_path: Path) -> No
     assert queue.store.records[told[0]["trial_id"]][1] == [{"trial_id": told[0]["trial_id"], "epoch": 1}]
 
 
-def test_copies_still_due_when_the_driver_died_are_run(tmp_path: Path) -> None:
+def test_copies_still_due_when_the_driver_died_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = TrialQueue(tmp_path, study_file(trials=2, seeds=3))
-    queue._enqueue_copy = lambda trial: None  # killed before it could queue the other two seeds
+    monkeypatch.setattr(queue, "_enqueue_copy", lambda trial: None)  # killed before it could queue the other two seeds
     lost = queue.ask()
     queue.store.close()
     tickets = drain(TrialQueue(tmp_path, study_file(trials=2, seeds=3)))
