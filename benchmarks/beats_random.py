@@ -65,7 +65,7 @@ def main() -> None:
         if granularity == "weight" and form.weight is None:
             continue
         probe = device_data.rows_of(calibration(data, args.calibration, seed), device)
-        batches = [images.batch(rows) for rows in probe.split(128)]
+        batches = images.batches(probe)
 
         def start(settings: PruneSettings, batches: Batches = batches) -> Pruned:
             return begin(dense(), batches[0][0][:1], settings)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 
 def one_shot(progress: float, final: float, initial: float = 0.0) -> float:
-    """A single cut to `final`; `initial` is ignored.
+    """The target in one cut.
+
+    `initial` is ignored.
 
     >>> one_shot(0.0, 0.9)
     0.9
@@ -20,10 +22,11 @@ def one_shot(progress: float, final: float, initial: float = 0.0) -> float:
 
 
 def iterative(progress: float, final: float, initial: float = 0.0) -> float:
-    """Linear: initial + (final - initial) * progress.
+    """Equal steps: initial + (final - initial) * progress.
 
-    Each cut removes the same share of the dense network, not of what is left. Han et al. 2015, arXiv:1506.02626 (prune
-    and retrain in turn).
+    Each cut removes the same share of the dense network, not of what is left; pruning and retraining alternate.
+
+    Source: Han 2015, arXiv:1506.02626
 
     >>> iterative(0.25, final=0.8)
     0.2
@@ -33,9 +36,9 @@ def iterative(progress: float, final: float, initial: float = 0.0) -> float:
 
 
 def gradual(progress: float, final: float, initial: float = 0.0) -> float:
-    """Cubic, large cuts first: final + (initial - final) * (1 - progress) ** 3.
+    """Large steps first, small ones at the end: final + (initial - final) * (1 - progress)^3.
 
-    Zhu and Gupta 2017, arXiv:1710.01878, equation 1.
+    Source: Zhu & Gupta 2017, arXiv:1710.01878
 
     >>> gradual(0.5, final=0.5)
     0.4375

@@ -164,13 +164,16 @@ def test_a_scope_for_weights_alone_is_refused_for_channels_when_the_file_is_read
 
 def test_a_schedule(shared: Any, add: Any) -> None:
     def quadratic(progress: Any, final: Any, initial: Any = 0.0) -> Any:
-        """Between equal steps and the cubic curve (arXiv:0000.00000)."""
+        """Between equal steps and the cubic curve.
+
+        Source: Mine 2000, arXiv:0000.00000
+        """
         return final + (initial - final) * (1 - progress) ** 2
 
     assert not is_known("space", "schedule", "mine")
     add(SCHEDULES, quadratic)
     assert is_known("space", "schedule", "mine")
-    line = "| `mine` | Between equal steps and the cubic curve (arXiv:0000.00000). | arXiv:0000.00000 |"
+    line = "| `mine` | Between equal steps and the cubic curve | Mine 2000, arXiv:0000.00000 |"
     assert line in reference.schedules_table()
     row, history = run(shared, schedule="mine", steps=2, finetune_epochs=2)
     assert [line["sparsity"] for line in history] == pytest.approx([0.375, 0.5], abs=1e-3)

@@ -47,10 +47,6 @@ def test_the_tables_of_choices_are_those_of_the_code(name: Any, table: Any) -> N
     assert table() in page(name), f"docs/{name}.md is out of date; the table is now\n{table()}"
 
 
-def test_the_space_is_a_section_of_the_study_file() -> None:
-    assert reference.space_table() == reference.section_table("space")
-
-
 def test_all_models_and_datasets_are_named() -> None:
     text = " ".join(page("own_data_and_networks").split())
     assert ", ".join(f"`{name}`" for name in MODELS) in text

@@ -62,7 +62,7 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
             "seconds": sum(record["seconds"] for record in history),
             "history": history,
             "layers": cost.layer_costs(model, data.in_shape),
-            "layer_scores": layer_scores(model, [images.batch(rows) for rows in calibration_rows.split(128)]),
+            "layer_scores": layer_scores(model, images.batches(calibration_rows)),
         },
     )
 

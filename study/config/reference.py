@@ -33,15 +33,6 @@ COST = {
     "backward": "forward, backward",
     "per-image": "forward, backward; gradients of single images",
 }
-# A schedule not listed here is described by the first line of its docstring.
-SCHEDULE_MEANINGS = {
-    "one_shot": ("the target in one cut", ""),
-    "iterative": ("equal steps: initial + (final - initial) * progress", "Han 2015, arXiv:1506.02626"),
-    "gradual": (
-        "large steps first, small ones at the end: final + (initial - final) * (1 - progress)^3",
-        "Zhu & Gupta 2017, arXiv:1710.01878",
-    ),
-}
 
 
 def criteria_table() -> str:
@@ -58,17 +49,12 @@ def scopes_table() -> str:
 
 
 def schedules_table() -> str:
-    """All schedules with their sources, as Markdown table rows."""
-    return _markdown_rows(_documented(SCHEDULES, SCHEDULE_MEANINGS))
-
-
-def space_table() -> str:
-    """The keys of a recipe with choices, defaults and meanings, as Markdown table rows."""
-    return section_table("space")
+    """All schedules with their sources, as Markdown table rows: of each docstring the first line, and `Source:`."""
+    return _markdown_rows((f"`{name}`", *_documented(schedule)) for name, schedule in SCHEDULES.items())
 
 
 def section_table(name: str) -> str:
-    """The keys of a section of the study file (one of `SECTIONS`); columns as in `space_table`."""
+    """The keys of a section of the study file (one of `SECTIONS`) with choices, defaults and meanings, as rows."""
     own_defaults = DEFAULT_SPACE if name == "space" else {}
     return _markdown_rows(
         (f"`{key}`", _choices(key, field), _default(field, own_defaults.get(key)), field.description or "")
@@ -100,11 +86,10 @@ def _default(field: FieldInfo, own: Any) -> str:
     return f"`{json.dumps(field.default if own is None else own)}`"
 
 
-def _documented(functions: Mapping[str, Callable[..., Any]], meanings: Mapping[str, tuple[str, str]]) -> Iterable[Any]:
-    for name, function in functions.items():
-        summary = (function.__doc__ or "").strip().split("\n")[0]
-        source = ", ".join(re.findall(r"arXiv:\d{4}\.\d{5}", function.__doc__ or ""))
-        yield (f"`{name}`", *meanings.get(name, (summary, source)))
+def _documented(function: Callable[..., Any]) -> tuple[str, str]:
+    text = (function.__doc__ or "").strip()
+    source = re.search("Source: (.*)", text)
+    return text.split("\n")[0].rstrip("."), source[1] if source else ""
 
 
 def _markdown_rows(rows: Iterable[Iterable[str]]) -> str:

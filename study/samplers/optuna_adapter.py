@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -92,8 +92,3 @@ class _RestrictedStudy:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
-
-
-def constraints(trial: FrozenTrial) -> Mapping[Any, float]:
-    """By how much a trial violates each constraint, in either format (`write_violations`, `Trial.set_constraint`)."""
-    return trial.constraints

@@ -13,7 +13,7 @@ from optuna import samplers
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from study.samplers.optuna_adapter import constraints, nsga_parents, restricted_study, storage_id
+from study.samplers.optuna_adapter import nsga_parents, restricted_study, storage_id
 
 
 class Windowed(samplers.BaseSampler):
@@ -70,7 +70,7 @@ class Windowed(samplers.BaseSampler):
     def _add(self, study: optuna.Study, trial: FrozenTrial, values: Sequence[float] | None) -> None:
         assert self._latest is not None
         self._latest.append(storage_id(trial))
-        if values is None or any(violation > 0 for violation in constraints(trial).values()):
+        if values is None or any(violation > 0 for violation in trial.constraints.values()):
             return
         signs = [-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions]
         costs = np.array(values) * signs

@@ -37,6 +37,10 @@ class Images(NamedTuple):
             return inputs.clone(memory_format=layout), self.labels[rows]
         return inputs.contiguous(memory_format=layout), self.labels[rows]
 
+    def batches(self, rows: Tensor, size: int = 128) -> list[Batch]:
+        """Batches of at most `size` images of `rows`, in order and not augmented."""
+        return [self.batch(chosen) for chosen in rows.split(size)]
+
 
 def on_device(data: Data, device: torch.device) -> Images:
     """Move `data` to `device`; no copy on the CPU."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 import models
 from pruning.criteria.registry import CRITERIA, Criterion
@@ -12,7 +11,7 @@ from pruning.settings import Granularity, PruneSettings
 from pruning.weights.masks import Scores
 from study.config import Recipe
 from study.data.splits import calibration
-from study.training.device_data import Batch, Images, rows_of
+from study.training.device_data import Images, rows_of
 from study.trials.context import ScoreArrays, TrialContext
 from study.trials.scan import Curves, curve_key
 
@@ -39,11 +38,6 @@ def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:
     )
 
 
-def calibration_batches(images: Images, rows: Tensor) -> list[Batch]:
-    """Batches of the calibration images at `rows`, in order and not augmented."""
-    return [images.batch(chosen) for chosen in rows.split(128)]
-
-
 def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Images, dense: Pruned) -> Scores | None:
     """Scores of the unpruned baseline, from the shared store; a private copy. None for criteria that are not shared.
 
@@ -63,7 +57,7 @@ def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Im
 
     def compute() -> ScoreArrays:
         chosen = rows_of(calibration(context.data, recipe.calibration_samples, draw), device)
-        scores = score(dense, calibration_batches(images, chosen), torch.Generator(device).manual_seed(draw))
+        scores = score(dense, images.batches(chosen), torch.Generator(device).manual_seed(draw))
         return {name: values.cpu().numpy() for name, values in scores.items()}
 
     key = (recipe.criterion, recipe.granularity, recipe.reduce, recipe.protect, recipe.calibration_samples, draw)

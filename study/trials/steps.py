@@ -24,7 +24,7 @@ from study.trials.context import NetworkState, Outcome, TrialContext
 from study.trials.finetuning import FineTuning
 from study.trials.from_scratch import train_from_scratch
 from study.trials.rows import measured_columns, recipe_columns
-from study.trials.scoring import baseline_scores, calibration_batches, prune_settings
+from study.trials.scoring import baseline_scores, prune_settings
 
 
 def run_trial(
@@ -106,7 +106,7 @@ def _prune_and_finetune(
     tuning = FineTuning(recipe, data, context.section, seed, history)
     cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
     for number, sparsity in enumerate(cuts, start=1):
-        before, batches = pruned, calibration_batches(data.images, calibrating)
+        before, batches = pruned, data.images.batches(calibrating)
         pruned = prune_to(before, sparsity, batches, generator, scores)
         optimizer, scores = _carry_optimizer(optimizer, recipe, before, pruned), None
         if recipe.recalibrate:

@@ -114,7 +114,7 @@ def test_constraints_reach_samplers_and_the_dashboard(study: Any, adapter: Any) 
     study.tell(trial, [1.0, 1.0])
     (frozen,) = study.get_trials()
     need(frozen.system_attrs.get("constraints") == [0.5, -1.0], "constraints")  # as optuna-dashboard reads it
-    need(list(adapter.constraints(frozen).values()) == [0.5, -1.0], "constraints")
+    need(list(frozen.constraints.values()) == [0.5, -1.0], "constraints")
     feasible = study.ask()
     adapter.write_violations(study._storage, feasible, [-1.0, -1.0])
     study.tell(feasible, [0.5, 0.5])
