@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: study test test-ray test-rest test-slow test-lowest check docs clean
+.PHONY: study test test-ray test-analysis test-rest test-slow test-lowest check docs clean
 
 # A finished or interrupted quickstart is taken up where it stands, so `make study` can be typed again.
 study: $(VENV)/.installed
@@ -12,16 +12,20 @@ study: $(VENV)/.installed
 	then $(BIN)/python -m study.run --resume results/quickstart; \
 	else $(BIN)/python -m study.run --space quickstart; fi
 
-test: check
-	$(MAKE) --jobs 2 test-ray test-rest
+# Three at a time on two cores: Ray's tests wait half of their time. Nothing else may run what another of these runs.
+test: $(VENV)/.installed-dev
+	$(MAKE) --jobs 3 test-ray test-analysis test-rest check
 
-test-ray test-rest: $(VENV)/.installed-dev
+test-ray test-analysis test-rest: $(VENV)/.installed-dev
 
 test-ray:
 	$(BIN)/python -m pytest -m "ray and not slow"
 
+test-analysis:
+	$(BIN)/python -m pytest -m "not slow" tests/analysis
+
 test-rest:
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	$(BIN)/python -m pytest -m "not ray and not slow" --ignore tests/analysis
 
 # What takes a minute or more each: nightly, and before a release.
 test-slow: $(VENV)/.installed-dev
