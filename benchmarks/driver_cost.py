@@ -27,8 +27,8 @@ from study.results.handlers import WAIT, TrialHandlers, TrialReport
 from study.results.live_view import LiveView
 from study.results.recorder import TrialRecorder
 from study.search.trial_queue import TrialQueue
-from study.search.trial_store import Ticket
 from study.training.epochs import Row
+from study.trials.context import Ticket
 
 SPACE = {
     "criterion": ["magnitude_l1", "magnitude_l2", "random"],
@@ -127,7 +127,7 @@ def through_ray(sampler: str, trials: int) -> None:
     data = training.read_data(file.baseline, None)
     file = resolve(file, data)
     baseline = disk_cache.obtain(file.baseline, data, lambda: training.make(file.baseline, data, torch.device("cpu")))
-    with tempfile.TemporaryDirectory() as name, cluster.cluster(None, file):
+    with tempfile.TemporaryDirectory() as name, cluster.cluster(None, file, Path(name)):
         folder = Path(name)
         queue = TrialQueue(folder, file)
         allotted = allotment.allotment(file.resources)

@@ -32,7 +32,7 @@ from analysis.statistics.pareto import is_nondominated
 from study.config import StudyFile, parse
 from study.search.journal import Journal
 from study.search.trial_queue import TrialQueue
-from study.search.trial_store import Ticket
+from study.trials.context import Ticket
 
 _POLL = os.WEXITED | os.WNOHANG | os.WNOWAIT
 ROOT = Path(__file__).parent.parent

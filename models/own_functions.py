@@ -29,7 +29,7 @@ def imported(name: str, what: str = "model") -> Callable[..., Any]:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        module = _run(place) if _is_file(place) else importlib.import_module(place)
+        module = file_module(place) if _is_file(place) else importlib.import_module(place)
     except Exception as error:  # a user's code may raise anything
         reason = str(error) if isinstance(error, (ImportError, _NoFileError)) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{what} {name}: {place} cannot be imported from {os.getcwd()}: {reason}") from error
@@ -54,16 +54,8 @@ def parcel(place: str) -> str:
     return "own_" + hashlib.sha256(place.encode()).hexdigest()[:12]
 
 
-class _NoFileError(Exception):
-    """There is no such file."""
-
-
-def _is_file(place: str) -> bool:
-    return place.endswith(".py")
-
-
-def _run(place: str) -> ModuleType:
-    """The module that the file is, under a name that its place makes."""
+def file_module(place: str) -> ModuleType:
+    """The module that the file at `place` is, run once, under a name that its place makes."""
     where = os.path.abspath(place)
     name = f"{Path(place).stem}_{hashlib.sha256(where.encode()).hexdigest()[:12]}"
     if name in sys.modules:
@@ -81,3 +73,11 @@ def _run(place: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+class _NoFileError(Exception):
+    """There is no such file."""
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py")

@@ -5,13 +5,15 @@
     python -m study.run --space schedules --dry-run
     python -m study.run --resume results/schedules
 
-Exit codes: 0 done, 1 the study failed, 2 the input is wrong, 130 interrupted (finished trials are kept).
+Exit codes: 0 done, 1 the study failed, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; after these three
+finished trials are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,7 +21,9 @@ from pathlib import Path
 from study.baseline import disk_cache, training
 from study.config import RefusedError
 from study.driver import dry_run
+from study.driver.interruption import Interruption, interruptible
 from study.driver.resolution import resolve
+from study.driver.scratch import scratch
 from study.driver.session import RunOptions, StudyRun, new_study, resume_command, resumed_study
 from study.driver.sweep import run_study
 from study.search.trial_queue import TrialQueue
@@ -31,6 +35,11 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> int:
     """Run the command; returns the exit code."""
     args = _arguments(prog).parse_args(argv)
+    with interruptible() as interruption:
+        return _run(args, interruption)
+
+
+def _run(args: argparse.Namespace, interruption: Interruption) -> int:
     try:
         file, folder, record = resumed_study(args) if args.resume else new_study(args)
         if args.dry_run:
@@ -46,14 +55,15 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> in
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted before the study began", file=sys.stderr)
-        return 130
-    options = RunOptions(args.address, args.tensorboard, deadline)
+        print(f"\n{_reason(interruption)} before the study began", file=sys.stderr)
+        return interruption.exit_code
     try:
-        return run_study(StudyRun(folder, record, data, queue, scans, options))
+        with scratch() as temporary:
+            options = RunOptions(args.address, args.tensorboard, deadline, temporary, interruption)
+            return run_study(StudyRun(folder, record, data, queue, scans, options))
     except KeyboardInterrupt:
-        print(f"\ninterrupted; all finished trials are kept. Continue with:\n  {resume_command(folder)}")
-        return 130
+        print(f"\n{_reason(interruption)}; all finished trials are kept. Continue with:\n  {resume_command(folder)}")
+        return interruption.exit_code
     except RefusedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -63,6 +73,13 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> in
         hint = f"finished trials are kept; continue with: {resume_command(folder)}"
         print(f"error: {problem}: {type(error).__name__}: {error}\n{hint}", file=sys.stderr)
         return 1
+    finally:
+        queue.store.close()
+
+
+def _reason(interruption: Interruption) -> str:
+    received = interruption.received or signal.SIGINT
+    return "interrupted" if received == signal.SIGINT else f"stopped by {received.name}"
 
 
 def _arguments(prog: str) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ DIRECTIONS = {
     "size_bytes": "min",
     "latency_ms": "min",
 }
+BOUND = r"^(<=|>=) *-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"  # of a constraint: `<= 0.02`
 CONSTRAINABLE = [
     "accuracy",
     "accuracy_drop",
@@ -53,7 +54,7 @@ class StudySection(Section):
         default={"accuracy": "max", "sparsity": "max"},
         description="one to three measures to optimise, each with its direction",
     )
-    constraints: dict[str, Annotated[str, Field(pattern=r"^(<=|>=) *-?[0-9.]+([eE]-?[0-9]+)?$")]] = Field(
+    constraints: dict[str, Annotated[str, Field(pattern=BOUND)]] = Field(
         default={},
         description="limits on columns, such as `{accuracy_drop: '<= 0.02'}`; a row outside is kept, never on the "
         "front",
@@ -91,6 +92,14 @@ class StudySection(Section):
     stop_early: StopEarly | None = Field(
         default=None, description="for example `{min_epochs: 1, reduction: 3}`: end weak trials early"
     )
+    trial_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="a trial that runs longer becomes `failed`, for one that hangs; left out: no limit"
+    )
+    max_losses: Annotated[int, Field(ge=1)] = Field(
+        default=3,
+        description="a trial becomes `failed` when it has ended its driver this often: killed within a minute of the "
+        "trial's start, with no other running. Whatever else ran when a driver was killed runs again",
+    )
     save: Literal["front", "all", "none"] = Field(
         default="front", description="which networks are saved: those on the front, all, or none"
     )
@@ -118,6 +127,11 @@ class Resources(Section):
     )
     concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto", description="concurrent trials. `auto`: as many as fit"
+    )
+    niceness: Annotated[int, Field(ge=0, le=19)] = Field(
+        default=0,
+        description="how far the workers of a local run stand back for other programs, as with `nice`; at 15, beside "
+        "as many busy processes as cores, a trial takes about thirty times as long",
     )
 
 

@@ -10,7 +10,7 @@ from study.config import Recipe
 from study.driver.session import StudyRun
 from study.results.handlers import WAIT
 from study.results.recorder import TrialRecorder
-from study.search.trial_store import Ticket
+from study.trials.context import Ticket
 
 FINE_TUNING = (
     "finetune_epochs",

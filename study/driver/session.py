@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
 
 from study.config import StudyFile, parse, read_study
 from study.data.splits import Data
+from study.driver.interruption import Interruption
 from study.results import provenance
 from study.search.trial_queue import TrialQueue
 from study.search.trial_store import TrialStore
@@ -20,17 +22,21 @@ from study.trials.scan import ScanCache
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Ray address, TensorBoard, deadline.
+    """Ray address, TensorBoard, deadline, temporary files, signals.
 
     Attributes:
       address: of a Ray cluster; None: start a local one.
       tensorboard: whether to write curves for TensorBoard.
       deadline: on the clock of time.monotonic, in seconds; no trial starts after it.
+      temporary: a folder for temporary files.
+      interruption: what Ctrl-C and other signals do.
     """
 
     address: str | None = None
     tensorboard: bool = False
     deadline: float = float("inf")
+    temporary: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    interruption: Interruption = field(default_factory=Interruption)
 
 
 @dataclass(frozen=True)

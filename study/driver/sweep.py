@@ -6,15 +6,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 
 import models
 from analysis.report import report as write_report
+from models.files import write_whole
 from pruning.measure.distributions import HISTOGRAM, SCORES, histograms
 from study.baseline import disk_cache
 from study.baseline.network import Baseline, arrays, save
+from study.config import RefusedError
 from study.driver.agenda import Agenda
 from study.driver.resolution import resolve
 from study.driver.session import StudyRun, resume_command
@@ -27,7 +29,7 @@ from study.results.recorder import TrialRecorder
 from study.training.epochs import Row
 from study.training.speed import speeds
 from study.trials import scan
-from study.trials.context import TrialContext
+from study.trials.context import Ticket, TrialContext
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,19 +43,26 @@ def run_study(run: StudyRun) -> int:
 
     file, record = run.file, run.record
     files.write_study(run.folder, file.resolved(), record)
-    with cluster.cluster(run.options.address, file) as dashboard:
+    with cluster.cluster(run.options.address, file, run.options.temporary) as dashboard:
+        run.options.interruption.install()
         token = f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""
         print(f"results: {run.folder}{token}")
         run = replace(run, dashboard=dashboard)
-        baseline = disk_cache.obtain(file.baseline, run.data, lambda: remote.make_baseline(file.baseline, run.data))
+        try:
+            baseline = disk_cache.obtain(file.baseline, run.data, lambda: remote.make_baseline(file.baseline, run.data))
+        except remote.TaskError as error:
+            path = run.folder / "errors" / "baseline.txt"
+            write_whole(path, error.traceback)
+            raise RefusedError(f"baseline.model {file.baseline.model}: training failed: {error}; see {path}") from None
         record["baseline"] = {k: v for k, v in baseline.card.items() if k not in NOT_RECORDED}
         _write_study(run, baseline)
         about = {"metrics": record["baseline"], "dataset": file.baseline.dataset, "versions": record["versions"]}
         save(run.folder / "baseline", baseline, about)
         timed = "latency_ms" in file.study.objectives
         context = TrialContext(
-            baseline, run.data, file.baseline, seed=file.study.seed, draws=file.study.seeds, timed=timed
-        )
+            baseline, run.data, file.baseline, file.study.seed, file.study.seeds,
+            timed=timed, minutes=file.study.trial_minutes,
+        )  # fmt: skip
         if scan_file := scan.scan_study(file):
             rows = _run_scan(run.of_scan(resolve(scan_file, run.data)), context)
             context = context._replace(curves=scan.curves(rows))
@@ -99,9 +108,18 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
         monitor = TrialMonitor(store, view, card, report, curves)
         disk = _DiskErrors()
         wrap = disk.keeping
-        handlers = TrialHandlers(wrap(Agenda(run, recorder).ask), wrap(report), wrap(monitor.epoch))
+        agenda = Agenda(run, recorder)
+
+        def ask() -> Ticket | Literal["wait"] | None:
+            ticket = agenda.ask()
+            if isinstance(ticket, Ticket):
+                view.begin(ticket.trial_id, ticket.recipe)
+            return ticket
+
+        interrupted = run.options.interruption.happened
+        handlers = TrialHandlers(wrap(ask), wrap(report), wrap(monitor.epoch), interrupted)
         try:
-            tune.run_trials(context, resources.cpus, allotted, handlers)
+            tune.run_trials(context, resources.cpus, allotted, handlers, run.options.temporary)
         except Exception:
             if disk.errors:
                 raise disk.errors[0] from None

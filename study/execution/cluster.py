@@ -6,7 +6,6 @@ import importlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +18,23 @@ from study import PACKAGES, ROOT, find_own_packages
 from study.config import RefusedError, StudyFile
 from study.execution import ray_adapter
 
+# Of OpenMP, read when torch is imported. By default threads spin at barriers: fastest on an idle machine, but where
+# others compute too, they wait for threads that do not run (`python -m benchmarks.shared_machine`).
+WAIT_POLICY = "OMP_WAIT_POLICY"
+CONTENDED = 0.25  # load per core above which threads yield instead
 _HOOK = f"{find_own_packages.__module__}.{find_own_packages.__name__}"  # run by each worker as it starts
 
 
 @contextmanager
-def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
+def cluster(address: str | None, file: StudyFile, staging: Path) -> Iterator[str]:
     """Connects to the Ray cluster at `address`, or starts a local one; yields the dashboard's URL, or "".
 
     A remote cluster is sent the code, user modules included, so its nodes need only the installed packages.
+
+    Args:
+      address: of a cluster; None: start a local one.
+      file: the study file.
+      staging: a folder where code is put together that is to be sent.
 
     Raises:
       RefusedError: no cluster at `address`, or Ray Client (`ray://`): the searcher would run far from its journal.
@@ -34,14 +42,15 @@ def cluster(address: str | None, file: StudyFile) -> Iterator[str]:
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a lost worker becomes a row, not a traceback
     try:
-        with tempfile.TemporaryDirectory(prefix="pruning-study-") as staging:
-            arguments = _init_arguments(address, file, Path(staging))
-            context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **arguments)
+        arguments = _init_arguments(address, file, staging)
+        context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **arguments)
     except (ConnectionError, ValueError) as error:
         raise RefusedError(
             f"--address {address}: cannot reach a Ray cluster there: {error}; if it needs a token (`ray start` does "
             f"where ~/.ray/auth_token exists), set RAY_AUTH_MODE=token and put the token in that file"
         ) from None
+    for path in _own_files(file):  # other processes cannot import it by name, to unpickle a network of its classes
+        ray.cloudpickle.register_pickle_by_value(models.file_module(path))
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
@@ -58,7 +67,11 @@ def _init_arguments(address: str | None, file: StudyFile, staging: Path) -> dict
         )
     environment: dict[str, Any] = {"worker_process_setup_hook": _HOOK} if _has_name_clash() else {}
     if address:
+        ray_adapter.connect_once()
         return {"address": address, "runtime_env": {"py_modules": code(file, staging), **environment}}
+    if os.getloadavg()[0] > CONTENDED * (os.cpu_count() or 1):
+        os.environ.setdefault(WAIT_POLICY, "passive")
+    os.environ[ray_adapter.NICENESS] = str(file.resources.niceness)
     # Ray adds the current folder, with user modules, to the workers' path; the project may be in another folder.
     if "site-packages" not in ROOT.parts:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -79,12 +92,19 @@ def code(file: StudyFile, staging: Path) -> list[str]:
 
     A file named by a function's path is copied into its own folder in `staging`.
     """
-    sources = {name.rpartition(":")[0] for name in [file.baseline.model, *file.values("criterion")] if ":" in name}
-    files = {source for source in sources if source.endswith(".py")}
-    modules = {source.split(".")[0] for source in sources - files}
+    files = _own_files(file)
+    modules = {source.split(".")[0] for source in _own_sources(file) - files}
     packages = [str(ROOT / name) for name in PACKAGES]
     user_modules = sorted(path for path in map(_module_path, modules) if "site-packages" not in path)
     return packages + user_modules + [_staged(path, staging) for path in sorted(files)]
+
+
+def _own_sources(file: StudyFile) -> set[str]:
+    return {name.rpartition(":")[0] for name in [file.baseline.model, *file.values("criterion")] if ":" in name}
+
+
+def _own_files(file: StudyFile) -> set[str]:
+    return {source for source in _own_sources(file) if source.endswith(".py")}
 
 
 def _staged(path: str, staging: Path) -> str:

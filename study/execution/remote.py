@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.baseline import training
@@ -16,10 +17,18 @@ from study.data.splits import Data
 from study.training.epochs import Row
 
 
+class TaskError(Exception):
+    """A task failed. `traceback`: of the failure, in the task's process."""
+
+    def __init__(self, error: RayTaskError) -> None:
+        super().__init__(" ".join(f"{type(error.cause).__name__}: {error.cause}".split()))
+        self.traceback = str(error)
+
+
 def make_baseline(section: BaselineSection, data: Data) -> Iterator[Row | Baseline]:
     """Trains and measures the baseline as a Ray task, on all cores of a node (and a GPU if available).
 
-    Yields a record per epoch, then the baseline; see `study.baseline.training.make`.
+    Yields a record per epoch, then the baseline; see `study.baseline.training.make`. Raises TaskError if it fails.
     """
     cores, gpus = _largest_node()
 
@@ -30,7 +39,10 @@ def make_baseline(section: BaselineSection, data: Data) -> Iterator[Row | Baseli
 
     references: Any = task.remote(section, data)
     for reference in references:
-        yield ray.get(reference)
+        try:
+            yield ray.get(reference)
+        except RayTaskError as error:
+            raise TaskError(error) from None
 
 
 def on_device_alone(work: Callable[..., Any], *arguments: Any) -> Any:

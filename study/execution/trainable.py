@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import time
 from typing import Any
 
 import ray
@@ -12,9 +14,8 @@ from study.config import Recipe
 from study.execution import ray_adapter
 from study.execution.remote import device
 from study.results.messages import recipe_line, row_line
-from study.search.trial_store import Ticket
 from study.training.epochs import epoch_line
-from study.trials.context import Outcome
+from study.trials.context import Outcome, Ticket
 from study.trials.steps import trial_epochs
 
 
@@ -38,6 +39,7 @@ class Trainable(tune.Trainable):
         self._epochs = trial_epochs(self._recipe, ticket.seed, self._context, self._device, ticket.plan)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # releases the previous trial's memory to other processes
+        self._started = time.monotonic()
         self._say(f"{recipe_line(ticket.recipe)}, to sparsity {self._recipe.sparsity:.3f}, seed {ticket.seed}")
         return True
 
@@ -47,6 +49,10 @@ class Trainable(tune.Trainable):
         The network in it is a reference to this node's object store; it is transferred only if the driver fetches it.
         """
         ray_adapter.set_title(f"ray::trial {self._ticket.trial_id}")
+        if minutes := self._context.minutes:
+            # A thread of faulthandler's ends this process, whatever it does by then; the traceback is in its log.
+            left = 60 * minutes - (time.monotonic() - self._started)
+            faulthandler.dump_traceback_later(max(left, 1e-3), exit=True, file=2)
         try:
             record = next(self._epochs)
             self._say(epoch_line(record, self._recipe.epochs))
@@ -56,6 +62,8 @@ class Trainable(tune.Trainable):
             self._say(outcome.traceback or row_line(outcome.row))
             network = ray.put(outcome.network)
             return {"done": True, "outcome": [outcome.row, outcome.history, network, outcome.traceback]}
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     def _say(self, line: str) -> None:
         print(f"trial {self._ticket.trial_id}: {line}", flush=True)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,13 @@ from study.results.handlers import TrialHandlers
 from study.trials.context import TrialContext
 
 
-def run_trials(context: TrialContext, threads: int, allotted: Allotment, handlers: TrialHandlers) -> None:
+def run_trials(
+    context: TrialContext,
+    threads: int,
+    allotted: Allotment,
+    handlers: TrialHandlers,
+    temporary: Path | None = None,
+) -> None:
     """Run trials from `handlers.ask` until it returns None.
 
     Trials that ran out of memory on a shared GPU run again after the others have ended, each alone on a device.
@@ -32,37 +33,43 @@ def run_trials(context: TrialContext, threads: int, allotted: Allotment, handler
       threads: CPU threads of each trial.
       allotted: resources of each trial, and how many run at once.
       handlers: the driver's callbacks.
+      temporary: a folder for Tune's files, which are removed again; None: the system's.
     """
     context = context._replace(score_store=ClusterScoreStore())
     each, at_once, devices = allotted
     searcher = SearcherAdapter(handlers.ask)
-    with _interruptible() as interrupted:
 
-        def fit(searcher: SearcherAdapter, each: dict[str, float], at_once: int, shares: bool) -> None:
-            parameters = {"context": context, "resources": each, "threads": threads}
-            trainable = tune.with_resources(tune.with_parameters(Trainable, **parameters), each)
-            listener = ResultListener(searcher, handlers.report, interrupted, shares)
-            _fit(trainable, at_once, searcher, listener, EarlyStoppingAdapter(searcher, handlers.epoch))
+    def fit(searcher: SearcherAdapter, each: dict[str, float], at_once: int, shares: bool) -> None:
+        parameters = {"context": context, "resources": each, "threads": threads}
+        trainable = tune.with_resources(tune.with_parameters(Trainable, **parameters), each)
+        listener = ResultListener(searcher, handlers.report, handlers.interrupted, shares, context.minutes)
+        stopper = EarlyStoppingAdapter(searcher, handlers.epoch)
+        with tempfile.TemporaryDirectory(dir=temporary, ignore_cleanup_errors=True) as storage:
+            _fit(trainable, at_once, searcher, listener, stopper, storage)
 
+    fit(searcher, each, at_once, each["gpu"] > 0)
+    while searcher.short:
+        alone = SearcherAdapter(partial(next, iter(searcher.short), None))
+        searcher.short = []
+        fit(alone, each | {"gpu": max(1.0, each["gpu"])}, devices, False)
         fit(searcher, each, at_once, each["gpu"] > 0)
-        while searcher.short:
-            alone = SearcherAdapter(partial(next, iter(searcher.short), None))
-            searcher.short = []
-            fit(alone, each | {"gpu": max(1.0, each["gpu"])}, devices, False)
-            fit(searcher, each, at_once, each["gpu"] > 0)
 
 
 def _fit(
-    trainable: Any, at_once: int, searcher: SearcherAdapter, listener: ResultListener, stopper: EarlyStoppingAdapter
+    trainable: Any,
+    at_once: int,
+    searcher: SearcherAdapter,
+    listener: ResultListener,
+    stopper: EarlyStoppingAdapter,
+    storage: str,
 ) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix="pruning-study-"))
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher, num_samples=-1, max_concurrent_trials=at_once, reuse_actors=True
         ),
         run_config=tune.RunConfig(
-            storage_path=str(scratch),
+            storage_path=storage,
             name="trials",
             verbose=0,
             stop=stopper,
@@ -70,23 +77,4 @@ def _fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    try:
-        tuner.fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, in addition to KeyboardInterrupt, which some of Ray's callbacks swallow."""
-    interrupted = threading.Event()
-
-    def interrupt(*signal_and_frame: object) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
+    tuner.fit()

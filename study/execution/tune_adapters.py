@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,8 @@ from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from study.results.handlers import WAIT, TrialReport
-from study.search.trial_store import Ticket
 from study.training.epochs import Row
+from study.trials.context import Ticket
 from study.trials.rows import failed_row
 
 MAX_RETRIES = 2  # after losing a worker or node
@@ -36,6 +36,7 @@ class SearcherAdapter(_NeverPickled, Searcher):
     Attributes:
       tickets: Tune's trial id -> ticket, of running trials.
       again: tickets of lost trials, to run next.
+      started: Tune's trial id -> time.monotonic() of its start.
       short: tickets of trials that ran out of memory on a shared GPU.
     """
 
@@ -43,6 +44,7 @@ class SearcherAdapter(_NeverPickled, Searcher):
         super().__init__()
         self._ask = ask
         self.tickets: dict[str, Ticket] = {}
+        self.started: dict[str, float] = {}
         self.again: deque[Ticket] = deque()
         self.short: list[Ticket] = []
 
@@ -53,6 +55,7 @@ class SearcherAdapter(_NeverPickled, Searcher):
             waits = self.tickets or (ticket == WAIT and not self.short)
             return None if waits else Searcher.FINISHED
         self.tickets[trial_id] = ticket
+        self.started[trial_id] = time.monotonic()
         return {"ticket": list(ticket)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -62,6 +65,7 @@ class SearcherAdapter(_NeverPickled, Searcher):
 
     def over(self, trial_id: str) -> Ticket | None:
         """Remove an ended trial and return its ticket; None if it had ended before (its worker may still report)."""
+        self.started.pop(trial_id, None)
         return self.tickets.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
@@ -96,23 +100,26 @@ class ResultListener(_NeverPickled, tune.Callback):
     Args:
       searcher: where lost trials are queued again.
       report: called with each ended trial.
-      interrupted: set by Ctrl-C.
+      interrupted: returns whether the study is to end now (Ctrl-C).
       shares: whether trials may share a GPU, so that one out of memory is run again alone.
+      minutes: a worker that is lost after this time has ended a trial that ran too long; None: no limit.
     """
 
     def __init__(
         self,
         searcher: SearcherAdapter,
         report: Callable[[TrialReport], None],
-        interrupted: threading.Event,
+        interrupted: Callable[[], bool],
         shares: bool,
+        minutes: float | None = None,
     ) -> None:
         self._searcher, self._report, self._interrupted, self._shares = searcher, report, interrupted, shares
+        self._minutes = minutes
         self._losses: Counter[str] = Counter()
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Raise KeyboardInterrupt again if Ctrl-C was pressed inside a callback that swallowed it."""
-        if self._interrupted.is_set():
+        if self._interrupted():
             raise KeyboardInterrupt
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
@@ -130,7 +137,13 @@ class ResultListener(_NeverPickled, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Handle the loss of a worker or its node."""
-        if ticket := self._searcher.over(trial.trial_id):
+        started = self._searcher.started.get(trial.trial_id, 0.0)
+        if not (ticket := self._searcher.over(trial.trial_id)):
+            return
+        if self._minutes and time.monotonic() - started >= 60 * self._minutes:
+            reason = f"it ran longer than study.trial_minutes, {self._minutes:g}"
+            self._report(TrialReport(ticket, failed_row(ticket.recipe, reason), []))
+        else:
             self._lost(ticket, _last_error(trial))
 
     def _lost(self, ticket: Ticket, error: str) -> None:

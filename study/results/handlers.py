@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from study.search.trial_store import Ticket
 from study.training.epochs import Row
-from study.trials.context import NetworkState
+from study.trials.context import NetworkState, Ticket
 
 WAIT: Literal["wait"] = "wait"
 
@@ -37,8 +36,10 @@ class TrialHandlers(NamedTuple):
       ask: returns the next trial; WAIT: none until a running trial ends; None: no more trials.
       report: called with each ended trial.
       epoch: called with each epoch of a running trial; returns whether the trial continues.
+      interrupted: returns whether the study is to end now.
     """
 
     ask: Callable[[], Ticket | Literal["wait"] | None]
     report: Callable[[TrialReport], None]
     epoch: Callable[[Ticket, Row], bool] = lambda ticket, record: True
+    interrupted: Callable[[], bool] = lambda: False

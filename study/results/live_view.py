@@ -16,6 +16,7 @@ from study.results.messages import duration, recipe_line, row_line
 from study.training.epochs import epoch_line
 
 SHOWN = 8  # running trials listed, at most
+SILENT = 60  # seconds after the last sign of a trial from which the view says for how long
 
 
 class LiveView:
@@ -35,7 +36,7 @@ class LiveView:
         self._started, self._done_before = time.monotonic(), finished
         self._done, self._failed, self._front, self._volume = finished, 0, 0, 0.0
         self._stopped = 0
-        self._running: dict[str, str] = {}
+        self._running: dict[str, tuple[str, float]] = {}  # trial -> its line, and when it was last heard of
         self._last = ""
         self._bar = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -55,6 +56,10 @@ class LiveView:
         if self._console.is_terminal:
             self._live.stop()
 
+    def begin(self, trial_id: str, recipe: Mapping[str, Any]) -> None:
+        """Show a trial that was just handed out."""
+        self._running[trial_id] = f"{trial_id}  {recipe_line(recipe)}", time.monotonic()
+
     def epoch(self, trial_id: str, recipe: Mapping[str, Any], record: Mapping[str, Any], epochs: int) -> None:
         """Show the latest epoch of a running trial.
 
@@ -64,7 +69,8 @@ class LiveView:
           record: the epoch's row of history.csv.
           epochs: of the whole trial.
         """
-        self._running[trial_id] = f"{trial_id}  {recipe_line(recipe)}  {epoch_line(record, epochs)}"
+        self.begin(trial_id, recipe)
+        self._running[trial_id] = f"{self._running[trial_id][0]}  {epoch_line(record, epochs)}", time.monotonic()
 
     def trial(self, row: dict[str, Any], front: int, hypervolume: float, *, search: bool) -> None:
         """Show an ended trial.
@@ -95,7 +101,11 @@ class LiveView:
             f"hypervolume [bold]{self._volume:.4f}[/]", f"left [bold]{self._time_left()}[/]",
         )  # fmt: skip
         lines = [f"last: {self._last}" if self._last else "the first trials are running"]
-        lines += list(self._running.values())[-SHOWN:]
+        now = time.monotonic()
+        lines += [
+            line + f"  (silent for {duration(now - heard)})" * (now - heard > SILENT)
+            for line, heard in list(self._running.values())[-SHOWN:]
+        ]
         if self._dashboard:
             lines.append(f"dashboard: {self._dashboard}  (token: ray get-auth-token)")
         return Group(self._bar, table, *(f"[dim]{line}[/]" for line in lines))

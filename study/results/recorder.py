@@ -15,9 +15,9 @@ from models.files import write_whole
 from study.results import files
 from study.results.handlers import TrialReport
 from study.results.live_view import LiveView
-from study.search.trial_store import Ticket, TrialStore
+from study.search.trial_store import TrialStore
 from study.training.epochs import Row
-from study.trials.context import NetworkState
+from study.trials.context import NetworkState, Ticket
 
 
 class TrialRecorder:

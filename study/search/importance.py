@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import optuna
-from optuna.importance import get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -26,6 +25,8 @@ def importance(study: optuna.Study, objectives: Sequence[str], axes: spaces.Axes
     trials = [_active(trial, axes) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     if len(trials) < FEWEST:
         return {}
+    from optuna.importance import get_param_importances  # slow to import: scikit-learn
+
     active_study = optuna.create_study(directions=study.directions)
     active_study.add_trials(trials)
     targets: dict[str, Callable[[FrozenTrial], float] | None] = {}

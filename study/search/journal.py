@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from optuna.storages.journal import BaseJournalBackend
+
+BEAT = 5  # seconds
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -36,7 +39,8 @@ class Journal(BaseJournalBackend):
 
     Optuna's own backend takes a lock, opens the file twice and calls fsync for every line, ten times per trial; and a
     line cut off by a full disk corrupts the file. Here a line is written completely or not at all, lines just written
-    are not read again, and `sync` calls fsync. A killed process loses nothing even without `sync`.
+    are not read again, and `sync` calls fsync. A killed process loses nothing even without `sync`. While the process
+    lives, the file's time of change is at most BEAT seconds ago.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +48,13 @@ class Journal(BaseJournalBackend):
         self._path, self._file = path, path.open("ab", buffering=0)
         self._size = path.stat().st_size
         self._from, self._new = lines, list[str]()  # recent lines kept in memory, starting at line number _from
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self._path)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The lines starting at this number."""
@@ -75,6 +86,7 @@ class Journal(BaseJournalBackend):
 
     def close(self) -> None:
         """Close the file."""
+        self._closed.set()
         self._file.close()
 
 

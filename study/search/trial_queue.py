@@ -13,8 +13,9 @@ from study.config import Recipe, StudyFile
 from study.config import axes as spaces
 from study.search import suggestions
 from study.search.recovery import recover
-from study.search.trial_store import Ticket, TrialStore, trial_seed
+from study.search.trial_store import TrialStore, trial_seed
 from study.training.epochs import Row
+from study.trials.context import Ticket
 from study.trials.rows import failed_row
 
 Known = Callable[[Row], tuple[Row, list[Row]] | None]  # a recipe -> its row and history, if it need not run

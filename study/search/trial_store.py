@@ -11,43 +11,22 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from study.config import StudyFile
+from study.config import StudyFile, parse
 from study.samplers import optuna_adapter, registry
 from study.search import importance, suggestions
 from study.search.journal import Journal, lock_folder
 from study.training.epochs import Row
+from study.trials.context import Ticket
 
 KINDS = {"search": "", "control": "c", "confirm": "k"}  # of trials -> prefix of their ids
 LOST = "lost with its driver"  # start of the error of a trial whose driver was killed
-
-
-class Ticket(NamedTuple):
-    """A trial to run.
-
-    Attributes:
-      trial_id: unique in the study; starts with the prefix of its kind.
-      kind: of KINDS.
-      recipe: axis -> value.
-      seed: of the trial.
-      control: the name of the control (`dense`, `scratch`), if it is one.
-      confirms: the trial that it repeats with another seed, or trains from scratch.
-      plan: the channel plan of that trial, for training from scratch.
-    """
-
-    trial_id: str
-    kind: str
-    recipe: Row
-    seed: int
-    control: str | None = None
-    confirms: str | None = None
-    plan: Row | None = None
 
 
 class TrialStore:
@@ -57,6 +36,7 @@ class TrialStore:
       records: trial_id -> row and history, of all finished trials.
       told: ids of finished trials, in the order they finished.
       studies: kind of trial -> Optuna study.
+      last_alive: when an earlier driver last gave a sign of life, in seconds since the epoch; 0 if there was none.
 
     Raises:
       ValueError: another process has the folder locked.
@@ -66,7 +46,9 @@ class TrialStore:
     def __init__(self, folder: Path, file: StudyFile) -> None:
         self.file = file
         self._lock = lock_folder(folder)
-        self._journal = Journal(folder / "optuna.journal")
+        journal = folder / "optuna.journal"
+        self.last_alive = journal.stat().st_mtime if journal.exists() else 0.0
+        self._journal = Journal(journal)
         self._storage = JournalStorage(self._journal)
         self.studies = {"search": self._study(""), "control": self._study("-controls")}
         if file.study.confirm_seeds:
@@ -168,14 +150,13 @@ class TrialStore:
 
     def check_identity(self) -> None:
         """Raise ValueError if the journal belongs to another study file; `trials` and `hours` may differ."""
-        current = self.file.resolved()
-        for key in ("trials", "hours"):
-            current["study"].pop(key)
+        current = _identity(self.file)
         stored = self.search.user_attrs.get("file")
         if stored is None:
             self.search.set_user_attr("file", current)
-        elif stored != json.loads(json.dumps(current)):
-            differences = "; ".join(_differences(stored, current))
+            return
+        stored = _identity(parse(stored, "optuna.journal"))  # with defaults of keys that are newer than the journal
+        if differences := "; ".join(_differences(stored, current)):
             raise ValueError(f"study.yaml was changed after the study began: {differences}")
 
     def _violations(self, row: Row) -> dict[str, float]:
@@ -186,6 +167,14 @@ class TrialStore:
             name: (row[name] - float(bound[2:])) * (1 if bound[0] == "<" else -1)
             for name, bound in self.file.study.constraints.items()
         }
+
+
+def _identity(file: StudyFile) -> Row:
+    """All of a study file that may not change while the study goes on, as the journal holds it."""
+    content = file.resolved()
+    for key in ("trials", "hours"):
+        content["study"].pop(key)
+    return dict(json.loads(json.dumps(content)))
 
 
 def in_order(trial_ids: Iterable[str]) -> list[str]:

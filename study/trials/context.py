@@ -39,6 +39,7 @@ class TrialContext(NamedTuple):
     score_store: cache of the baseline's scores.
     curves: curves of the sensitivity scan, by `scan.curve_key`.
     timed: whether trials measure latency; each then has a device to itself.
+    minutes: a trial that runs longer is ended; None: no limit.
     """
 
     baseline: Baseline
@@ -49,6 +50,29 @@ class TrialContext(NamedTuple):
     score_store: ScoreStore = no_store
     curves: dict[str, Curves] = {}
     timed: bool = False
+    minutes: float | None = None
+
+
+class Ticket(NamedTuple):
+    """A trial to run.
+
+    Attributes:
+      trial_id: unique in the study; starts with the prefix of its kind.
+      kind: `search`, `control` or `confirm`.
+      recipe: axis -> value.
+      seed: of the trial.
+      control: the name of the control (`dense`, `scratch`), if it is one.
+      confirms: the trial that it repeats with another seed, or trains from scratch.
+      plan: the channel plan of that trial, for training from scratch.
+    """
+
+    trial_id: str
+    kind: str
+    recipe: Row
+    seed: int
+    control: str | None = None
+    confirms: str | None = None
+    plan: Row | None = None
 
 
 class NetworkState(NamedTuple):

@@ -1,5 +1,6 @@
 """The command `pruning-study`, from folders with packages of the project's names; functions named by their file."""
 
+import csv
 import json
 import os
 import re
@@ -15,13 +16,20 @@ from study import cli
 ROOT = Path(__file__).parents[2]
 SCRIPT = "import sys; from study.cli import main; sys.exit(main())"  # as pip writes it
 MINE = """
+import os
+from pathlib import Path
+
 from torch import nn
 from pruning import prunable
 
+class Net(nn.Sequential):
+    pass  # a class that exists in this file only
+
 def net(num_classes, in_shape):
-    return nn.Sequential(nn.Conv2d(in_shape[0], 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes))
+    return Net(nn.Conv2d(in_shape[0], 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes))
 
 def value(model, batches, generator):
+    Path(__file__).with_name("niceness").write_text(str(os.nice(0)))
     return {name: weight.detach().abs() for name, weight in prunable(model).items()}
 """
 BY_FILE = ["baseline.model=nets/mine.py:net", "space.criterion=nets/mine.py:value"]
@@ -123,13 +131,16 @@ def test_the_script_runs_where_packages_have_the_projects_names(mine: Any) -> No
 
 
 @pytest.mark.ray
-def test_so_do_the_workers_of_a_study(mine: Any) -> None:
+def test_so_do_the_workers_of_a_study_also_in_bf16(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_PRECISION", "bf16")
     (mine / "study").mkdir()
     (mine / "study" / "__init__.py").write_text("raise RuntimeError('the wrong package')")
-    changes = [*BY_FILE, *SMALL, *ONE, "study.controls=[]"]
+    changes = [*BY_FILE, *SMALL, *ONE, "study.controls=[]", "resources.niceness=3"]
     run = script(mine, "run", "--space", "quickstart", "--trials", "2", *settings(*changes))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "(2/2)" in run.stdout
+    with (mine / "results/quickstart/trials.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["complete"] * 2
+    assert int((mine / "nets" / "niceness").read_text()) == os.nice(0) + 3
     assert "command: pruning-study run --space quickstart" in (mine / "results/quickstart/study.yaml").read_text()
 
 

@@ -1,26 +1,30 @@
-"""The command, end to end and from outside: a real study on Ray, killed and taken up again; and wrong input."""
+"""The command, end to end and from outside: a study on Ray, killed, interrupted and finished; and wrong input."""
 
 import csv
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from PIL import Image
 
 import models
+from analysis.figures import registry
 from study import run
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
-SETTINGS = [part for setting in [*TINY, "space.scope=[global, layer]"] for part in ("--set", setting)]
+SMALL = [*TINY, "space.granularity=channel", "space.criterion=magnitude_l1", "space.sparsity={low: 0.2, high: 0.6}"]
+LATER = ["study.confirm_seeds=2", "study.controls=[dense, scratch]"]
+SETTINGS = [part for setting in [*SMALL, *LATER] for part in ("--set", setting)]
+TRIALS = 6
+RESUME = "python -m study.run --resume"
 
 
 def command(*arguments: Any) -> Any:
@@ -36,54 +40,90 @@ def rows(folder: Any, name: Any = "trials.csv") -> Any:
         return list(csv.DictReader(file))
 
 
+class Lived(NamedTuple):
+    """A study that was killed, interrupted and then finished: its folder; output and exit code of each process."""
+
+    folder: Path
+    outputs: list[str]
+    codes: list[int]
+
+
+def until(process: Any, mark: str, sent: signal.Signals | None) -> Any:
+    """Reads a process's output to its end; sends the signal once a line contains `mark`. Output and exit code."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if sent and mark in line:
+            process.send_signal(sent)
+            sent = None
+    return "".join(lines), process.wait(timeout=600)
+
+
 @pytest.fixture(scope="module")
-def killed(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A study of 8 trials, killed with SIGKILL once three are written down, then resumed to its end."""
+def lived(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Lived:
+    """A study of channels: killed with SIGKILL after two trials, ended by SIGTERM after two more, then finished."""
     out = tmp_path_factory.mktemp("out")
     folder = out / "quickstart"
-    first = start("--space", "quickstart", "--out", out, "--trials", 8, *SETTINGS)
-    lines = []
-    for line in first.stdout:
-        lines.append(line)
-        if "(3/8)" in line:
-            os.kill(first.pid, signal.SIGKILL)
-            break
-    first.wait()
-    before = [line.split()[1] for line in lines if line.startswith("trial ")]
+    process = start("--space", "quickstart", "--out", out, "--trials", TRIALS, *SETTINGS)
+    ended = [until(process, f"(2/{TRIALS})", signal.SIGKILL)]
     time.sleep(1)  # Ray's processes follow their driver
-    second = start("--resume", folder)
-    output, _ = second.communicate(timeout=600)
-    return folder, before, "".join(lines), output, second.returncode
+    for mark, sent in ((f"(4/{TRIALS})", signal.SIGTERM), ("", None)):
+        ended.append(until(start("--resume", folder), mark, sent))
+    return Lived(folder, [output for output, _ in ended], [code for _, code in ended])
 
 
-def test_no_finished_trial_is_lost_and_none_runs_twice(killed: Any) -> None:
-    folder, before, _, output, code = killed
-    assert code == 0, output
-    search = [row for row in rows(folder) if row["kind"] == "search"]
-    assert len(search) == 8
-    assert Counter(row["state"] for row in search) == {"complete": 8}
-    after = [line.split()[1] for line in output.splitlines() if line.startswith("trial ")]
-    assert len(before) == 3
-    assert not set(before) & set(after)
-    assert {row["trial_id"] for row in rows(folder)} == {*before, *after}
+def finished(output: str) -> list[str]:
+    """Ids of the trials whose lines are in a process's output."""
+    return [line.split()[1] for line in output.splitlines() if line.startswith("trial ")]
 
 
-def test_the_baseline_is_trained_once(killed: Any) -> None:
-    _, _, first, second, _ = killed
-    assert "kept in" in first
-    assert "epoch 1/" not in second
+def of(lived: Lived, kind: str, **columns: Any) -> Any:
+    return [row for row in rows(lived.folder) if row["kind"] == kind and all(row[c] == v for c, v in columns.items())]
 
 
-def test_the_results_folder_holds_what_it_should(killed: Any) -> None:
-    folder = killed[0]
+def test_no_finished_trial_is_lost_and_none_runs_twice(lived: Lived) -> None:
+    assert lived.codes == [-signal.SIGKILL, 143, 0], lived.outputs
+    search = of(lived, "search")
+    assert len(search) == TRIALS
+    assert Counter(row["state"] for row in search) == {"complete": TRIALS}
+    told = [trial_id for output in lived.outputs for trial_id in finished(output)]
+    assert len(finished(lived.outputs[0])) >= 2
+    assert len(set(told)) == len(told)
+    assert {row["trial_id"] for row in rows(lived.folder)} == set(told)
+
+
+def test_a_signal_ends_it_in_order_and_it_prints_how_to_go_on(lived: Lived) -> None:
+    ending = f"\nstopped by SIGTERM; all finished trials are kept. Continue with:\n  {RESUME} {lived.folder}\n"
+    assert lived.outputs[1].endswith(ending)
+
+
+def test_ctrl_c_while_the_baseline_is_trained(tmp_path: Path) -> None:
+    settings = [*SETTINGS, "--set", "baseline.epochs=100"]
+    process = start("--space", "quickstart", "--out", tmp_path, *settings)
+    output, code = until(process, "epoch 1/", signal.SIGINT)
+    assert code == 130
+    assert output.endswith(
+        f"interrupted; all finished trials are kept. Continue with:\n  {RESUME} {tmp_path / 'quickstart'}\n"
+    )
+    assert "Traceback" not in output
+
+
+def test_the_baseline_is_trained_once(lived: Lived) -> None:
+    assert "kept in" in lived.outputs[0]
+    assert "epoch 1/" not in "".join(lived.outputs[1:])
+
+
+def test_the_results_folder_holds_what_it_should(lived: Lived) -> None:
+    folder = lived.folder
     content = yaml.safe_load((folder / "study.yaml").read_text())
-    assert content["study"]["trials"] == 8
+    assert content["study"]["trials"] == TRIALS
     assert {"versions", "git_commit", "hardware", "command", "baseline"} <= set(content["record"])
     history = rows(folder, "history.csv")
     assert {h["trial_id"] for h in history} == {r["trial_id"] for r in rows(folder)}
     front = rows(folder, "pareto.csv")
     assert front
-    assert {p.name for p in (folder / "models").iterdir()} == {r["trial_id"] for r in front} | {"c0000"}
+    saved = {r["trial_id"] for r in front} | {r["trial_id"] for r in of(lived, "control")}
+    assert {p.name for p in (folder / "models").iterdir()} == saved
     dense, card = models.load(folder / "baseline")
     assert (
         sum(p.numel() for p in dense.parameters())
@@ -96,21 +136,21 @@ def test_the_results_folder_holds_what_it_should(killed: Any) -> None:
         assert (folder / "tables" / name).stat().st_size > 50
 
 
-def test_the_dense_control_had_the_same_fine_tuning(killed: Any) -> None:
-    (control,) = [row for row in rows(killed[0]) if row["kind"] == "control"]
-    best = max((r for r in rows(killed[0]) if r["kind"] == "search"), key=lambda r: float(r["accuracy"]))
+def test_the_dense_control_had_the_same_fine_tuning(lived: Lived) -> None:
+    (control,) = of(lived, "control", schedule="dense")
+    best = max(of(lived, "search"), key=lambda r: float(r["accuracy"]))
     assert (control["schedule"], float(control["sparsity"])) == ("dense", 0.0)
     assert control["finetune_lr"] == best["finetune_lr"]
 
 
-def test_a_network_of_the_front_is_the_one_that_was_measured(killed: Any) -> None:
+def test_a_network_of_the_front_is_the_one_that_was_measured(lived: Lived) -> None:
     import torch
 
     from study.baseline.training import read_data
     from study.config import read_study
     from study.training import device_data, evaluation
 
-    folder = killed[0]
+    folder = lived.folder
     row = rows(folder, "pareto.csv")[0]
     model, card = models.load(folder / "models" / row["trial_id"])
     data = read_data(read_study("quickstart", TINY).baseline, None)
@@ -121,26 +161,46 @@ def test_a_network_of_the_front_is_the_one_that_was_measured(killed: Any) -> Non
 
 
 def test_a_finished_study_can_be_given_more_trials_and_its_folder_is_not_taken_twice(
-    killed: Any, capsys: pytest.CaptureFixture[str]
+    lived: Lived, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = killed[0]
+    folder = lived.folder
     assert run.main(["--space", "quickstart", "--out", str(folder.parent)]) == 2
     assert f"--resume {folder}" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_everything_and_prints_how_to_go_on(cache: Any, tmp_path: Path) -> None:
-    process = start("--space", "quickstart", "--out", tmp_path, "--trials", 50, *SETTINGS)
-    output = ""
-    for line in process.stdout:
-        output += line
-        if "(2/50)" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    output += process.communicate(timeout=120)[0]
-    assert process.returncode == 130, output
-    assert f"python -m study.run --resume {tmp_path / 'quickstart'}" in output
-    assert "Traceback" not in output
-    assert len(rows(tmp_path / "quickstart")) >= 2
+def test_every_point_of_the_front_runs_with_two_more_seeds(lived: Lived) -> None:
+    front = [row["trial_id"] for row in rows(lived.folder, "pareto.csv")]
+    assert front
+    assert len(of(lived, "search")) == TRIALS
+    assert len(of(lived, "confirm")) == 2 * len(front)
+    by_id = {row["trial_id"]: row for row in rows(lived.folder)}
+    for trial_id in front:
+        again = of(lived, "confirm", confirms=trial_id)
+        assert len({row["seed"] for row in [*again, by_id[trial_id]]}) == 3
+        for row in again:
+            assert row["state"] == "complete"
+            same = ("criterion", "scope", "schedule", "requested_sparsity", "finetune_lr", "steps")
+            assert [row[key] for key in same] == [by_id[trial_id][key] for key in same]
+
+
+def test_cut_networks_of_the_front_are_trained_anew(lived: Lived) -> None:
+    anew = of(lived, "control", schedule="scratch")
+    by_id = {row["trial_id"]: row for row in rows(lived.folder)}
+    assert sorted(row["confirms"] for row in anew) == sorted(
+        row["trial_id"] for row in rows(lived.folder, "pareto.csv")
+    )
+    for row in anew:
+        assert row["state"] == "complete"
+        assert row["params"] == by_id[row["confirms"]]["params"]
+    assert len(of(lived, "control", schedule="dense")) == 1
+
+
+def test_a_resumed_study_has_nothing_left_to_do(
+    lived: Lived, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "FIGURES", {})  # which take seconds
+    assert run.main(["--resume", str(lived.folder)]) == 0
+    assert finished(capsys.readouterr().out) == []
 
 
 def broken(path: Any, text: Any) -> Any:
@@ -221,12 +281,3 @@ def test_a_dry_run_counts_epochs_where_the_schedule_depends_on_the_granularity(
 ) -> None:
     assert run.main(["--space", "quickstart", "--dry-run", "--set", "space.granularity=[weight, 2:4, hybrid]"]) == 0
     assert "24 trials of 3.0 fine-tuning epochs on average" in capsys.readouterr().out
-
-
-def test_a_whole_study_runs_in_bf16(cache: Any, tmp_path: Path) -> None:
-    settings = [*SETTINGS, "--set", "study.controls=[]", "--trials", 2]
-    environment = os.environ | {"STUDY_PRECISION": "bf16", "STUDY_CACHE": str(tmp_path / "cache")}
-    arguments = command("--space", "quickstart", "--out", tmp_path, *settings)
-    done = subprocess.run(arguments, cwd=ROOT, env=environment, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert [row["state"] for row in rows(tmp_path / "quickstart")] == ["complete"] * 2

@@ -14,7 +14,7 @@ import pytest
 
 import models
 from study.config import RefusedError, Resources, parse
-from study.execution import allotment, cluster
+from study.execution import allotment, cluster, ray_adapter
 from study.execution import allotment as gpu_memory
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "5", "RAY_health_check_period_ms": "1000"}
@@ -170,6 +170,18 @@ def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch: pytest.M
     assert sent == {"py_modules": cluster.code(file, tmp_path)}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert cluster._init_arguments(None, file, tmp_path) == {"address": "auto"}
+
+
+@pytest.mark.parametrize(("load", "policy"), [(0.1, None), (3.0, "passive")])
+def test_threads_yield_at_barriers_where_others_compute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load: Any, policy: Any
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    cluster._init_arguments(None, parse({"study": {"name": "x"}}, "here"), tmp_path)
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    assert os.environ[ray_adapter.NICENESS] == "0"
 
 
 def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(

@@ -23,6 +23,9 @@ BREAKS = {  # private name -> what no longer works without it
     "_actor_task_failed": "a worker that Ray kills for its memory ends the whole study",
     "_raylet": "the dashboard shows a reused worker under the name of its first trial",
     "setproctitle": "the dashboard shows a reused worker under the name of its first trial",
+    "ray._private": "a wrong --address is refused after 14 minutes only",
+    "NUM_REDIS_GET_RETRIES": "a wrong --address is refused after 14 minutes only",
+    "RAY_worker_niceness": "trials get next to no time beside other programs",
     "RAY_JOB_CONFIG_JSON_ENV_VAR": "a study submitted by `ray job submit` starts a Ray of its own inside the cluster",
 }
 

@@ -1,8 +1,8 @@
 """Ray's side, as far as it can be tested without a cluster; `test_run.py` runs the rest."""
 
-import os
-import signal
-import threading
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune.search import Searcher
 
-from study.execution import ray_adapter, score_cache, tune
-from study.execution.allotment import Allotment
+from study.execution import ray_adapter, remote, score_cache
 from study.execution.tune_adapters import (
     LOW_ON_MEMORY,
     MAX_RETRIES,
@@ -22,37 +21,20 @@ from study.execution.tune_adapters import (
     ResultListener,
     SearcherAdapter,
 )
-from study.results.handlers import WAIT, TrialHandlers
-from study.search.trial_store import Ticket
-from study.trials.context import TrialContext
+from study.results.handlers import WAIT
+from study.trials.context import Ticket
+
+ROOT = Path(__file__).parents[3]
 
 
-def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step() -> None:
     """Ray drops what is raised inside some of its callbacks, KeyboardInterrupt too."""
-    steps = []
-
-    class Tuner:
-        def __init__(self, trainable: Any, tune_config: Any, run_config: Any) -> None:
-            (self.listener,) = run_config.callbacks
-
-        def fit(self) -> None:
-            try:
-                os.kill(os.getpid(), signal.SIGINT)
-            except KeyboardInterrupt:
-                steps.append("swallowed")
-            self.listener.on_step_end(0, [])
-            steps.append("went on")
-
-    monkeypatch.setattr("study.execution.tune.tune.Tuner", Tuner)
-    monkeypatch.setattr("study.execution.tune.tune.with_parameters", lambda trainable, **parameters: trainable)
-    monkeypatch.setattr("study.execution.tune.tune.with_resources", lambda trainable, resources: trainable)
-    monkeypatch.setattr(tune, "ClusterScoreStore", lambda: None)
-    allotted = Allotment({"cpu": 1, "gpu": 0}, 1, 1)
-    before = signal.getsignal(signal.SIGINT)
+    happened: list[str] = []
+    listener = ResultListener(searcher_of(), print, lambda: bool(happened), False)
+    listener.on_step_end(0, [])
+    happened.append("a signal")
     with pytest.raises(KeyboardInterrupt):
-        tune.run_trials(TrialContext(None, None, None), 1, allotted, TrialHandlers(lambda: None, print))
-    assert steps == ["swallowed"]
-    assert signal.getsignal(signal.SIGINT) is before
+        listener.on_step_end(0, [])
 
 
 TICKET = Ticket("0000", "search", {"sparsity": 0.5}, 1)
@@ -81,7 +63,7 @@ def test_an_searcher_waits_and_ends_when_nothing_runs_any_more() -> None:
 def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path: Path, says: Any, tries: Any, reason: Any) -> None:
     (tmp_path / "error").write_text(f"Failure # 1 (occurred at noon)\n{says}\n")
     searcher, rows = searcher_of(TICKET), []
-    listener = ResultListener(searcher, lambda report: rows.append(report.row), threading.Event(), False)
+    listener = ResultListener(searcher, lambda report: rows.append(report.row), lambda: False, False)
     for attempt in range(tries):
         assert not rows
         assert searcher.suggest(f"{attempt}") == {"ticket": list(TICKET)}
@@ -94,12 +76,60 @@ def test_a_trial_lost_too_often_fails_with_its_reason(tmp_path: Path, says: Any,
     assert not searcher.again
 
 
+@pytest.mark.parametrize(("minutes", "error"), [(0.001, "ran longer than study.trial_minutes, 0.001"), (5, None)])
+def test_a_worker_that_ended_for_lack_of_time_takes_its_trial_with_it_and_no_other_does(
+    minutes: Any, error: Any
+) -> None:
+    searcher, rows = searcher_of(TICKET), []
+    listener = ResultListener(searcher, lambda report: rows.append(report.row), lambda: False, False, minutes)
+    searcher.suggest("a")
+    time.sleep(0.07)
+    listener.on_trial_error(0, [], SimpleNamespace(trial_id="a", error_file=None))
+    assert [row["error"] for row in rows] == ([f"it {error}"] if error else [])
+    assert list(searcher.again) == ([] if error else [TICKET])
+
+
+HANGING = """
+import time
+from types import SimpleNamespace
+from study.execution.trainable import Trainable
+from study.trials.context import Ticket
+
+def hang():
+    time.sleep(60)
+    yield
+
+trial = object.__new__(Trainable)
+trial._context, trial._ticket = SimpleNamespace(minutes={minutes}), Ticket("0000", "search", {{}}, 1)
+trial._epochs, trial._started = hang(), time.monotonic()
+trial.step()
+"""
+
+
+def test_a_worker_whose_trial_hangs_ends_and_says_where() -> None:
+    code = HANGING.format(minutes=0.005)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "in hang" in done.stderr
+
+
+def test_what_a_task_raised_is_one_line_and_its_traceback() -> None:
+    cause = ValueError("shapes\n  do not fit")
+    where = (
+        'Traceback (most recent call last):\n  File "mine.py", line 7, in forward\nValueError: shapes'
+    )
+    error = remote.TaskError(RayTaskError("task", where, cause).as_instanceof_cause())  # as ray.get raises it
+    assert str(error) == "ValueError: shapes do not fit"
+    assert 'File "mine.py", line 7, in forward' in error.traceback
+
+
 def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time() -> None:
     rows: list[Any] = []
     outcome: dict[str, list[Any]] = {"outcome": [{"error": "OutOfMemoryError: CUDA out of memory"}, [], None, ""]}
     for shares, short, reported in ((True, [TICKET], 0), (False, [], 1)):
         searcher = searcher_of(TICKET)
-        listener = ResultListener(searcher, rows.append, threading.Event(), shares)
+        listener = ResultListener(searcher, rows.append, lambda: False, shares)
         searcher.suggest("a")
         listener.on_trial_result(0, [], SimpleNamespace(trial_id="a"), dict(outcome))
         assert searcher.short == short
@@ -119,7 +149,7 @@ def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch: pytest
 
     monkeypatch.setattr("study.execution.tune_adapters.ray.get", get)
     searcher = searcher_of(TICKET)
-    listener = ResultListener(searcher, report, threading.Event(), False)
+    listener = ResultListener(searcher, report, lambda: False, False)
     for attempt in range(MAX_RETRIES + 1):
         assert searcher.suggest(f"{attempt}") == {"ticket": list(TICKET)}
         outcome = {"outcome": [{"error": None}, [], 1, ""]}
@@ -132,7 +162,7 @@ def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it() ->
     """Between a trial's last result and its end, Tune may come to hear that its node is gone."""
     rows, died = [], SimpleNamespace(trial_id="a", error_file=None)
     searcher = searcher_of(TICKET)
-    listener = ResultListener(searcher, lambda report: rows.append(report.row), threading.Event(), False)
+    listener = ResultListener(searcher, lambda report: rows.append(report.row), lambda: False, False)
     searcher.suggest("a")
     listener.on_trial_result(0, [], died, {"outcome": [{"error": None}, [], None, ""]})
     listener.on_trial_error(0, [], died)

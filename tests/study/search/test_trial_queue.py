@@ -1,12 +1,15 @@
 """The queue: nothing finished is lost, nothing runs twice, whatever kills the driver."""
 
 import errno
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from study.config import parse
+from study.search import journal, recovery
 from study.search.trial_queue import TrialQueue
 from study.search.trial_store import in_order
 
@@ -54,15 +57,41 @@ def test_what_was_in_flight_runs_again_with_its_seed_and_recipe(tmp_path: Path) 
     assert len(queue.store.rows()) == 4
 
 
-def test_a_trial_lost_twice_is_failed_with_its_reason(tmp_path: Path) -> None:
-    for _ in range(2):
+def test_a_trial_that_ends_its_driver_again_and_again_is_failed_with_its_reason(tmp_path: Path) -> None:
+    for _ in range(3):
         queue = TrialQueue(tmp_path, study_file())
+        assert queue.store.rows() == []
         assert queue.ask()
         queue.store.close()
     queue = TrialQueue(tmp_path, study_file())
     (only,) = queue.store.rows()
-    assert (only["state"], only["error"]) == ("failed", "lost with its driver 2 times")
+    assert (only["state"], only["error"]) == ("failed", "lost with its driver 3 times")
     assert len(drain(queue)) == 3
+
+
+@pytest.mark.parametrize(("together", "seconds"), [(2, 0), (1, 2 * recovery.SOON)], ids=["beside others", "for long"])
+def test_what_only_happened_to_run_when_its_driver_was_killed_is_never_given_up(
+    tmp_path: Path, together: Any, seconds: Any
+) -> None:
+    recipes = []
+    for _ in range(8):
+        queue = TrialQueue(tmp_path, study_file(max_losses=1))
+        recipes.append([queue.ask().recipe for _ in range(together)])
+        queue.store.close()
+        late = time.time() + seconds  # the last sign of life
+        os.utime(tmp_path / "optuna.journal", (late, late))
+    assert all(recipe == recipes[0] for recipe in recipes)
+    assert len(drain(TrialQueue(tmp_path, study_file(max_losses=1)))) == 4
+
+
+def test_a_living_driver_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "BEAT", 0.01)
+    queue = TrialQueue(tmp_path, study_file())
+    os.utime(tmp_path / "optuna.journal", (0, 0))
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "optuna.journal").stat().st_mtime:
+        assert time.monotonic() < deadline
+    queue.store.close()
 
 
 def test_recorded_but_not_told_is_told_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +153,17 @@ def test_grid_runs_each_point_once_even_over_a_restart(tmp_path: Path) -> None:
     assert sorted((p.recipe["scope"], p.recipe["sparsity"]) for p in points) == [
         (scope, sparsity) for scope in ("global", "layer") for sparsity in (0.5, 0.7, 0.9)
     ]
+
+
+def test_a_journal_from_before_a_key_existed_goes_on_with_its_default(tmp_path: Path) -> None:
+    queue = TrialQueue(tmp_path, study_file())
+    older = queue.store.search.user_attrs["file"]
+    del older["study"]["max_losses"], older["resources"]["niceness"]
+    queue.store.search.set_user_attr("file", older)
+    queue.store.close()
+    TrialQueue(tmp_path, study_file()).store.close()
+    with pytest.raises(ValueError, match=r"study.max_losses was 3, is 1"):
+        TrialQueue(tmp_path, study_file(max_losses=1))
 
 
 def test_known_recipes_come_first(tmp_path: Path) -> None:
@@ -233,12 +273,12 @@ def test_every_row_of_the_front_is_confirmed_with_further_seeds_and_the_sampler_
 def test_a_lost_confirmation_runs_again_with_its_seed_and_is_given_up_after_two(tmp_path: Path) -> None:
     seeds = []
     for _ in range(2):
-        queue = TrialQueue(tmp_path, study_file(trials=1, confirm_seeds=1))
+        queue = TrialQueue(tmp_path, study_file(trials=1, confirm_seeds=1, max_losses=2))
         drain(queue)
         seeds.append(queue.ask_confirm(front(queue, "0000")).seed)
         assert queue.ask_confirm(front(queue, "0000")) is None  # it runs
         queue.store.close()
-    queue = TrialQueue(tmp_path, study_file(trials=1, confirm_seeds=1))
+    queue = TrialQueue(tmp_path, study_file(trials=1, confirm_seeds=1, max_losses=2))
     assert seeds[0] == seeds[1]
     assert queue.ask_confirm(front(queue, "0000")) is None
     (only,) = queue.store.rows("confirm")

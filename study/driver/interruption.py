@@ -1,0 +1,64 @@
+"""Signals that ask a study to end: the first one ends it in order, the next one at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; a scheduler's end of time; a closed terminal
+
+
+class Interruption:
+    """Raises KeyboardInterrupt in the main thread at the first of SIGNALS, and ends the process at the second.
+
+    Attributes:
+      received: the signal; None so far.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by `nohup`
+        self._signals = [one for one in SIGNALS if not (ignored and one == signal.SIGHUP)]
+
+    def install(self) -> None:
+        """Handle the signals from here on; again after Ray has started, which installs handlers of its own."""
+        if threading.current_thread() is threading.main_thread():
+            for one in self._signals:
+                signal.signal(one, self._handle)
+
+    def happened(self) -> bool:
+        """Whether one of the signals was received."""
+        return self.received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the signal, as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            os._exit(self.exit_code)  # Ray's processes end with this one; the next run removes its scratch folder
+        self.received = signal.Signals(number)
+        if number == signal.SIGHUP and sys.stdout.isatty():  # there is no terminal any more
+            sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Handles SIGNALS in this context, and as before after it."""
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    interruption = Interruption()
+    interruption.install()
+    try:
+        yield interruption
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for one, handler in before.items():
+                signal.signal(one, handler)
