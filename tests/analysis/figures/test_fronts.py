@@ -165,7 +165,12 @@ STUDIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("study", STUDIES)
+# Of each kind of study one in `make test`; what differs from one of them in a single value, nightly.
+NIGHTLY = ("one trial", "no scope", "equal", "one network", "no granularity", "another measure")
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in NIGHTLY else []) for name in STUDIES]
+
+
+@pytest.mark.parametrize("study", EACH)
 @pytest.mark.filterwarnings("error")
 def test_every_figure_of_every_study_is_drawn(tmp_path: Path, study: str) -> None:
     results = read(make(tmp_path / "study", **STUDIES[study]))

@@ -34,7 +34,7 @@ def minimum(gram: Any, target: Any, penalty: Any) -> Any:
         active = np.flatnonzero(signs)
         beta = np.zeros(len(gram))
         beta[active] = np.linalg.solve(gram[np.ix_(active, active)], (target - penalty * signs)[active])
-        if (np.sign(beta) == signs).all() and is_minimum(gram, target, beta, penalty, 1e-9 * gram.max()):
+        if (np.sign(beta) == signs).all() and is_minimum(gram, target, beta, penalty, 1e-11 * gram.max()):
             return beta
     raise AssertionError("no pattern of signs is a minimum")
 

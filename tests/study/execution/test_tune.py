@@ -116,9 +116,7 @@ def test_a_worker_whose_trial_hangs_ends_and_says_where() -> None:
 
 def test_what_a_task_raised_is_one_line_and_its_traceback() -> None:
     cause = ValueError("shapes\n  do not fit")
-    where = (
-        'Traceback (most recent call last):\n  File "mine.py", line 7, in forward\nValueError: shapes'
-    )
+    where = 'Traceback (most recent call last):\n  File "mine.py", line 7, in forward\nValueError: shapes'
     error = remote.TaskError(RayTaskError("task", where, cause).as_instanceof_cause())  # as ray.get raises it
     assert str(error) == "ValueError: shapes do not fit"
     assert 'File "mine.py", line 7, in forward' in error.traceback
