@@ -3,14 +3,14 @@
     python -m benchmarks.shared_machine --busy 2 --niceness 0
 
 Trains the quickstart's baseline (ResNet-8 on digits) on all cores, in a process of its own for each of OpenMP's wait
-policies and of the two loads, in turn. `spinning` is OpenMP's default, `passive` what a
-study sets where it starts beside other load. Busy processes
-compute without end at niceness 0. A process that takes longer than --limit seconds counts as that long.
+policies and of the two loads, in turn. `spinning` is OpenMP's default, `passive` what a study sets where it starts
+beside other load. Busy processes compute without end at niceness 0. `inf`: six epochs took longer than --limit seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -45,14 +45,14 @@ def load(processes: int) -> Iterator[None]:
 
 
 def epoch_seconds(policy: str, niceness: int, limit: float) -> float:
-    """Median seconds per epoch in a new process, without the first epoch; `limit` if it takes longer."""
+    """Median seconds per epoch in a new process, without the first; infinite where it takes longer than `limit`."""
     environment = {key: value for key, value in os.environ.items() if key != WAIT_POLICY}
     environment |= {WAIT_POLICY: "passive"} if policy == "passive" else {}
     command = [sys.executable, "-c", TRAIN, str(niceness)]
     try:
         done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, check=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return limit
+        return math.inf
     return float(done.stdout)
 
 

@@ -131,7 +131,7 @@ class Resources(Section):
     niceness: Annotated[int, Field(ge=0, le=19)] = Field(
         default=0,
         description="how far the workers of a local run stand back for other programs, as with `nice`; at 15, beside "
-        "as many busy processes as cores, a trial takes about thirty times as long",
+        "as many busy processes as cores, they hardly advance",
     )
 
 

@@ -61,4 +61,4 @@ def interruptible() -> Iterator[Interruption]:
     finally:
         if threading.current_thread() is threading.main_thread():
             for one, handler in before.items():
-                signal.signal(one, handler)
+                signal.signal(one, handler if handler is not None else signal.SIG_DFL)  # None: not set by Python
