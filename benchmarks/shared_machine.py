@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from study.execution.cluster import WAIT_POLICY
 
 TRAIN = """
-import os, sys, torch
+import os, statistics, sys, torch
 from study.baseline import training
 from study.config import read_study
 os.nice(int(sys.argv[1]))
 section = read_study("quickstart", ["baseline.epochs=6"]).baseline
 data = training.read_data(section, None)
 epochs = [row["seconds"] for row in training.make(section, data, torch.device("cpu")) if isinstance(row, dict)]
-print(sorted(epochs[1:])[len(epochs) // 2])
+print(statistics.median(epochs[1:]))
 """
 
 

@@ -69,8 +69,8 @@ class LiveView:
           record: the epoch's row of history.csv.
           epochs: of the whole trial.
         """
-        self.begin(trial_id, recipe)
-        self._running[trial_id] = f"{self._running[trial_id][0]}  {epoch_line(record, epochs)}", time.monotonic()
+        line = f"{trial_id}  {recipe_line(recipe)}  {epoch_line(record, epochs)}"
+        self._running[trial_id] = line, time.monotonic()
 
     def trial(self, row: dict[str, Any], front: int, hypervolume: float, *, search: bool) -> None:
         """Show an ended trial.
