@@ -32,6 +32,7 @@ from analysis.statistics.pareto import is_nondominated
 from study.config import StudyFile, parse
 from study.search.journal import Journal
 from study.search.trial_queue import TrialQueue
+from study.search.trial_store import LOST
 from study.trials.context import Ticket
 
 _POLL = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -137,9 +138,10 @@ def audit(folder: Path, finished: Path, trials: int) -> dict[str, int]:
     queue = TrialQueue(folder, study_file(trials))
     rows = queue.store.rows()
     logged = [json.loads(line) for line in finished.read_text().splitlines()]
+    given_up = f"{LOST} {queue.file.study.max_losses} times"
     by_id = {row["trial_id"]: row for row in rows}
     runs = Counter((trial_id, seed) for trial_id, seed, _, _ in logged)
-    lost_twice = [row for row in rows if row["state"] == "failed"]
+    blamed = [row for row in rows if row["state"] == "failed"]
     complete = [row for row in rows if row["state"] == "complete"]
     recipes = [queue.store.recipe(row["trial_id"]) for row in complete]
     ran = Counter(json.dumps([r, row["seed"]]) for r, row in zip(recipes, complete, strict=True))
@@ -152,9 +154,9 @@ def audit(folder: Path, finished: Path, trials: int) -> dict[str, int]:
         "lost": sum(trial_id not in by_id for trial_id, *_ in logged),
         "repeated": sum(count - 1 for count in [*runs.values(), *ran.values()]),
         "missing": 2 * trials - len(rows),
-        "wrong": len(wrong) + sum(row["error"] != "lost with its driver 2 times" for row in lost_twice),
+        "wrong": len(wrong) + sum(row["error"] != given_up for row in blamed),
         "front": int(not all(is_nondominated(values, ["max", "max"]) == _front(values))),
-        "given_up": len(lost_twice),
+        "given_up": len(blamed),
         "finished": len(complete),
     }
 
