@@ -21,6 +21,7 @@ from analysis.figures import progress
 from analysis.presentation import rendering, style
 from analysis.presentation.rendering import Table
 from analysis.presentation.style import COLOURS, MARKERS, styled
+from analysis.refusal import refused
 from analysis.results_folder import Results, candidates, read, tally
 from analysis.statistics import pareto, runs
 from analysis.statistics.intervals import difference_interval, verdict
@@ -157,8 +158,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m analysis.compare"
             for kind in ("png", "pdf"):
                 rendering.write_whole(given.out / f"fronts.{kind}", style.render(figure, kind))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     print("\n".join(rendering.as_markdown(*table) for table in made.values()), end="")
     return 0
 

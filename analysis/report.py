@@ -22,6 +22,7 @@ from analysis.figures import registry
 from analysis.page.page import page, smaller
 from analysis.page.watch import PROGRAM, serve
 from analysis.presentation import rendering, style
+from analysis.refusal import refused
 from analysis.results_folder import Results, read
 from analysis.statistics import runs
 
@@ -96,8 +97,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m analysis.report")
             serve(given.folder, lambda: report(given.folder, live=PROGRAM), given.port)
             names = report(given.folder, jobs=jobs)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     print(f"{given.folder}: wrote report.html, pareto.csv, tables/ and figures/ ({', '.join(names)})")
     return 0
 

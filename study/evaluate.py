@@ -21,6 +21,7 @@ from rich.table import Table
 from torch import nn
 
 import models
+from analysis.refusal import refused
 from pruning.measure import cost
 from pruning.measure.latency import measure_latency
 from pruning.weights import masks
@@ -99,8 +100,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.evaluate") 
     try:
         rows = [evaluate(folder, _data(folder, args), device) for folder in _folders(args.paths)]
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     show(rows)
     if any("zeros" in row["weights"] for row in rows):
         print("Zeros among the weights save no time: dense kernels multiply them too. Only cut channels do.")

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import models
 from analysis import results_folder
 from analysis.figures import fronts
+from analysis.refusal import refused
 from models.files import replacing
 from models.formats import FORMATS, About, Format, Run
 from pruning.measure.latency import measure_latency
@@ -195,8 +196,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.export") ->
     try:
         job = _read_job(args)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     try:
         _export_and_time(job)
     except Exception as error:  # torch's exporters raise almost any type, with messages of many lines

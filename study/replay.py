@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.refusal import refused
 from study.search.early_stopping import Stopper
 from study.simulation.recorded import Recorded
 from study.simulation.searchers import searchers
@@ -41,8 +42,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.replay") ->
         recorded = Recorded(args.folder)
         searches = [_simulate(recorded, args, seed) for seed in range(args.seeds)]
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     print("\n".join(_report(recorded, searches, args)))
     return 0
 

@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from analysis.refusal import refused
 from study.baseline import disk_cache, training
 from study.config import RefusedError
 from study.driver import dry_run
@@ -52,8 +53,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
         scans = ScanCache(disk_cache.key(file.baseline, data))
         queue = TrialQueue(folder, file, known=scans.find)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     except KeyboardInterrupt:
         print(f"\n{_reason(interruption)} before the study began", file=sys.stderr)
         return interruption.exit_code
@@ -65,8 +65,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
         print(f"\n{_reason(interruption)}; all finished trials are kept. Continue with:\n  {resume_command(folder)}")
         return interruption.exit_code
     except RefusedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     except Exception as error:
         full = isinstance(error, OSError) and error.errno in _DISK_FULL
         problem = "the disk is full" if full else "the study failed"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.refusal import refused
 from study.baseline import disk_cache, training
 from study.config import Recipe, StudyFile, read_study
 from study.config import axes as spaces
@@ -52,8 +53,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> 
         file = resolve(file, data)
         recipe = Recipe(**spaces.draw(file.axes, spaces.picker(args.seed)))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     baseline = disk_cache.obtain(file.baseline, data, lambda: training.make(file.baseline, data, device))
     context = TrialContext(baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds)
