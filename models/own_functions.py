@@ -30,13 +30,28 @@ def imported(name: str, what: str = "model") -> Callable[..., Any]:
         sys.path.append(os.getcwd())
     try:
         module = file_module(place) if _is_file(place) else importlib.import_module(place)
-    except Exception as error:  # a user's code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's code may raise anything
         reason = str(error) if isinstance(error, (ImportError, _NoFileError)) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{what} {name}: {place} cannot be imported from {os.getcwd()}: {reason}") from error
+    if module.__name__.partition(".")[0] in sys.stdlib_module_names:
+        raise ValueError(f"{what} {name}: {place} is part of Python itself; name a function of your own: {FORMS}")
     function: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"{what} {name}: {module.__file__} has no function {attribute!r}")
     return function
+
+
+def called(function: Callable[..., Any], what: str, *arguments: Any) -> Any:
+    """What a user's function returns. Whatever it raises, SystemExit too, becomes a ValueError: `what` raised it."""
+    try:
+        return function(*arguments)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        raise ValueError(f"{what} raised {reason}") from error
 
 
 def source(name: str) -> Path | None:

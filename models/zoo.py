@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.models import ResNet, get_model, vgg
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from models.own_functions import FORMS, imported
+from models.own_functions import FORMS, called, imported
 
 Shape = tuple[int, int, int]
 Factory = Callable[[int, Shape], nn.Module]
@@ -41,9 +41,11 @@ def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Modu
         )
     if ":" not in name and name not in MODELS:
         raise ValueError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}, or {FORMS}")
-    factory = imported(name) if ":" in name else MODELS[name]
     channels, height, width = in_shape
-    model = factory(num_classes, (channels, height, width))
+    shape = (channels, height, width)
+    if name in MODELS:
+        return MODELS[name](num_classes, shape)
+    model = called(imported(name), f"model {name}: called with ({num_classes}, {shape}) it", num_classes, shape)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model {name}: the factory returned a {type(model).__name__}, not a torch.nn.Module")
     return model

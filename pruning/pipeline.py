@@ -21,7 +21,7 @@ from pruning.channels.graph import Graph, dependency_graph, group_scores
 from pruning.channels.plans import Plan, remainder, weight_sides
 from pruning.channels.surgery import apply_plan, slice_like
 from pruning.criteria.registry import CRITERIA, Criterion
-from pruning.criteria.scoring import Batches
+from pruning.criteria.scoring import Batches, check_scores
 from pruning.settings import CHANNEL, WEIGHT, Granularity, PruneSettings
 from pruning.weights.blocks import block_masks, input_axes
 from pruning.weights.masks import Masks, Scores, apply_masks, prunable
@@ -88,6 +88,7 @@ def score(pruned: Pruned, batches: Batches = (), generator: torch.Generator | No
     if criterion.weight is None:
         raise ValueError("the criterion scores channels only")
     scores = criterion.weight(pruned.model, batches, generator)
+    check_scores(scores, pruned.model)
     return scores if graph is None else group_scores(graph, scores, reduce=pruned.settings.reduce, plan=pruned.plan)
 
 

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 FOLDER = Path(__file__).parent
+DEEPEST, MOST_VALUES, LONGEST = 20, 20_000, 500_000  # levels of nesting, values and characters of a study file
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML loader that refuses duplicate keys and reads 2:4 as text.
+    """Safe YAML loader that refuses duplicate keys, keys that are no text and deep nesting, and reads 2:4 as text.
 
-    PyYAML silently keeps the last of two equal keys, and reads 2:4 as the base-60 number 124 (YAML 1.1).
+    PyYAML silently keeps the last of two equal keys, reads 2:4 as the base-60 number 124 (YAML 1.1), and recurses once
+    per level of nesting.
     """
 
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", parent.start_mark if parent else None)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} appears twice", key_node.start_mark
@@ -57,9 +72,9 @@ def find(space: str) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """Read the mapping in a YAML file. Raises ValueError naming the file and, for a syntax error, the line."""
     try:
-        content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        content = _parsed(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise ValueError(f"{path}: {found}; expected the keys study, resources, baseline, space")
@@ -76,12 +91,37 @@ def override(content: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
         dotted, equals, text = setting.partition("=")
         if not equals or not all(dotted.split(".")):
             raise ValueError(f"--set {setting}: expected key.subkey=value")
+        if dotted.count(".") >= DEEPEST:
+            raise ValueError(f"--set {setting}: no key is that deep")
         try:
-            value = _Loader(text).get_single_data()
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {setting}: not YAML: {' '.join(str(error).split())}") from None
+            value = _parsed(text)
+        except ValueError as error:
+            raise ValueError(f"--set {setting}: not YAML: {error}") from None
         result = _set_nested(result, dotted.split("."), value, setting)
     return result
+
+
+def _parsed(text: str) -> Any:
+    """The content of one YAML document. Raises ValueError with the reason in one line."""
+    try:
+        if len(text) > LONGEST:
+            raise ValueError(f"more than {LONGEST:,} characters")
+        content = _Loader(text).get_single_data()
+        if sum(1 for _ in islice(_values(content, 0), MOST_VALUES + 1)) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values")
+        return content
+    except Exception as error:  # for a value that its tag does not allow, PyYAML raises any type
+        reason = str(error) if isinstance(error, (yaml.YAMLError, ValueError)) else repr(error)
+        raise ValueError(" ".join(reason.split())) from None
+
+
+def _values(content: Any, depth: int) -> Iterator[Any]:
+    """All values within, each as often as it is referred to: a few aliases can stand for billions, or for endless."""
+    if depth > DEEPEST:
+        raise ValueError("nested too deeply")
+    yield content
+    for inner in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _values(inner, depth + 1)
 
 
 def _set_nested(mapping: Any, keys: list[str], value: Any, setting: str) -> dict[str, Any]:

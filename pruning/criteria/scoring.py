@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pruning.channels.graph import Graph, removed_units
 from pruning.channels.layers import CONVS
 from pruning.channels.plans import Plan
-from pruning.weights.masks import PRUNABLE_LAYERS, prunable
+from pruning.weights.masks import PRUNABLE_LAYERS, Scores, prunable
 
 Batches = Sequence[tuple[Tensor, Tensor]]  # images (N, C, ...) and labels (N,), on the model's device
 
@@ -25,6 +25,23 @@ def require_batches(batches: Batches) -> Batches:
     if not sum(len(images) for images, _ in batches):
         raise ValueError("this criterion needs data: batches of images and labels")
     return batches
+
+
+def check_scores(scores: Scores, model: nn.Module) -> None:
+    """Raises ValueError unless `scores` has a finite real tensor of its weight's shape for every prunable weight."""
+    expected = prunable(model)
+    if not isinstance(scores, Mapping):
+        raise ValueError(f"returned a {type(scores).__name__}; expected a dict of parameter name -> tensor of scores")
+    for name in [*expected, *scores]:
+        if name not in scores or name not in expected:
+            some = "no scores" if name in expected else "scores"
+            raise ValueError(f"returned {some} for {name!r}; expected one tensor for each of {', '.join(expected)}")
+        value, shape = scores[name], tuple(expected[name].shape)
+        if not isinstance(value, Tensor) or value.is_complex() or tuple(value.shape) != shape:
+            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"returned {found} for {name!r}; expected real scores {shape}")
+        if value.numel() and not torch.stack(value.detach().aminmax()).isfinite().all():
+            raise ValueError(f"returned scores for {name!r} that are NaN or infinite")
 
 
 @contextmanager

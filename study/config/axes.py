@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 Axes = Mapping[str, "Axis"]
+MOST_VALUES = 10_000  # of a range with a step
+COUNTED = 100_000  # points of a space
 
 
 class Axis(BaseModel):
@@ -40,8 +43,10 @@ class Axis(BaseModel):
             raise ValueError(f"an empty range: low {self.low:g} is above high {self.high:g}")
         elif self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("a log range needs low > 0 and no step")
-        elif self.step is not None and self.step <= 0:
+        elif self.step is not None and not 0 < self.step < np.inf:
             raise ValueError(f"step must be above 0, not {self.step:g}")
+        elif self.step is not None and (self.high - self.low) / self.step > MOST_VALUES:
+            raise ValueError(f"step {self.step:g} makes more than {MOST_VALUES:,} values")
         return self
 
     def values(self) -> tuple[Any, ...] | None:
@@ -155,10 +160,10 @@ def grid(axes: Axes) -> Iterator[dict[str, Any]]:
 
 
 def size(axes: Axes) -> int | None:
-    """Number of points in the space; None if it has a range without step."""
+    """Number of points in the space, counted up to COUNTED + 1; None if it has a range without step."""
     if any(axis.values() is None for axis in axes.values()):
         return None
-    return sum(1 for _ in grid(axes))
+    return sum(1 for _ in islice(grid(axes), COUNTED + 1))
 
 
 def label(value: Any) -> Any:

@@ -61,4 +61,5 @@ class Section(BaseModel):
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of numpy's seeds
 Direction = Literal["max", "min"]

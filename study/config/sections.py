@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from models import MODELS
-from study.config.fields import Direction, Fraction, Section, one_of
+from study.config.fields import Direction, Fraction, Section, Seed, one_of
 from study.data.sources import DATASETS
 from study.samplers.registry import SAMPLERS
 
@@ -45,7 +45,7 @@ class StopEarly(Section):
 class StudySection(Section):
     """What is searched for, with which budget."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")] = Field(
         description="names the results folder; letters, digits, `-` and `_`"
     )
     objectives: Annotated[
@@ -103,7 +103,7 @@ class StudySection(Section):
     save: Literal["front", "all", "none"] = Field(
         default="front", description="which networks are saved: those on the front, all, or none"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the search and of all trials")
+    seed: Seed = Field(default=0, description="of the search and of all trials")
 
     @model_validator(mode="after")
     def _check(self) -> StudySection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
@@ -15,6 +15,9 @@ from study.config.recipe import EACH, Recipe, implied_by, sketch
 from study.config.sections import BaselineSection, Resources, StudySection
 
 __all__ = ["EACH", "BaselineSection", "Recipe", "RefusedError", "Resources", "StudyFile", "parse", "read_study"]
+
+LARGEST = 10**12
+MOST_POINTS = 50_000  # of a space, where all are looked at
 
 # Axes with incompatible combinations of values.
 _INTERDEPENDENT = ("criterion", "granularity", "scope", "schedule", "sparsity", "sparsity_of", "layer", "group")
@@ -68,6 +71,8 @@ def _read_axis(key: str, value: Any) -> spaces.Axis:
         raise ValueError(f"{key}: {_message(error.errors()[0], spaces.Axis.model_fields)}") from None
     if axis.choices is None and _adapter(key).json_schema().get("type") not in ("number", "integer"):
         raise ValueError(f"{key}: takes choices, not a range")
+    if axis.low is not None and isinstance(_validated(key, axis.low, key), int) and (axis.step or 1) % 1:
+        raise ValueError(f"{key}: takes whole numbers, so step is one too, not {axis.step:g}")
     parents = {name: name for name in axis.when if name in Recipe.model_fields}
     return axis.model_copy(
         update={
@@ -101,6 +106,8 @@ class StudyFile(Section):
         self._check_pairs()
         if self.study.search == "grid":
             next(spaces.grid(axes))
+            if (spaces.size(axes) or 0) > spaces.COUNTED:
+                raise ValueError(f"space: a grid of more than {spaces.COUNTED:,} recipes")
         return self
 
     def _check_pairs(self) -> None:
@@ -109,7 +116,9 @@ class StudyFile(Section):
         finite = {k: a if a.values() else a.model_copy(update={"choices": (a.low,)}) for k, a in axes.items()}
         if axis := axes.get("sparsity"):
             finite["sparsity"] = axis.model_copy(update={"choices": _bounds(axis)})  # the ends cover all between
-        for point in spaces.grid(finite):
+        for number, point in enumerate(spaces.grid(finite)):
+            if number == MOST_POINTS:
+                raise ValueError(f"space: more than {MOST_POINTS:,} combinations of {', '.join(finite)}")
             try:
                 sketch(point)
             except ValidationError as error:
@@ -195,6 +204,8 @@ def _message(error: Any, keys: Iterable[str] = ()) -> str:
 
 def parse(content: Mapping[str, Any], origin: str) -> StudyFile:
     """Validate `content`. Raises ValueError with one message that names `origin`, the key and the choices."""
+    if huge := next(_huge(content, ""), None):
+        raise ValueError(f"{origin}: {huge}: beyond {LARGEST:.0e}, the largest number of a study file")
     try:
         return StudyFile.model_validate(content)
     except ValidationError as error:
@@ -203,6 +214,15 @@ def parse(content: Mapping[str, Any], origin: str) -> StudyFile:
         section = StudyFile.model_fields.get(str(first["loc"][0])) if len(first["loc"]) > 1 else None
         known = section.annotation.model_fields if section else StudyFile.model_fields  # type: ignore[union-attr]
         raise ValueError(f"{origin}: {where}{': ' if where else ''}{_message(first, known)}") from None
+
+
+def _huge(content: Any, where: str) -> Iterator[str]:
+    """The keys of numbers that cannot be meant, which would overflow somewhere."""
+    if isinstance(content, (int, float)) and LARGEST < abs(content) < float("inf"):
+        yield where
+    inner = dict(enumerate(content)) if isinstance(content, (list, tuple)) else content
+    for key, value in inner.items() if isinstance(inner, Mapping) else ():
+        yield from _huge(value, f"{where}.{key}".lstrip("."))
 
 
 def read_study(space: str, settings: Iterable[str] = ()) -> StudyFile:

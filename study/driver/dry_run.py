@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-import models
 from pruning.measure import cost
+from study.baseline import training
 from study.config import StudyFile
 from study.config import axes as spaces
 from study.config.recipe import sketch
@@ -37,7 +37,7 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     in_shape, classes, train_images, test_images = splits.shape_of(
         section.dataset, data_dir=data_dir, image_size=section.image_size
     )
-    model = models.build(section.model, classes, in_shape)
+    model = training.check(section, classes, in_shape)
     file = of_network(file, model, in_shape)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pace = _pace(precision.placed(model, device), in_shape, section.batch_size)
@@ -49,14 +49,13 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
     if device.type == "cuda":
         at_once = torch.cuda.device_count()
-    points = spaces.size(file.axes)
     networks = {"none": 0, "front": min(runs, 20), "all": runs}[file.study.save]
     scan_file = scan.scan_study(file)
     scanned = of_network(scan_file, model, in_shape).trials if scan_file else 0
     scanning = (validation + 512) * pace.evaluate * scanned / at_once
     lines = [
         yaml.safe_dump(file.resolved(), sort_keys=False, width=110),
-        f"recipes: {file.trials} ({f'of {points:,} in the space' if points else 'the space has ranges'}), "
+        f"recipes: {file.trials} ({_of_all(file)}), "
         f"{file.study.seeds} seed(s) each: {runs} trials of {epochs:.1f} fine-tuning epochs on average",
         f"probe on this machine ({device.type}, one core): {1 / pace.train:,.0f} images/s in training, "
         f"{1 / pace.evaluate:,.0f} in evaluation; the network has {cost.parameters(model):,} parameters",
@@ -71,6 +70,13 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
         f"decoded images in the cache: {(train_images + test_images) * _bytes(in_shape) / 1e6:,.0f} MB",
     ]
     return "\n".join(lines)
+
+
+def _of_all(file: StudyFile) -> str:
+    points = spaces.size(file.axes)
+    if points is None:
+        return "the space has ranges"
+    return f"of {points:,} in the space" if points <= spaces.COUNTED else f"of over {spaces.COUNTED:,} in the space"
 
 
 def _pace(model: nn.Module, in_shape: tuple[int, int, int], batch_size: int) -> Pace:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pruning.criteria.registry import CRITERIA
 from pruning.pipeline import begin
 from pruning.settings import Granularity, PruneSettings
 from pruning.weights import masks
 from study.baseline import training
 from study.config import StudyFile
 from study.data.splits import Data
-from study.trials.scoring import criterion
+from study.trials.scoring import probe
 
 
 def resolve(file: StudyFile, data: Data) -> StudyFile:
@@ -19,9 +20,7 @@ def resolve(file: StudyFile, data: Data) -> StudyFile:
 
     Raises ValueError, naming the key, for what would fail in every trial: model, criteria, groups, sample counts.
     """
-    model = training.check(file.baseline, data)
-    for name in file.values("criterion"):
-        criterion(name)
+    model = training.check(file.baseline, len(data.class_names), data.in_shape)
     samples = max(file.values("calibration_samples"))
     if samples > len(data.train):
         raise ValueError(f"space.calibration_samples: {samples}, but there are {len(data.train)} train images")
@@ -29,7 +28,13 @@ def resolve(file: StudyFile, data: Data) -> StudyFile:
 
 
 def of_network(file: StudyFile, model: nn.Module, in_shape: tuple[int, int, int]) -> StudyFile:
-    """The study file with the layers and groups of `model` in place of `each`. Raises ValueError naming the key."""
+    """The study file with the layers and groups of `model` in place of `each`. Raises ValueError naming the key.
+
+    Functions of the user's own among the criteria are tried on the network.
+    """
+    for name in file.values("criterion"):
+        if name not in CRITERIA:
+            probe(name, model, in_shape)
     groups: list[str] = []
     for granularity in file.values("granularity"):
         for protect in file.values("protect"):

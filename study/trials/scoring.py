@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import torch
+from torch import nn
 
 import models
 from pruning.criteria.registry import CRITERIA, Criterion
+from pruning.criteria.scoring import check_scores
 from pruning.pipeline import Pruned, score
 from pruning.settings import Granularity, PruneSettings
 from pruning.weights.masks import Scores
@@ -15,10 +20,40 @@ from study.training.device_data import Images, rows_of
 from study.trials.context import ScoreArrays, TrialContext
 from study.trials.scan import Curves, curve_key
 
+PROBED = 4  # images of a batch
+
 
 def criterion(name: str) -> Criterion:
-    """A criterion of `pruning`, or a user's own function for single weights."""
-    return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name, "criterion"))
+    """A criterion of `pruning`, or a user's own function for single weights; whatever that raises is a ValueError."""
+    if name in CRITERIA:
+        return CRITERIA[name]
+    return Criterion(weight=partial(models.called, models.imported(name, "criterion"), f"criterion {name}"))
+
+
+def probe(name: str, model: nn.Module, in_shape: tuple[int, int, int]) -> None:
+    """Score a network with random images, to learn whether a user's own criterion keeps to what criteria promise.
+
+    Raises ValueError if it fails, returns anything but a finite score for every prunable weight, changes the network,
+    or draws from torch's global generator, which would make trials depend on each other.
+    """
+    weight = criterion(name).weight
+    assert weight is not None
+    batches = [(torch.rand(PROBED, *in_shape), torch.zeros(PROBED, dtype=torch.long)) for _ in range(2)]
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    modes = [module.training for module in model.modules()]
+    try:
+        check_scores(weight(model, batches, torch.Generator().manual_seed(0)), model)
+    except ValueError as error:
+        raise ValueError(str(error) if name in str(error) else f"criterion {name}: {error}") from None
+    drawn, after = not torch.equal(random_state, torch.get_rng_state()), model.state_dict()
+    torch.set_rng_state(random_state)
+    if drawn:
+        raise ValueError(f"criterion {name}: draws from torch's global generator; use the one that it is given")
+    for key, value in before.items():
+        if key not in after or not torch.equal(value, after[key]):
+            raise ValueError(f"criterion {name}: changes {key} of the network, which a criterion leaves as it was")
+    if modes != [module.training for module in model.modules()]:
+        raise ValueError(f"criterion {name}: leaves the network in another mode; put back train() or eval()")
 
 
 def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from study import run
 from tests.malformed import mutations
 from tests.malformed.rule import end_of
 
-STUDY = {
+STUDY: dict[str, Any] = {
     "study": {"name": "x", "trials": 3, "seed": 1, "constraints": {"accuracy_drop": "<= 0.02"}, "controls": ["dense"]},
     "resources": {"cpus": 1, "concurrency": 2},
     "baseline": {"model": "resnet8", "dataset": "digits", "epochs": 1, "train_samples": 100, "batch_size": 32},

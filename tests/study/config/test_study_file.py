@@ -83,6 +83,22 @@ def test_defaults_are_those_of_the_design() -> None:
         ({"study": {"name": "x", "controls": ["scratch"], "save": "none"}}, r"so save is front or all, not none"),
         ({"study": {"name": "x", "start_with": [{"sparsity": 0.99}]}}, r"start_with\[0\].sparsity: .* outside"),
         ({"study": {"name": "x", "trials": 0}}, r"study.trials: .*greater than or equal to 1"),
+        ({"study": {"name": "x", "seed": 2**63}}, r"study.seed: beyond 1e\+12, the largest number"),
+        ({"study": {"name": "x", "seed": 2**32}}, r"study.seed: .*less than 4294967296"),
+        ({"study": {"name": "x" * 101}}, r"study.name: .*pattern"),
+        ({"space": {"finetune_epochs": 10**400}}, r"space.finetune_epochs: beyond 1e\+12"),
+        ({"space": {"sparsity": {"low": 0.1, "high": 0.9, "step": 1e-9}}}, r"step 1e-09 makes more than 10,000 values"),
+        ({"space": {"steps": {"low": 1, "high": 9, "step": 0.5}}}, r"takes whole numbers, so step is one too, not 0.5"),
+        (
+            {
+                "study": {"name": "x", "search": "grid"},
+                "space": {
+                    "finetune_lr": {"low": 0.1, "high": 1, "step": 1e-4},
+                    "sparsity": {"low": 0, "high": 0.9, "step": 1e-3},
+                },
+            },
+            r"a grid of more than 100,000 recipes",
+        ),
     ],
 )
 def test_wrong_files_get_one_message_with_file_key_and_choices(sections: Any, message: Any) -> None:
