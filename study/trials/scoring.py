@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 
 import torch
 from torch import nn
@@ -24,10 +23,8 @@ PROBED = 4  # images of a batch
 
 
 def criterion(name: str) -> Criterion:
-    """A criterion of `pruning`, or a user's own function for single weights; whatever that raises is a ValueError."""
-    if name in CRITERIA:
-        return CRITERIA[name]
-    return Criterion(weight=partial(models.called, models.imported(name, "criterion"), f"criterion {name}"))
+    """A criterion of `pruning`, or a user's own function for single weights."""
+    return CRITERIA[name] if name in CRITERIA else Criterion(weight=models.imported(name, "criterion"))
 
 
 def probe(name: str, model: nn.Module, in_shape: tuple[int, int, int]) -> None:
@@ -42,9 +39,10 @@ def probe(name: str, model: nn.Module, in_shape: tuple[int, int, int]) -> None:
     before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     modes = [module.training for module in model.modules()]
     try:
-        check_scores(weight(model, batches, torch.Generator().manual_seed(0)), model)
+        scores = models.called(weight, "it", model, batches, torch.Generator().manual_seed(0))
+        check_scores(scores, model)
     except ValueError as error:
-        raise ValueError(str(error) if name in str(error) else f"criterion {name}: {error}") from None
+        raise ValueError(f"criterion {name}: {error}") from None
     drawn, after = not torch.equal(random_state, torch.get_rng_state()), model.state_dict()
     torch.set_rng_state(random_state)
     if drawn:

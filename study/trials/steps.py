@@ -84,7 +84,7 @@ def trial_epochs(
         row |= measured_columns(pruned, context, data, history) | {"state": "complete"}
         layers = cost.layer_costs(pruned.model, context.data.in_shape)
         network = NetworkState(arrays(pruned.model), pruned.plan, layers)
-    except Exception as error:  # a failing recipe is a result and must not stop the study
+    except (Exception, SystemExit) as error:  # a failing recipe is a result and must not stop the study
         trace = traceback.format_exc()
         row |= {"state": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
     row["train_seconds"] = sum(record["seconds"] for record in history)
