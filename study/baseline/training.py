@@ -25,9 +25,9 @@ from study.training.epochs import Row
 SEED = 0  # fixed: studies with the same baseline section share one baseline, whatever their seeds
 
 
-def check(section: BaselineSection, data: Data) -> nn.Module:
+def check(section: BaselineSection, classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
     """Build the network and load its checkpoint, to raise ValueError for wrong input before anything runs."""
-    model = models.build(section.model, len(data.class_names), data.in_shape)
+    model = models.build(section.model, classes, in_shape)
     if section.checkpoint:
         model.load_state_dict(read_checkpoint(section.checkpoint, model))
     return model

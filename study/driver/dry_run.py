@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-import models
 from pruning.measure import cost
+from study.baseline import training
 from study.config import StudyFile
 from study.config import axes as spaces
 from study.config.recipe import sketch
@@ -32,12 +32,12 @@ class Pace(NamedTuple):
 
 
 def estimate(file: StudyFile, data_dir: Path | None) -> str:
-    """The resolved study as YAML, followed by the estimates. Raises ValueError for a missing data folder."""
+    """The resolved study as YAML, followed by the estimates. Raises ValueError for wrong images or weights."""
     section = file.baseline
     in_shape, classes, train_images, test_images = splits.shape_of(
         section.dataset, data_dir=data_dir, image_size=section.image_size
     )
-    model = models.build(section.model, classes, in_shape)
+    model = training.check(section, classes, in_shape)
     file = of_network(file, model, in_shape)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pace = _pace(precision.placed(model, device), in_shape, section.batch_size)

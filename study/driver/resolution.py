@@ -19,7 +19,7 @@ def resolve(file: StudyFile, data: Data) -> StudyFile:
 
     Raises ValueError, naming the key, for what would fail in every trial: model, criteria, groups, sample counts.
     """
-    model = training.check(file.baseline, data)
+    model = training.check(file.baseline, len(data.class_names), data.in_shape)
     for name in file.values("criterion"):
         criterion(name)
     samples = max(file.values("calibration_samples"))
