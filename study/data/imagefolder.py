@@ -54,7 +54,8 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _files(folder: str) -> Iterator[File]:
-    pending = [(entry, {_identity(os.stat(folder))}) for entry in reversed(_entries(folder))]
+    around = {_identity(os.stat(path)) for path in (folder, *Path(folder).parents)}
+    pending = [(entry, around) for entry in reversed(_entries(folder))]
     while pending:  # not recursive: folders may lie in each other a thousand deep
         entry, above = pending.pop()
         if entry.is_dir():
@@ -118,9 +119,8 @@ def decode_all(paths: Sequence[str], out: np.ndarray) -> None:
             f"{len(bad)} of {len(paths)} images cannot be decoded: {', '.join(bad[:5])}{more}; replace or remove them"
         )
     if spoiled:
-        print(
-            f"warning: {len(spoiled):,} of {len(paths):,} images are damaged and used as they decode; the first: {spoiled[0]!r}"
-        )
+        count = f"{len(spoiled):,} of {len(paths):,} images"
+        print(f"warning: {count} are damaged and used as they decode; the first is {spoiled[0]!r}")
 
 
 def _with_progress(results: Iterator[list[str]], total: int) -> Iterator[list[str]]:
