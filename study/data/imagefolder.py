@@ -54,7 +54,7 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _files(folder: str) -> Iterator[File]:
-    around = {_identity(os.stat(path)) for path in (folder, *Path(folder).parents)}
+    around = {_identity(os.stat(path)) for path in (Path(folder), *Path(folder).parents)}
     pending = [(entry, around) for entry in reversed(_entries(folder))]
     while pending:  # not recursive: folders may lie in each other a thousand deep
         entry, above = pending.pop()
