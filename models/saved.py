@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.files import write_whole
+from models.files import read_whole, write_whole
+from models.weights import fitted, read_tensors
 from models.zoo import build
 
-CARD = {"model": str, "num_classes": int, "in_shape": list, "class_names": list, "mean": list, "std": list}
+LARGEST_IMAGE = 1024  # pixels of a side
 
 
 def save(
@@ -64,14 +66,16 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     is a user's own function runs that code: open only what you trust.
     """
     folder = Path(folder)
-    card = _parse_json(folder / "card.json", _read(folder / "card.json"))
+    card = _parse_json(folder / "card.json", read_whole(folder / "card.json"))
     _check_card(folder / "card.json", card)
-    if "weights.pt" not in card["sha256"]:
-        raise ValueError(f"{folder / 'card.json'}: sha256 does not list weights.pt")
     if (folder / "plan.json").exists() and "plan.json" not in card["sha256"]:
         raise ValueError(f"{folder / 'plan.json'}: is not part of the network that card.json describes")
     contents = {name: _read_verified(folder / name, digest) for name, digest in card["sha256"].items()}
-    model = build(card["model"], card["num_classes"], tuple(card["in_shape"]))
+    try:
+        model = build(card["model"], card["num_classes"], tuple(card["in_shape"]))
+    except Exception as error:  # a user's own function may raise anything
+        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder / 'card.json'}: its network cannot be built: {reason}") from error
     if "plan.json" in contents:
         from pruning.channels.surgery import apply_plan  # needed only for cut networks
 
@@ -80,27 +84,46 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             model = apply_plan(model, plan)
         except ValueError as error:
             raise ValueError(f"{folder / 'plan.json'}: {error}") from error
-    _load_weights(model, contents["weights.pt"], folder / "weights.pt")
+    try:
+        model.load_state_dict(fitted(read_tensors(contents["weights.pt"]), model))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'weights.pt'}: holds no weights for the network of card.json: {error}") from error
     return model.eval(), card
 
 
-def _load_weights(model: nn.Module, content: bytes, path: Path) -> None:
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        model.load_state_dict(state, strict=True)
-    except Exception as error:  # unpickling a foreign file raises many types
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: holds no weights for the network of card.json: {reason[:500]}") from error
+def _is_list(value: Any, *kinds: type) -> bool:
+    return type(value) is list and all(type(item) in kinds for item in value)
+
+
+def _is_shape(value: Any) -> bool:
+    return _is_list(value, int) and len(value) == 3 and all(1 <= size <= LARGEST_IMAGE for size in value)
+
+
+def _is_numbers(value: Any, low: float, high: float) -> bool:
+    return _is_list(value, float, int) and all(low <= number <= high for number in value)
+
+
+CARD: dict[str, tuple[Callable[[Any], bool], str]] = {  # what each key holds, as a check and in words
+    "model": (lambda value: type(value) is str, "a name"),
+    "num_classes": (lambda value: type(value) is int, "a whole number"),
+    "in_shape": (_is_shape, f"[channels, height, width], each 1 to {LARGEST_IMAGE}"),
+    "class_names": (lambda value: _is_list(value, str), "a list of names"),
+    "mean": (lambda value: _is_numbers(value, -1e6, 1e6), "a list of numbers, each -1e6 to 1e6"),
+    "std": (lambda value: _is_numbers(value, 1e-9, 1e6), "a list of numbers, each 1e-9 to 1e6"),
+    "sha256": (
+        lambda value: type(value) is dict and {"weights.pt"} <= value.keys() <= {"weights.pt", "plan.json"},
+        "the hashes of weights.pt and, if there is one, of plan.json",
+    ),
+}
 
 
 def _check_card(path: Path, card: Any) -> None:
     if not isinstance(card, dict):
         raise ValueError(f"{path}: holds a {type(card).__name__}, not the card of a network")
-    for key, kind in {**CARD, "sha256": dict}.items():
-        if type(card.get(key)) is not kind:
-            raise ValueError(f"{path}: {key} should be a {kind.__name__}, but is {card.get(key, 'missing')!r}")
-    if [type(size) for size in card["in_shape"]] != [int, int, int]:
-        raise ValueError(f"{path}: in_shape should be [channels, height, width], but is {card['in_shape']}")
+    for key, (fits, words) in CARD.items():
+        if not fits(card.get(key)):
+            given = reprlib.repr(card[key]) if key in card else "missing"
+            raise ValueError(f"{path}: {key} should be {words}, but is {given}")
     channels, classes = card["in_shape"][:1], card["num_classes"]
     if [len(card["mean"])] != channels or [len(card["std"])] != channels or len(card["class_names"]) != classes:
         raise ValueError(
@@ -120,21 +143,14 @@ def _to_json(path: Path, content: Mapping[str, Any]) -> bytes:
 def _parse_json(path: Path, content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is not valid JSON, perhaps truncated: {error}") from error
 
 
 def _read_verified(path: Path, digest: str) -> bytes:
-    content = _read(path)
+    content = read_whole(path)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(
             f"{path}: sha256 of its {len(content)} bytes is not the one in card.json: truncated or changed"
         )
     return content
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -41,7 +42,7 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
     rows = device_data.rows_of(data.test, device)
     latency = measure_latency({"network": model}, images.batch(rows[:1])[0])["network"]
     return {
-        "network": folder.name,
+        "network": folder.name.encode(errors="backslashreplace").decode(),
         "test accuracy": evaluation.evaluate(model, images, rows),
         "latency (ms)": latency.median,
         "parameters": cost.parameters(model),
@@ -110,7 +111,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.evaluate") 
 def _data(folder: Path, args: argparse.Namespace) -> Data:
     _, card = models.load(folder)
     dataset = args.dataset or card.get("dataset")
-    if dataset is None:
+    if not isinstance(dataset, str):
         raise ValueError(f"{folder}: its card names no data set; give --dataset, one of {', '.join(sources.DATASETS)}")
     keeps_size = dataset in (card.get("dataset"), "imagefolder")  # the size that the network was trained on
     size = card["in_shape"][1] if keeps_size else None
@@ -123,7 +124,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     for name in rows[0]:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell_text(value) for value in row.values()))
+        table.add_row(*(escape(_cell_text(value)) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

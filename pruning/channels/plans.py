@@ -12,6 +12,7 @@ norm, which all lose equally many channels; "transposed": true, for a weight sto
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ Plan = dict[str, Any]
 VERSION = 1
 SIDES = ("out", "in")
 DEFAULTS = {"groups": 1, "norm_groups": 1, "transposed": False}  # of further keys that a layer leaves out
+KEYS = {*SIDES, *DEFAULTS}
 
 
 def compose(first: Plan, second: Plan) -> Plan:
@@ -82,10 +84,18 @@ def check_plan(plan: Plan) -> Plan:
             raise ValueError(
                 f"plan, layer {path!r}: each of out and in is 0 <= rising removed < of, and not all of them"
             )
+        if not layer.keys() <= KEYS or not isinstance(layer.get("transposed", False), bool):
+            raise ValueError(
+                f"plan, layer {path!r}: its keys are {', '.join(sorted(KEYS))}; transposed is true or false"
+            )
         if "groups" in layer and not _whole_groups(layer["groups"], axes):
-            raise ValueError(f"plan, layer {path!r}: of its {layer['groups']} groups only whole ones can be removed")
+            raise ValueError(
+                f"plan, layer {path!r}: of its {reprlib.repr(layer['groups'])} groups only whole ones can be removed"
+            )
         if "norm_groups" in layer and not _equal_groups(layer["norm_groups"], layer["out"]):
-            raise ValueError(f"plan, layer {path!r}: its {layer['norm_groups']} norm_groups don't lose equally many")
+            raise ValueError(
+                f"plan, layer {path!r}: its {reprlib.repr(layer['norm_groups'])} norm_groups don't lose equally many"
+            )
     return plan
 
 
@@ -142,4 +152,4 @@ def _equal_groups(groups: Any, axis: dict[str, Any]) -> bool:
     if type(groups) is not int or groups < 1 or axis["of"] % groups:
         return False
     gone = [i * groups // axis["of"] for i in axis["removed"]]
-    return all(gone.count(group) * groups == len(gone) for group in range(groups))
+    return not gone or all(gone.count(group) * groups == len(gone) for group in range(groups))

@@ -80,6 +80,8 @@ def _imagefolder(data_dir: Path | None, image_size: int | None, cache: Path) -> 
     """data_dir/train/<class>/* and data_dir/test/<class>/*; without test/, test images are split off from train."""
     if data_dir is None:
         raise ValueError("imagefolder needs --data-dir DIR, with images as DIR/train/<class>/<name>.jpg")
+    if not str(data_dir).isprintable():  # it is written to study.yaml
+        raise ValueError(f"--data-dir {str(data_dir)!r}: its name is no text; rename the folder")
     if image_size is None or image_size < 1:
         raise ValueError(f"imagefolder needs image_size, the pixels to which images are resized; got {image_size}")
     train = imagefolder.list_classes(data_dir / "train")

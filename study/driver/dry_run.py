@@ -32,7 +32,7 @@ class Pace(NamedTuple):
 
 
 def estimate(file: StudyFile, data_dir: Path | None) -> str:
-    """The resolved study as YAML, followed by the estimates. Raises ValueError for a missing data folder."""
+    """The resolved study as YAML, followed by the estimates. Raises ValueError for wrong images or weights."""
     section = file.baseline
     in_shape, classes, train_images, test_images = splits.shape_of(
         section.dataset, data_dir=data_dir, image_size=section.image_size

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from models.files import replacing, write_whole
+from models.files import read_whole, replacing, write_whole
 
 
 def test_text_and_bytes_in_a_folder_that_was_not_there(tmp_path: Path) -> None:
@@ -44,3 +44,14 @@ def test_what_another_writes_takes_the_place_only_if_all_went_well(tmp_path: Pat
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x.onnx", "old")]
     write(refuse=False)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x.onnx", "new")]
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    write_whole(tmp_path / "x", b"content")
+    assert read_whole(tmp_path / "x") == b"content"
+    for path, reason in [("pipe", "is a named pipe"), (".", "is a folder"), ("/dev/zero", "is a device")]:
+        with pytest.raises(ValueError, match=f"{reason}, not a file"):
+            read_whole(tmp_path / path)
+    with pytest.raises(ValueError, match="nowhere: cannot be read: No such file"):
+        read_whole(tmp_path / "nowhere")
