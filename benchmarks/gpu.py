@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available() and (device.type == "cuda" or not args.toy):
         print("error: no CUDA GPU that torch can use; --toy tries the script on the CPU", file=sys.stderr)
         return 2
+    torch.set_num_threads(1)  # as in a trial
     if args.lines:
         given = _given(args, device, 60 * args.minutes)
         for check in guarded(args.only[0], "the part", given, lambda: PARTS[args.only[0]].checks(given)):

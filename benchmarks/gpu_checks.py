@@ -68,9 +68,9 @@ def random_data(train: int, validation: int, test: int, side: int, classes: int 
     generator, count = np.random.default_rng(0), train + validation + test
     images = generator.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     labels = generator.permutation(np.arange(count) % classes)
-    rows = np.split(np.arange(count), [train, train + validation])
+    first, second, third = np.split(np.arange(count), [train, train + validation])
     grey, spread = np.full(3, 0.5, np.float32), np.full(3, 0.29, np.float32)
-    return Data(images, labels, *rows, tuple(map(str, range(classes))), grey, spread, f"random {count}")
+    return Data(images, labels, first, second, third, tuple(map(str, range(classes))), grey, spread, f"random {count}")
 
 
 def synchronise(device: torch.device) -> None:

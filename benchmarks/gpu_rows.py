@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,7 +112,7 @@ def rows(given: Given) -> Iterator[Check]:
     """The checks of this part."""
     context = _context()
     for case in cases():
-        yield from guarded(PART, case.what, given, lambda case=case: _compared(case, context, given))
+        yield from guarded(PART, case.what, given, partial(_compared, case, context, given))
     for what, work in (
         ("from scratch", _from_scratch),
         ("bf16", _in_bf16),
@@ -120,7 +121,7 @@ def rows(given: Given) -> Iterator[Check]:
         ("memory after trials", _memory),
         ("masks of a large network", _large_masks),
     ):
-        yield from guarded(PART, what, given, lambda work=work: work(context, given))
+        yield from guarded(PART, what, given, partial(work, context, given))
 
 
 def _context() -> TrialContext:
@@ -237,7 +238,7 @@ def _twice(context: TrialContext, given: Given) -> Iterator[Check]:
     for granularity in ("weight", "channel"):
         recipe = _recipe(granularity=granularity, criterion="taylor", finetune_epochs=2)
         (one, first), (other, second) = (_run(recipe, context, given.device) for _ in range(2))
-        same = all(np.array_equal(first.state[name], second.state.get(name)) for name in first.state)
+        same = all(np.array_equal(first.state[name], second.state[name]) for name in first.state)
         same &= one.row["accuracy"] == other.row["accuracy"]
         apart = max((float(np.abs(first.state[n] - second.state[n]).max()) for n in first.state if not same), default=0)
         why = "" if same else "two runs with one seed differ"

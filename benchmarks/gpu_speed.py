@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,9 +51,9 @@ def epochs(given: Given) -> Iterator[Check]:
     for place, name in enumerate(networks):
         share = given._replace(end=given.end - given.left * (1 - 1 / (len(networks) - place)))
         one = section.model_copy(update={"model": name})
-        yield from guarded("epochs", name, share, lambda one=one, share=share: _baseline(one, placed, share))
+        yield from guarded("epochs", name, share, partial(_baseline, one, placed, share))
     first = section.model_copy(update={"epochs": 6})
-    yield from guarded("epochs", "reproducible kernels", given, lambda: _reproducible(first, placed, given))
+    yield from guarded("epochs", "reproducible kernels", given, partial(_reproducible, first, placed, given))
 
 
 def _images(section: BaselineSection, given: Given) -> Data:
@@ -128,7 +129,7 @@ def study(given: Given) -> Iterator[Check]:
     rates: dict[str, float] = {}
     for place, (way, settings) in enumerate(ways.items()):
         share = given._replace(end=given.end - (0 if place else given.left / 2))
-        for check in guarded("study", way, share, lambda w=way, s=settings, g=share: _searched(w, s, g)):
+        for check in guarded("study", way, share, partial(_searched, way, settings, share)):
             if check.verdict == OK:
                 rates[way] = check.value
             yield check
@@ -191,14 +192,14 @@ def _finished(command: list[str], seconds: float, log: Path) -> tuple[int, str]:
 def latency(given: Given) -> Iterator[Check]:
     """Cut networks beside the dense ones at batch 1 and 256, and 2:4 beside dense weights."""
     for name in ("resnet8",) if given.toy else NETWORKS:
-        yield from guarded("latency", name, given, lambda name=name: _cut(name, given))
+        yield from guarded("latency", name, given, partial(_cut, name, given))
     if given.device.type != "cuda" or not available():
         why = "no CUDA GPU of compute capability 8.0 or higher"
         yield Check("latency", "2:4 linear layers", verdict=SKIPPED, why=why)
         return
     for width, batch in ((1024, 64), (4096, 64), (4096, 1024), (8192, 8192)):
         what = f"2:4 linear layers of {width}, batch {batch}"
-        yield from guarded("latency", what, given, lambda w=what, s=(width, batch): _blocks(w, *s))
+        yield from guarded("latency", what, given, partial(_blocks, what, width, batch))
 
 
 def _cut(name: str, given: Given) -> Iterator[Check]:
