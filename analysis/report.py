@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ Drawn = tuple[str, bytes, bytes, bytes]
 
 def _draw(results: Results, names: list[str], jobs: int) -> dict[str, Drawn]:
     """Figure name -> its title, png, pdf, and the smaller png for the page."""
-    if jobs < 2 or len(names) < 2:
+    if jobs < 2 or len(names) < 2 or "fork" not in get_all_start_methods():
         return {name: _draw_figure(results, name) for name in names}
     with ProcessPoolExecutor(min(jobs, len(names)), get_context("fork"), _init_worker, (results,)) as pool:
         return dict(zip(names, pool.map(_draw_in_worker, names), strict=True))

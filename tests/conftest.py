@@ -18,6 +18,15 @@ TINY = [
 ]
 
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=NO_GPU)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Runs a test on the CPU, and where there is a GPU on that too."""
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder of everything kept between studies, in a place of the tests' own."""

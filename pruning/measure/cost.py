@@ -67,9 +67,11 @@ def layer_costs(model: nn.Module, in_shape: Sequence[int]) -> list[dict[str, Any
 
 
 def size_bytes(model: nn.Module) -> int:
-    """Size of the file that `torch.save(model.state_dict(), file)` writes, in bytes."""
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
+    """Size of the file that `torch.save(model.state_dict(), file)` writes for the model on a CPU, in bytes."""
+    state, file = model.state_dict(), io.BytesIO()
+    for name, tensor in state.items():
+        state[name] = tensor.cpu()  # a device's name is written with every tensor
+    torch.save(state, file)
     return file.tell()
 
 

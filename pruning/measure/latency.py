@@ -49,9 +49,11 @@ def measure_latency(
             _time_forward(network, example)
     times: dict[str, list[float]] = {name: [] for name in networks}
     order = list(networks)
-    while len(times[order[0]]) < least or any(sum(measured) < seconds for measured in times.values()):
+    spent = dict.fromkeys(networks, 0.0)
+    while len(times[order[0]]) < least or min(spent.values()) < seconds:
         for name in order:
             times[name].append(_time_forward(networks[name], example))
+            spent[name] += times[name][-1]
         order = order[1:] + order[:1]
     return {name: _summary(measured) for name, measured in times.items()}
 

@@ -49,8 +49,10 @@ def semi_structured(model: nn.Module) -> nn.Module:
 
     model: on a CUDA GPU, pruned 2:4. Raises ValueError without sparse tensor cores, or if no layer is supported.
     """
-    if not available():
-        raise ValueError("semi-structured tensors need a CUDA GPU of compute capability 8.0 or higher")
+    if not available() or not all(parameter.is_cuda for parameter in model.parameters()):
+        raise ValueError(
+            "semi-structured tensors need a CUDA GPU of compute capability 8.0 or higher, and a model on it"
+        )
     supported = [path for path, reason in refusals(model).items() if reason is None]
     if not supported:
         raise ValueError(f"no layer can have a semi-structured weight: {refusals(model)}")

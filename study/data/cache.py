@@ -100,6 +100,7 @@ def _build(folder: Path, source: Source) -> None:
         np.save(part / "moments.npy", _moments(images))
         about = {"class_names": class_names, **{k: v for k, v in source.key.items() if k != "files"}}
         (part / "about.json").write_text(json.dumps(about))
+        del images  # Windows renames no folder with an open file
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:

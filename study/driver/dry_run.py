@@ -39,7 +39,8 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     )
     model = training.check(section, classes, in_shape)
     file = of_network(file, model, in_shape)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpus = file.resources.gpus
+    device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
     pace = _pace(precision.placed(model, device), in_shape, section.batch_size)
     train = min(section.train_samples or train_images, round(train_images * (1 - section.validation)))
     validation = round(train_images * section.validation)
@@ -48,7 +49,7 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     trial = epochs * (train * pace.train + validation * pace.evaluate) + (validation + test_images) * pace.evaluate
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
     if device.type == "cuda":
-        at_once = torch.cuda.device_count()
+        at_once = max(1, int(torch.cuda.device_count() / (1 if gpus == "auto" else max(1, gpus))))
     networks = {"none": 0, "front": min(runs, 20), "all": runs}[file.study.save]
     scan_file = scan.scan_study(file)
     scanned = of_network(scan_file, model, in_shape).trials if scan_file else 0

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C; a scheduler's end of time; a closed terminal
+# Ctrl-C; a scheduler's end of time; a closed terminal, of which Windows has no signal.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interruption:
@@ -23,8 +24,8 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by `nohup`
-        self._signals = [one for one in SIGNALS if not (ignored and one == signal.SIGHUP)]
+        ends = (signal.SIGINT, signal.SIGTERM)
+        self._signals = [one for one in SIGNALS if one in ends or signal.getsignal(one) != signal.SIG_IGN]  # `nohup`
 
     def install(self) -> None:
         """Handle the signals from here on; again after Ray has started, which installs handlers of its own."""
@@ -45,7 +46,7 @@ class Interruption:
         if self.received:
             os._exit(self.exit_code)  # Ray's processes end with this one; the next run removes its scratch folder
         self.received = signal.Signals(number)
-        if number == signal.SIGHUP and sys.stdout.isatty():  # there is no terminal any more
+        if self.received.name == "SIGHUP" and sys.stdout.isatty():  # there is no terminal any more
             sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
         raise KeyboardInterrupt
 

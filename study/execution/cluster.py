@@ -69,7 +69,7 @@ def _init_arguments(address: str | None, file: StudyFile, staging: Path) -> dict
     if address:
         ray_adapter.connect_once()
         return {"address": address, "runtime_env": {"py_modules": code(file, staging), **environment}}
-    if os.getloadavg()[0] > CONTENDED * (os.cpu_count() or 1):
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > CONTENDED * (os.cpu_count() or 1):
         os.environ.setdefault(WAIT_POLICY, "passive")
     os.environ[ray_adapter.NICENESS] = str(file.resources.niceness)
     # Ray adds the current folder, with user modules, to the workers' path; the project may be in another folder.

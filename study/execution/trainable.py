@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import time
 from typing import Any
 
@@ -38,6 +39,7 @@ class Trainable(tune.Trainable):
         self._recipe = Recipe(**ticket.recipe)
         self._epochs = trial_epochs(self._recipe, ticket.seed, self._context, self._device, ticket.plan)
         if self._device.type == "cuda":
+            gc.collect()  # traced networks hold one another, and their tensors, in circles
             torch.cuda.empty_cache()  # releases the previous trial's memory to other processes
         self._started = time.monotonic()
         self._say(f"{recipe_line(ticket.recipe)}, to sparsity {self._recipe.sparsity:.3f}, seed {ticket.seed}")
@@ -48,6 +50,10 @@ class Trainable(tune.Trainable):
 
         The network in it is a reference to this node's object store; it is transferred only if the driver fetches it.
         """
+        if torch.cuda.is_initialized():
+            # Raises if a trial before has broken this process's CUDA context, for example by a failed assertion in a
+            # kernel: Tune then gives up this worker, and the trial runs again on another one.
+            torch.cuda.synchronize()
         ray_adapter.set_title(f"ray::trial {self._ticket.trial_id}")
         if minutes := self._context.minutes:
             # A thread of faulthandler's ends this process, whatever it does by then; the traceback is in its log.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from study.trials.context import Ticket
 from study.trials.rows import failed_row
 
 MAX_RETRIES = 2  # after losing a worker or node
-OUT_OF_MEMORY = "OutOfMemoryError"  # start of a row's error after running out of GPU memory
+# In a row's error after running out of GPU memory: of torch's allocator, of the CUDA driver, or of CUDA's libraries.
+OUT_OF_MEMORY = re.compile("OutOfMemoryError|out of memory|STATUS_ALLOC_FAILED|STATUS_NOT_INITIALIZED")
 LOW_ON_MEMORY = "running low on memory"  # part of Ray's error for a worker that it killed for lack of memory
 
 
@@ -127,7 +129,7 @@ class ResultListener(_NeverPickled, tune.Callback):
         if "outcome" not in result or not (ticket := self._searcher.over(trial.trial_id)):
             return
         row, history, network, traceback = result.pop("outcome")
-        if self._shares and (row["error"] or "").startswith(OUT_OF_MEMORY):
+        if self._shares and OUT_OF_MEMORY.search(row["error"] or ""):
             self._searcher.short.append(ticket)
             return
         try:

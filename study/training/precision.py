@@ -10,6 +10,11 @@ from torch import nn
 
 PRECISIONS = ("fp32", "bf16")
 
+# cuDNN's defaults round the inputs of fp32 convolutions to 10 bits, and add up gradients in any order. Scores are then
+# those of no other machine, and a recipe with a given seed has another row each time.
+torch.backends.cudnn.allow_tf32 = False
+torch.backends.cudnn.deterministic = True
+
 
 def gains_by_bf16(device: torch.device) -> bool:
     """Whether networks run in bfloat16: if `device` supports it in hardware (emulation is many times slower).

@@ -90,7 +90,7 @@ def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Im
 
     def compute() -> ScoreArrays:
         chosen = rows_of(calibration(context.data, recipe.calibration_samples, draw), device)
-        scores = score(dense, images.batches(chosen), torch.Generator(device).manual_seed(draw))
+        scores = score(dense, images.batches(chosen), torch.Generator().manual_seed(draw))
         return {name: values.cpu().numpy() for name, values in scores.items()}
 
     key = (recipe.criterion, recipe.granularity, recipe.reduce, recipe.protect, recipe.calibration_samples, draw)

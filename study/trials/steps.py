@@ -97,7 +97,7 @@ def _prune_and_finetune(
 ) -> Generator[Row, None, Pruned]:
     device, augmented = data.images.images.device, context.section.augment
     torch.manual_seed(seed)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws the same
     calibrating = rows_of(calibration(context.data, recipe.calibration_samples, seed), device)
     example = data.images.batch(data.validation[:1])[0]
     pruned = begin(context.baseline.network(device), example, prune_settings(recipe, context.curves))

@@ -301,12 +301,14 @@ def test_bad_input_is_named(scope: str, options: dict, message: str) -> None:
         weight_masks(**arguments)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("scope", SCOPES)
-def test_the_gpu_makes_the_same_masks(scope: str) -> None:
+def test_every_device_makes_the_same_masks_of_scores_with_ties(scope: str, device: torch.device) -> None:
     scores = {name: score // 7 for name, score in distinct((64, 32, 3, 3), (10, 64)).items()}
-    on_gpu = weight_masks({name: score.cuda() for name, score in scores.items()}, 0.9, scope, **facts(scope, scores))
-    assert torch.equal(joined(on_gpu).cpu(), joined(weight_masks(scores, 0.9, scope, **facts(scope, scores))))
+    placed = {name: score.to(device) for name, score in scores.items()}
+    found = joined(weight_masks(placed, 0.9, scope, **facts(scope, scores)))
+    assert found.device.type == device.type
+    assert found.numel() - int(found.sum()) == round(0.9 * found.numel())
+    assert torch.equal(found.cpu(), joined(weight_masks(scores, 0.9, scope, **facts(scope, scores))))
 
 
 SMALL = {"stem": torch.rand(4, 3, 3, 3), "conv": torch.rand(8, 4, 3, 3), "head": torch.rand(10, 8)}  # 108, 288, 80

@@ -50,16 +50,17 @@ def check_cut(model: Any, graph: Any, plan: Any, images: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "convnext_tiny"])  # see test_norms.py
-def test_cut_is_masked(name: Any) -> None:
+def test_cut_is_masked(name: Any, device: torch.device) -> None:
     factory, side = NETWORKS[name]
     torch.manual_seed(0)
-    model = trained_like(factory())
+    model = trained_like(factory()).to(device)
     graph = dependency_graph(model, torch.zeros(1, 3, side, side, dtype=torch.float64))
     scores = group_scores(graph, random(model, [], torch.Generator().manual_seed(0)))
     plan = allocate(graph, scores, 0.4, scope="layer")
-    images = torch.rand(2, 3, side, side, dtype=torch.float64)
+    images = torch.rand(2, 3, side, side, dtype=torch.float64).to(device)
     assert costs(graph, plan)["params"] < 0.7 * costs(graph)["params"]
     small = check_cut(model, graph, plan, images)
+    assert {tensor.device.type for tensor in small.state_dict().values()} == {device.type}
     assert (outputs(small, images) - outputs(model, images)).abs().max() > 1e-3  # and cutting did something
 
 

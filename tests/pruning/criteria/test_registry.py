@@ -44,15 +44,16 @@ def score(name: str, model: nn.Module, seed: int = 0) -> Scores:
     return function(model, batches, torch.Generator().manual_seed(seed))
 
 
-def calibration(size: int = 8, count: int = 24) -> list[tuple[Tensor, Tensor]]:
+def calibration(size: int = 8, count: int = 24, device: str | torch.device = "cpu") -> list[tuple[Tensor, Tensor]]:
     images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    labels = torch.arange(count) % 3
+    images, labels = images.to(device), torch.arange(count, device=device) % 3
     return [(images[:10], labels[:10]), (images[10:], labels[10:])]
 
 
 def channel_score(name: str, model: nn.Module, plan: Plan | None = None, dense: nn.Module | None = None) -> Scores:
     """Channel scores as in `pruning.pipeline`: by the criterion's own function, or summed over filters."""
-    graph, batches, generator = dependency_graph(dense or model, calibration()[0][0]), calibration(), torch.Generator()
+    batches, generator = calibration(device=next(model.parameters()).device), torch.Generator()
+    graph = dependency_graph(dense or model, batches[0][0])
     criterion = CRITERIA[name]
     if criterion.channel is not None:
         return criterion.channel(graph, model, plan, batches, generator.manual_seed(0))
@@ -75,9 +76,9 @@ def state(model: nn.Module) -> dict[str, Any]:
 
 @each_of_channels
 @pytest.mark.parametrize("cut", [False, True])
-def test_every_unit_has_a_finite_score(name: str, cut: bool) -> None:
+def test_every_unit_has_a_finite_score(name: str, cut: bool, device: torch.device) -> None:
     """In a cut network removed units score -inf, the others as in a network that never had them."""
-    dense = trained_like(models.build("resnet8", 3))
+    dense = trained_like(models.build("resnet8", 3)).to(device)
     graph, plan, model = dependency_graph(dense, calibration()[0][0]), None, dense
     gone = np.zeros(graph.size, dtype=bool)
     if cut:
@@ -96,6 +97,32 @@ def test_every_unit_has_a_finite_score(name: str, cut: bool) -> None:
         for group in graph.groups:
             score = scores[group.name]
             torch.testing.assert_close(score[score > -torch.inf], alone[group.name])
+
+
+@each_criterion
+def test_scores_of_weights_lie_beside_them_and_are_those_of_the_cpu(name: str, device: torch.device) -> None:
+    model = trained_like(models.build("resnet8", 3))
+    function = CRITERIA[name].weight
+    assert function is not None
+    expected = function(model, calibration(), torch.Generator().manual_seed(0))
+    scores = function(model.to(device), calibration(device=device), torch.Generator().manual_seed(0))
+    for key, score in scores.items():
+        assert (score.device.type, score.shape) == (device.type, model.get_parameter(key).shape)
+        torch.testing.assert_close(score.cpu(), expected[key])
+
+
+@each_criterion
+def test_reconstruction_works_where_the_network_is(name: str, device: torch.device) -> None:
+    """Of half of the weights: what remains is finite, on the device, and zero where masked."""
+    if (reconstruct := CRITERIA[name].reconstruct) is None:
+        return
+    model = trained_like(models.build("resnet8", 3)).to(device)
+    masks = weight_masks({key: w.detach().abs() for key, w in prunable(model).items()}, 0.5, "layer")
+    moved = reconstruct(model, masks, calibration(device=device), torch.Generator().manual_seed(0))
+    for key, weight in moved.items():
+        assert weight.device.type == device.type
+        assert weight.isfinite().all()
+        assert not weight[~masks[key]].any()
 
 
 @each_of_channels
@@ -295,15 +322,14 @@ def test_random_scores_of_half_precision_weights_hardly_tie() -> None:
     assert len(scores.unique()) > 9900
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_random_scores_follow_the_generator_not_the_model() -> None:
-    on_cpu, on_gpu = score("random", network()), score("random", network().cuda())
+def test_random_scores_follow_the_generator_not_the_model(device: torch.device) -> None:
+    on_cpu, on_device = score("random", network()), score("random", network().to(device))
     for name, expected in on_cpu.items():
-        assert on_gpu[name].is_cuda
-        assert torch.equal(on_gpu[name].cpu(), expected)
+        assert on_device[name].device.type == device.type
+        assert torch.equal(on_device[name].cpu(), expected)
     function = CRITERIA["random"].weight
     assert function is not None
-    assert function(network(), [], torch.Generator("cuda"))["0.weight"].device.type == "cpu"
+    assert function(network(), [], torch.Generator(device))["0.weight"].device.type == "cpu"
 
 
 def test_bn_scale_by_hand() -> None:

@@ -196,3 +196,8 @@ def test_sparse_size_is_a_bitmap_and_the_values_left_or_the_dense_tensor() -> No
     with torch.no_grad():
         model.weight.view(-1)[:90] = 0
     assert sparse_size_bytes(model) == 13 + 40 + 40
+
+
+def test_size_is_that_of_a_file_made_on_the_cpu_whatever_the_device(device: torch.device) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    assert size_bytes(model) == size_bytes(model.to(device))

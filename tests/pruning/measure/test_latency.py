@@ -37,7 +37,26 @@ def test_medians_are_the_time_slept_in_milliseconds_and_turns_alternate(monkeypa
         assert one.lower <= one.median <= one.upper
 
 
-def test_networks_are_measured_in_eval_mode() -> None:
+def test_networks_are_measured_in_eval_mode(device: torch.device) -> None:
     network = nn.Dropout(0.5).train()
-    measure_latency({"it": network}, torch.zeros(1), seconds=0, least=1)
+    measure_latency({"it": network}, torch.zeros(1, device=device), seconds=0, least=1)
     assert not network.training
+
+
+def test_on_a_gpu_the_clock_waits_until_the_kernels_have_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the clock is read the first time, so that what was queued before does not count, and before the second."""
+    order: list[str] = []
+
+    class OnGpu:
+        is_cuda, device = True, "cuda"
+
+    def clock() -> float:
+        order.append("clock")
+        return 0.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("wait"))
+    monkeypatch.setattr("pruning.measure.latency.time.perf_counter", clock)
+    network = nn.Identity()
+    network.register_forward_hook(lambda *_: order.append("run"))
+    measure_latency({"it": network}, OnGpu(), seconds=0, warm_up=0, least=1)
+    assert order == ["wait", "clock", "run", "wait", "clock"]

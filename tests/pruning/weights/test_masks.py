@@ -64,10 +64,10 @@ def test_prunable_counts_a_shared_weight_once() -> None:
         ([], 0, []),
     ],
 )
-def test_keep_top_by_hand(scores: list, keep: int, mask: list) -> None:
-    result = keep_top(torch.tensor(scores), keep)
-    assert result.dtype is torch.bool
-    assert torch.equal(result, torch.tensor(mask, dtype=torch.bool))
+def test_keep_top_by_hand(scores: list, keep: int, mask: list, device: torch.device) -> None:
+    result = keep_top(torch.tensor(scores, device=device), keep)
+    assert (result.dtype, result.device.type) == (torch.bool, device.type)
+    assert torch.equal(result.cpu(), torch.tensor(mask, dtype=torch.bool))
 
 
 @settings(deadline=None)
@@ -87,9 +87,9 @@ def test_keep_top_agrees_with_torch_on_distinct_scores(fraction: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
-def test_keep_top_in_every_dtype(dtype: torch.dtype) -> None:
+def test_keep_top_in_every_dtype(dtype: torch.dtype, device: torch.device) -> None:
     scores = torch.randint(-9, 9, (5, 7), generator=torch.Generator().manual_seed(1))
-    assert keep_top(scores.to(dtype), 17).flatten().tolist() == by_sorting(scores.flatten().tolist(), 17)
+    assert keep_top(scores.to(device, dtype), 17).flatten().tolist() == by_sorting(scores.flatten().tolist(), 17)
 
 
 def test_ties_go_by_logical_index_whatever_the_memory_format() -> None:
@@ -121,16 +121,19 @@ def test_keep_out_of_range(keep: int) -> None:
         largest([torch.zeros(3)], keep)
 
 
-def test_largest_over_several_tensors_and_dtypes() -> None:
+def test_largest_over_several_tensors_and_dtypes(device: torch.device) -> None:
     parts = [torch.tensor([[1.0, 5.0]]), torch.tensor([4.0, 2.0], dtype=torch.bfloat16), torch.tensor([])]
+    parts = [part.to(device) for part in parts]
     assert [sorted(largest(parts, k).tolist()) for k in range(5)] == [[], [5], [4, 5], [2, 4, 5], [1, 2, 4, 5]]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_gpu_makes_the_same_mask() -> None:
+def test_every_device_keeps_the_first_of_many_equal_scores(device: torch.device) -> None:
     scores = torch.randint(0, 50, (64, 64, 3, 3)).float()
+    order = torch.sort(scores.flatten(), descending=True, stable=True).indices
     for keep in (0, 1, 3686, 33177, scores.numel()):
-        assert torch.equal(keep_top(scores.cuda(), keep).cpu(), keep_top(scores, keep))
+        expected = torch.zeros(scores.numel(), dtype=torch.bool)
+        expected[order[:keep]] = True
+        assert torch.equal(keep_top(scores.to(device), keep).cpu().flatten(), expected)
 
 
 def test_apply_masks_zeroes_exactly_the_masked_weights_even_infinite_ones() -> None:

@@ -28,19 +28,18 @@ def test_linear_layers_in_half_precision_and_whole_tiles_are_served() -> None:
     assert refusals(nn.Sequential(nn.Conv2d(64, 64, 1)).half()) == {"0": "Conv2d is no matrix"}
 
 
-@pytest.mark.skipif(available(), reason="there are sparse tensor cores here")
-def test_without_a_gpu_there_is_one_message() -> None:
-    with pytest.raises(ValueError, match="need a CUDA GPU of compute capability 8.0"):
-        semi_structured(pruned())
-
-
-@pytest.mark.skipif(not available(), reason="needs a CUDA GPU of compute capability 8.0 or higher")
-def test_on_a_gpu_the_network_computes_what_its_dense_form_does() -> None:
-    model = pruned().cuda()
+def test_on_sparse_tensor_cores_it_computes_what_its_dense_form_does_and_elsewhere_there_is_one_message(
+    device: torch.device,
+) -> None:
+    model = pruned().to(device)
+    if device.type == "cpu" or not available():
+        with pytest.raises(ValueError, match="need a CUDA GPU of compute capability 8.0"):
+            semi_structured(model)
+        return
     fast = semi_structured(model)
     assert [isinstance(fast[i].weight, SparseSemiStructuredTensor) for i in (0, 2, 4)] == [True, True, False]
     for batch in (1, 8, 100):
-        inputs = torch.randn(batch, 128, dtype=torch.float16, device="cuda")
+        inputs = torch.randn(batch, 128, dtype=torch.float16, device=device)
         with torch.inference_mode():
             assert torch.allclose(fast(inputs), model(inputs), rtol=1e-2, atol=1e-2)
     with pytest.raises(ValueError, match="no layer can have"):

@@ -184,6 +184,14 @@ def test_threads_yield_at_barriers_where_others_compute(
     assert os.environ[ray_adapter.NICENESS] == "0"
 
 
+def test_a_system_without_load_averages_counts_as_idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.delattr(os, "getloadavg")
+    arguments = cluster._init_arguments(None, parse({"study": {"name": "x"}}, "here"), tmp_path)
+    assert arguments["address"] == "local"
+    assert "OMP_WAIT_POLICY" not in os.environ
+
+
 def test_code_is_the_packages_and_the_users_modules_but_none_that_pip_brought(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

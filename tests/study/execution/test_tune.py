@@ -1,19 +1,23 @@
 """Ray's side, as far as it can be tested without a cluster; `test_run.py` runs the rest."""
 
+import gc
 import subprocess
 import sys
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune.search import Searcher
 
 from study.execution import ray_adapter, remote, score_cache
+from study.execution.trainable import Trainable
 from study.execution.tune_adapters import (
     LOW_ON_MEMORY,
     MAX_RETRIES,
@@ -114,6 +118,50 @@ def test_a_worker_whose_trial_hangs_ends_and_says_where() -> None:
     assert "in hang" in done.stderr
 
 
+def test_a_trial_does_not_begin_where_another_has_broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune then gives up the worker and reports the trial as lost, so that it runs again on another one."""
+    begun: list[int] = []
+
+    def epochs() -> Any:
+        begun.append(1)
+        yield
+
+    def synchronize() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    trial: Any = object.__new__(Trainable)
+    trial._epochs = epochs()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        trial.step()
+    assert begun == []
+
+
+def test_a_trial_on_a_gpu_begins_when_nothing_of_the_one_before_is_left_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced networks are circles of references, which only the garbage collector breaks."""
+
+    class Circle:
+        def __init__(self) -> None:
+            self.itself = self
+            self.tensor = torch.zeros(1)
+
+    before = Circle()
+    left = weakref.ref(before)
+    seen: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(left()))
+    monkeypatch.setattr("study.execution.trainable.trial_epochs", lambda *_: iter(()))
+    trial: Any = object.__new__(Trainable)
+    trial._context, trial._device, trial._epochs = None, torch.device("cuda"), before
+    del before
+    gc.disable()
+    try:
+        trial.reset_config({"ticket": list(TICKET)})
+    finally:
+        gc.enable()
+    assert seen == [None]
+
+
 def test_what_a_task_raised_is_one_line_and_its_traceback() -> None:
     cause = ValueError("shapes\n  do not fit")
     where = 'Traceback (most recent call last):\n  File "mine.py", line 7, in forward\nValueError: shapes'
@@ -122,9 +170,18 @@ def test_what_a_task_raised_is_one_line_and_its_traceback() -> None:
     assert 'File "mine.py", line 7, in forward' in error.traceback
 
 
-def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        "OutOfMemoryError: CUDA out of memory",
+        "AcceleratorError: CUDA error: out of memory",  # of the driver, as a process creates its context
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "RuntimeError: cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+    ],
+)
+def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time(error: str) -> None:
     rows: list[Any] = []
-    outcome: dict[str, list[Any]] = {"outcome": [{"error": "OutOfMemoryError: CUDA out of memory"}, [], None, ""]}
+    outcome: dict[str, list[Any]] = {"outcome": [{"error": error}, [], None, ""]}
     for shares, short, reported in ((True, [TICKET], 0), (False, [], 1)):
         searcher = searcher_of(TICKET)
         listener = ResultListener(searcher, rows.append, lambda: False, shares)

@@ -21,46 +21,52 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def images(digits: Any) -> Any:
-    return device_data.on_device(digits, CPU)
+def images(digits: Any, device: torch.device) -> Any:
+    return device_data.on_device(digits, device)
+
+
+def first(count: int, images: Any) -> torch.Tensor:
+    """The first rows of a data set, on its device."""
+    return torch.arange(count, device=images.images.device)
 
 
 def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
-def test_the_data_reach_the_device_without_a_copy(digits: Any, images: Any) -> None:
+def test_the_data_reach_the_cpu_without_a_copy(digits: Any) -> None:
+    images = device_data.on_device(digits, CPU)
     assert images.images.data_ptr() == digits.images.__array_interface__["data"][0]
 
 
 def test_grey_images_are_not_taken_for_channels_last(images: Any) -> None:
     """One channel is contiguous with either strides; oneDNN's channels-last kernels crash (see `memory_format`)."""
-    inputs, _ = images.batch(torch.arange(4))
-    outputs = nn.Conv2d(1, 8, 3)(inputs)
+    inputs, _ = images.batch(first(4, images))
+    outputs = nn.Conv2d(1, 8, 3).to(inputs.device)(inputs)
     assert inputs.shape[1] == 1
     assert outputs.is_contiguous(memory_format=precision.memory_format(inputs.device))
 
 
 def test_batches_cover_an_epoch_once_and_repeat_by_seed(images: Any) -> None:
-    rows = torch.arange(100)
+    rows = first(100, images)
     seen = [batch for batch, _ in zip(device_data.endless_batches(images, rows, 20, False, 3), range(10), strict=False)]
     again = device_data.endless_batches(images, rows, 20, False, 3)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(seen, again, strict=False))
-    first, second = (torch.cat([labels for _, labels in seen[i : i + 5]]) for i in (0, 5))
-    assert torch.equal(first.sort().values, images.labels[:100].sort().values)
-    assert not torch.equal(first, second)
+    one, other = (torch.cat([labels for _, labels in seen[i : i + 5]]) for i in (0, 5))
+    assert torch.equal(one.sort().values, images.labels[:100].sort().values)
+    assert not torch.equal(one, other)
 
 
 def test_a_rest_that_fills_no_batch_is_left_out_unless_it_is_all(images: Any) -> None:
     assert device_data.steps_per_epoch(99, 20) == 4
     assert device_data.steps_per_epoch(7, 20) == 1
-    inputs, _ = next(device_data.endless_batches(images, torch.arange(7), 20, True, 0))
+    inputs, _ = next(device_data.endless_batches(images, first(7, images), 20, True, 0))
     assert inputs.shape == (7, 1, 8, 8)
 
 
 def test_one_step_of_sgd_is_the_gradient_step_worked_by_hand(images: Any, precision: Any) -> None:
-    model = linear()
-    inputs, labels = images.batch(torch.arange(32))
+    model = linear().to(images.images.device)
+    inputs, labels = images.batch(first(32, images))
     weight = model[1].weight.detach().clone()
     share = torch.softmax(inputs.flatten(1) @ weight.T + model[1].bias.detach(), 1)
     gradient = (share - nn.functional.one_hot(labels, 10)).T @ inputs.flatten(1) / 32
@@ -70,8 +76,8 @@ def test_one_step_of_sgd_is_the_gradient_step_worked_by_hand(images: Any, precis
 
 
 def test_train_takes_one_batch_per_learning_rate_and_no_more(images: Any) -> None:
-    batches = iter([images.batch(torch.arange(8)) for _ in range(5)])
-    model = linear()
+    batches = iter([images.batch(first(8, images)) for _ in range(5)])
+    model = linear().to(images.images.device)
     calls: list[int] = []
     loop.train(
         model, batches, optimisers.sgd(model.parameters(), 0.1, 0), [0.1] * 3, after_step=lambda: calls.append(1)
@@ -81,28 +87,29 @@ def test_train_takes_one_batch_per_learning_rate_and_no_more(images: Any) -> Non
 
 
 def test_divergence_is_an_error(images: Any) -> None:
-    model = linear()
-    batches = [images.batch(torch.arange(8))] * 50
+    model = linear().to(images.images.device)
+    batches = [images.batch(first(8, images))] * 50
     with pytest.raises(FloatingPointError, match="diverged"):
         loop.train(model, batches, optimisers.sgd(model.parameters(), 0.1, 0), [float("inf")] * 50)
 
 
-def test_evaluate_counts_right_answers(digits: Any, images: Any) -> None:
+def test_evaluate_counts_right_answers(digits: Any, images: Any, device: torch.device) -> None:
     class Oracle(nn.Module):
         def forward(self, inputs: Any) -> Any:
             return nn.functional.one_hot(images.labels[: len(inputs)], 10).float()
 
-    assert evaluation.evaluate(Oracle(), images, torch.arange(50)) == 1.0
+    assert evaluation.evaluate(Oracle(), images, first(50, images)) == 1.0
     constant = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     nn.init.zeros_(constant[1].weight)
     constant[1].bias.data = torch.eye(10)[3]
+    constant.to(device)
     expected = float((digits.labels == 3).mean())
-    assert evaluation.evaluate(constant, images, torch.arange(len(digits.labels)), 100) == pytest.approx(expected)
+    assert evaluation.evaluate(constant, images, first(len(digits.labels), images), 100) == pytest.approx(expected)
 
 
-def test_recalibrated_statistics_are_those_of_the_data(images: Any, precision: Any) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.5))
-    rows = torch.arange(256)
+def test_recalibrated_statistics_are_those_of_the_data(images: Any, precision: Any, device: torch.device) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.5)).to(device)
+    rows = first(256, images)
     evaluation.recalibrate(model, images, rows, batch_size=64)
     with torch.no_grad():
         outputs = model[0](images.batch(rows)[0])
@@ -115,8 +122,8 @@ def test_recalibrated_statistics_are_those_of_the_data(images: Any, precision: A
 
 def test_recalibration_sees_what_training_saw(images: Any) -> None:
     """Augmented, a norm right at the input has the statistics of padded crops: darker, since padding is black."""
-    model = nn.Sequential(nn.BatchNorm2d(1))
-    rows = torch.arange(256)
+    model = nn.Sequential(nn.BatchNorm2d(1)).to(images.images.device)
+    rows = first(256, images)
     evaluation.recalibrate(model, images, rows)
     plain = model[0].running_mean.item()
     evaluation.recalibrate(model, images, rows, torch.Generator().manual_seed(0))
@@ -145,11 +152,11 @@ def test_learning_rates_lie_between_nothing_and_all(name: Any) -> None:
 @pytest.mark.parametrize("name", optimisers.OPTIMIZERS)
 def test_every_optimiser_learns(images: Any, name: Any) -> None:
     torch.manual_seed(0)
-    model = linear()
+    model = linear().to(images.images.device)
     optimizer = optimisers.OPTIMIZERS[name](model.parameters(), 0.01, 5e-4)
-    batches = device_data.endless_batches(images, torch.arange(1000), 100, False, 0)
+    batches = device_data.endless_batches(images, first(1000, images), 100, False, 0)
     loop.train(model, batches, optimizer, [0.01] * 60)
-    assert evaluation.evaluate(model, images, torch.arange(1000)) > 0.8
+    assert evaluation.evaluate(model, images, first(1000, images)) > 0.8
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (3, 8), (5, 24), (15, 23)])
@@ -179,13 +186,19 @@ def test_slimmed_baselines_have_smaller_gammas(images: Any) -> None:
     def gammas(strength: Any) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
-        batches = device_data.endless_batches(images, torch.arange(200), 50, False, 0)
+        model.to(images.images.device)
+        batches = device_data.endless_batches(images, first(200, images), 50, False, 0)
         model(next(batches)[0])
         thin = loop.slimming(model, strength)
         loop.train(model, batches, optimisers.sgd(model.parameters(), 0.1, 0.0), [0.1] * 30, before_step=thin)
         return model[1].weight.abs().sum().item()
 
     assert gammas(0.02) < 0.8 * gammas(0.0)
+
+
+def test_a_gpus_fp32_is_not_rounded_and_its_sums_have_one_order() -> None:
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.deterministic
 
 
 @pytest.mark.parametrize("bf16", [True, False])

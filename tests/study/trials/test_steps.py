@@ -30,13 +30,23 @@ def shared(shared_in_both: Any) -> Any:
     return shared_in_both
 
 
-def run(shared: Any, seed: Any = 0, **recipe: Any) -> Any:
-    return run_trial(
-        Recipe(**{"sparsity": 0.8, "finetune_epochs": 2, "calibration_samples": 64} | recipe), seed, shared, CPU
-    )
+@pytest.fixture
+def run(device: torch.device) -> Any:
+    """Runs a recipe as a trial on the device."""
+
+    def on_device(shared: Any, seed: Any = 0, **recipe: Any) -> Any:
+        complete = {"sparsity": 0.8, "finetune_epochs": 2, "calibration_samples": 64} | recipe
+        return run_trial(Recipe(**complete), seed, shared, device)
+
+    return on_device
 
 
-def test_a_row_tells_recipe_result_and_cost(shared: Any) -> None:
+def agrees(accuracy: Any, device: torch.device) -> Any:
+    """An accuracy measured on the CPU: on another device, rounding may turn an image or two."""
+    return accuracy if device.type == "cpu" else pytest.approx(accuracy, abs=0.01)
+
+
+def test_a_row_tells_recipe_result_and_cost(shared: Any, run: Any) -> None:
     row, history, (state, *_), _ = run(shared)
     assert row["state"] == "complete"
     assert set(row) <= set(COLUMNS)
@@ -62,14 +72,14 @@ def test_a_row_tells_recipe_result_and_cost(shared: Any) -> None:
         ({"schedule": "iterative", "steps": 4, "initial_sparsity": 0.2}, [0.2, 0.4, 0.6, 0.8]),
     ],
 )
-def test_every_schedule_has_the_same_budget_evenly_spread(shared: Any, recipe: Any, sparsities: Any) -> None:
+def test_every_schedule_has_the_same_budget_evenly_spread(shared: Any, run: Any, recipe: Any, sparsities: Any) -> None:
     row, history, _, _ = run(shared, finetune_epochs=4, **recipe)
     assert [h["sparsity"] for h in history] == pytest.approx(sparsities, abs=1e-4)
     assert [h["progress"] for h in history] == [0.25, 0.5, 0.75, 1.0]
     assert row["finetune_epochs"] == 4
 
 
-def test_the_same_seed_gives_the_same_row_and_network(shared: Any) -> None:
+def test_the_same_seed_gives_the_same_row_and_network(shared: Any, run: Any) -> None:
     one, same, another = (run(shared, seed, criterion="random") for seed in (1, 1, 2))
     first, second, other, a, b = one.row, same.row, another.row, one.network.state, same.network.state
     assert {k: v for k, v in first.items() if k not in TIMES} == {k: v for k, v in second.items() if k not in TIMES}
@@ -77,20 +87,29 @@ def test_the_same_seed_gives_the_same_row_and_network(shared: Any) -> None:
     assert first["accuracy"] != other["accuracy"] or first["test_accuracy"] != other["test_accuracy"]
 
 
-def test_the_baseline_is_left_alone(shared: Any) -> None:
+def test_a_seed_prunes_at_random_alike_on_every_device(shared: Any, run: Any) -> None:
+    recipe = {"criterion": "random", "finetune_epochs": 0}
+    expected = run_trial(Recipe(sparsity=0.8, calibration_samples=64, **recipe), 3, shared, CPU).network.state
+    found = run(shared, 3, **recipe).network.state
+    for name in (name for name, array in found.items() if name.endswith("weight") and array.ndim > 1):
+        assert np.array_equal(found[name], expected[name])
+
+
+def test_the_baseline_is_left_alone(shared: Any, run: Any) -> None:
     before = {name: array.copy() for name, array in shared.baseline.state.items()}
     run(shared)
     assert all(np.array_equal(before[name], array) for name, array in shared.baseline.state.items())
 
 
-def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared: Any) -> None:
+def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared: Any, run: Any, device: torch.device) -> None:
     row, history, _, _ = run(shared, sparsity=0.0, finetune_epochs=0, recalibrate=False)
     assert history == []
-    assert (row["accuracy"], row["test_accuracy"]) == (row["baseline_accuracy"], row["baseline_test_accuracy"])
+    assert row["accuracy"] == agrees(row["baseline_accuracy"], device)
+    assert row["test_accuracy"] == agrees(row["baseline_test_accuracy"], device)
     assert row["compression_ratio"] == 1
 
 
-def test_protected_layers_stay_whole_and_still_count(shared: Any) -> None:
+def test_protected_layers_stay_whole_and_still_count(shared: Any, run: Any) -> None:
     row, _, (state, *_), _ = run(shared, protect=("conv1", "fc"), sparsity=0.9)
     assert np.count_nonzero(state["conv1.weight"]) == state["conv1.weight"].size
     assert row["sparsity"] == pytest.approx(0.9, abs=1e-4)
@@ -116,7 +135,7 @@ class Fussy(nn.Module):
         ({"finetune_lr": 1e30}, "diverged"),
     ],
 )
-def test_a_recipes_own_failure_is_a_row_with_its_reason(shared: Any, recipe: Any, reason: Any) -> None:
+def test_a_recipes_own_failure_is_a_row_with_its_reason(shared: Any, run: Any, recipe: Any, reason: Any) -> None:
     row, _, network, _ = run(shared, **recipe)
     assert row["state"] == "failed"
     assert reason in row["error"]
@@ -128,16 +147,16 @@ def nan_scores(model: Any, batches: Any, generator: Any) -> Any:
     return {name: torch.full_like(w, float("nan")) for name, w in masks.prunable(model).items()}
 
 
-def test_a_users_model_that_raises_is_a_failed_row(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_model_that_raises_is_a_failed_row(shared: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Baseline, "network", lambda self, device: Fussy())
     row, _, _, _ = run(TrialContext(shared.baseline, shared.data, shared.section))
     assert row["state"] == "failed"
 
 
-def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(shared: Any) -> None:
+def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(shared: Any, device: torch.device) -> None:
     recipe = Recipe(sparsity=0.5, granularity="channel", finetune_epochs=0, calibration_samples=64)
-    row, _, network, _ = run_trial(recipe, 0, shared, CPU)
-    story = steps.trial_epochs(recipe, 1, shared, CPU, from_scratch=network.plan)
+    row, _, network, _ = run_trial(recipe, 0, shared, device)
+    story = steps.trial_epochs(recipe, 1, shared, device, from_scratch=network.plan)
     epochs = []
     try:
         while True:
@@ -154,7 +173,7 @@ def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(share
     assert not np.allclose(anew.network.state["conv1.weight"], network.state["conv1.weight"])
 
 
-def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared: Any) -> None:
+def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared: Any, run: Any) -> None:
     row, history, (state, plan, _), _ = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
     assert (row["state"], row["error"], plan) == ("complete", None, None)
     assert (row["requested_sparsity"], row["scope"], row["steps"]) == (0.5, "layer", 1)
@@ -168,7 +187,9 @@ def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared:
     assert [line["sparsity"] for line in history] == [row["sparsity"]] * 2
 
 
-def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(shared: Any, tmp_path: Path) -> None:
+def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(
+    shared: Any, run: Any, device: torch.device, tmp_path: Path
+) -> None:
     recipe = {"granularity": "hybrid", "schedule": "iterative", "steps": 4, "finetune_epochs": 4, "channel_share": 0.6}
     row, history, (state, plan, _), _ = run(shared, sparsity=0.8, **recipe)
     assert (row["state"], row["error"], row["channel_share"]) == ("complete", None, 0.6)
@@ -182,10 +203,11 @@ def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(shared: Any, tmp
     loaded, _ = models.load(tmp_path)
     assert masks.sparsity(loaded, weights) == row["sparsity"]
     images = device_data.on_device(shared.data, CPU)
-    assert evaluation.evaluate(loaded, images, device_data.rows_of(shared.data.test, CPU)) == row["test_accuracy"]
+    accuracy = evaluation.evaluate(loaded, images, device_data.rows_of(shared.data.test, CPU))
+    assert row["test_accuracy"] == agrees(accuracy, device)
 
 
-def test_random_is_clearly_worse_than_magnitude(shared: Any) -> None:
+def test_random_is_clearly_worse_than_magnitude(shared: Any, run: Any) -> None:
     """Without fine-tuning, which would blur what the criteria are worth."""
     accuracies = {
         criterion: run(shared, criterion=criterion, sparsity=0.6, finetune_epochs=0)[0]["accuracy"]
@@ -248,7 +270,7 @@ def test_the_command_refuses_wrong_input(capsys: pytest.CaptureFixture[str]) -> 
     assert "nowhere: no such study file" in capsys.readouterr().err
 
 
-def test_a_timed_trial_measures_its_network_beside_the_dense_one(shared: Any) -> None:
+def test_a_timed_trial_measures_its_network_beside_the_dense_one(shared: Any, run: Any) -> None:
     row = run(shared._replace(timed=True), finetune_epochs=0).row
     assert row["speedup"] == pytest.approx(row["baseline_latency_ms"] / row["latency_ms"])
     assert "latency_ms" not in run(shared, finetune_epochs=0).row
