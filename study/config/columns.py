@@ -64,6 +64,7 @@ RECIPE = {"requested_sparsity" if k == "sparsity" else k: _dtype(f.annotation) f
 TRIALS = {**_IDENTITY, **RECIPE, **_MEASURED}
 COLUMNS = list(TRIALS)
 HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
+HISTORY_TYPES = {name: {"trial_id": "str", "epoch": "Int64"}.get(name, "float64") for name in HISTORY}
 LAYERS = [
     "layer",
     "type",
@@ -87,13 +88,13 @@ _SIZES = (
 _WHOLE = [name for name, dtype in TRIALS.items() if dtype == "Int64"] + [name for name in LAYERS if name[-4:] != "type"]
 RANGES: dict[str, tuple[float, float]] = {
     **{name: (0, 10**15) for name in (*_WHOLE, *_SIZES, "epoch", "dense", "pruned") if name != "layer"},
-    **{name: (0, 1) for name in _SHARES},
+    **dict.fromkeys(_SHARES, (0, 1)),
     "accuracy_drop": (-1, 1),
 }
 
 
 def tables() -> dict[str, Any]:
-    """The content of analysis/columns.json: schema version, recipe keys, and column -> dtype for every table, ranges."""
+    """The content of analysis/columns.json: schema version, recipe keys, column -> dtype for every table, ranges."""
     text_columns = {"trial_id", "layer", "type", "criterion", "objective", "axis"}
     count_columns = {"epoch", "dense", "pruned", *LAYERS} - text_columns
     table_columns = {

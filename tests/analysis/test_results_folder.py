@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from analysis import read
 from analysis.results_folder import (
