@@ -41,17 +41,20 @@ def report(folder: Path, *, jobs: int = 1, live: str = "") -> list[str]:
       ValueError: `folder` is not a results folder.
     """
     results = read(folder)
-    rendering.write_whole(folder / "pareto.csv", rendering.as_csv(runs.front(results)))
-    rendering.write_whole(folder / "tables" / "layers.csv", rendering.as_csv(tables.layers(results)))
-    made = tables.applicable(results)
+    made, drawn = tables.applicable(results), _draw(results, registry.applicable(results), jobs)
+    shown = {name: (title, image) for name, (title, _, _, image) in drawn.items()}
+    files: dict[str, str | bytes] = {
+        "pareto.csv": rendering.as_csv(runs.front(results)),
+        "tables/layers.csv": rendering.as_csv(tables.layers(results)),
+        **{f"figures/{name}.png": png for name, (_, png, _, _) in drawn.items()},
+        **{f"figures/{name}.pdf": pdf for name, (_, _, pdf, _) in drawn.items()},
+        "report.html": page(results, made, shown, live=live),
+    }
+    # Nothing is written before every file of the folder has been read: one that is refused leaves the old report.
     for name, table in made.items():
         rendering.write_table(table.frame, folder / "tables" / name, table.caption)
-    drawn = _draw(results, registry.applicable(results), jobs)
-    for name, (_, png, pdf, _) in drawn.items():
-        rendering.write_whole(folder / "figures" / f"{name}.png", png)
-        rendering.write_whole(folder / "figures" / f"{name}.pdf", pdf)
-    shown = {name: (title, image) for name, (title, _, _, image) in drawn.items()}
-    rendering.write_whole(folder / "report.html", page(results, made, shown, live=live))
+    for name, content in files.items():
+        rendering.write_whole(folder / name, content)
     return list(drawn)
 
 

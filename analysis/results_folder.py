@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from importlib import resources
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
 
-# Written by `python -m study.config columns` from the engine's declarations; this package does not import the engine.
-_COLUMNS = json.loads(resources.files("analysis").joinpath("columns.json").read_text(encoding="utf-8"))
-SCHEMA_VERSION: int = _COLUMNS["schema_version"]
+from analysis import csv_tables
+from analysis.csv_tables import CHOICES, COLUMNS, RANGES, TABLES, TYPES
+
+SCHEMA_VERSION: int = COLUMNS["schema_version"]
 FILES = ("study.yaml", "trials.csv", "history.csv")
-CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stopped", "failed")}
-RECIPE: list[str] = _COLUMNS["recipe"]
-TRIALS, HISTORY, LAYERS, SCORES, IMPORTANCE, HISTOGRAM = (
-    list(_COLUMNS[table]) for table in ("trials", "history", "layers", "scores", "importance", "histogram")
-)
+RECIPE: list[str] = COLUMNS["recipe"]
+TRIALS, HISTORY, LAYERS, SCORES, IMPORTANCE, HISTOGRAM = (list(table) for table in TABLES.values())
 QUANTILES = [name for name in SCORES if name[1:].isdigit()]
-# Column name (of any table) -> pandas dtype; Int64 and boolean allow missing values.
-TYPES: dict[str, str] = {
-    column: dtype for table in _COLUMNS.values() if isinstance(table, dict) for column, dtype in table.items()
-}
 NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accuracy", "test_accuracy", "accuracy_drop"]
+MEASURED = ["sparsity", "accuracy"]  # of every complete trial, beside the objectives
 
 _USUAL_ORDER = ("one_shot", "iterative", "gradual", "global", "layer", "weight", "channel", "hybrid")
 
@@ -64,10 +57,24 @@ def read(folder: Path | str) -> Results:
         raise ValueError(f"{folder}: no results folder: no such folder")
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise ValueError(f"{folder}: no results folder of a study: {', '.join(missing)} missing")
-    study, record = _read_study(folder / "study.yaml")
-    trials = _read_table(folder / "trials.csv", TRIALS, NEEDED)
-    _check_trials(trials, folder / "trials.csv")
-    return Results(folder, trials, _read_table(folder / "history.csv", HISTORY, HISTORY), study, record)
+    study, record = read_study(folder / "study.yaml")
+    objectives = study["study"]["objectives"]
+    trials = _read_trials(folder / "trials.csv", (*MEASURED, *objectives))
+    history = csv_tables.read(folder / "history.csv", HISTORY, HISTORY, key=("trial_id", "epoch")).frame
+    return Results(folder, trials, history, study, record)
+
+
+def _read_trials(path: Path, measured: Iterable[str] = MEASURED) -> pd.DataFrame:
+    """A table of trials in which the complete ones have these measures."""
+    trials, lines = csv_tables.read(path, TRIALS, NEEDED, key=("trial_id",))
+    for column in ("kind", "state"):
+        if trials[column].isna().any():
+            raise ValueError(f"{path}: line {lines[trials[column].isna().argmax()]}: column {column}: is empty")
+    for column in measured:
+        if (missing := trials[column].isna() & (trials["state"] == "complete")).any():
+            line = lines[missing.argmax()]
+            raise ValueError(f"{path}: line {line}: column {column}: is empty, although the trial is complete")
+    return trials
 
 
 def layers_of(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
@@ -77,9 +84,10 @@ def layers_of(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     Raises ValueError naming the file if one is not readable, lacks a column or has a cell of the wrong type.
     """
     paths = {trial_id: results.folder / "models" / trial_id / "layers.csv" for trial_id in rows["trial_id"]}
-    found = {trial_id: _read_table(path, LAYERS, LAYERS) for trial_id, path in paths.items() if path.is_file()}
+    read = csv_tables.read
+    found = {trial_id: read(path, LAYERS, LAYERS).frame for trial_id, path in paths.items() if path.is_file()}
     if not found:
-        return pd.DataFrame({name: pd.Series(dtype=TYPES[name]) for name in ("trial_id", *LAYERS)})
+        return csv_tables.empty(("trial_id", *LAYERS))
     joined: pd.DataFrame = pd.concat(found, names=["trial_id"]).reset_index("trial_id").reset_index(drop=True)
     return joined
 
@@ -113,7 +121,8 @@ def scans(results: Results) -> pd.DataFrame:
 
     From the study itself and from the scan that ran before it (DIR/scan/trials.csv). Raises ValueError like `read`.
     """
-    before = _read_if_there(results.folder / "scan" / "trials.csv", TRIALS, NEEDED)
+    path = results.folder / "scan" / "trials.csv"
+    before = _read_trials(path) if path.is_file() else csv_tables.empty(TRIALS)
     parts = [rows for rows in (before, results.trials) if len(rows)] or [results.trials]
     rows = pd.concat(parts, ignore_index=True)
     return rows[_is_scan(rows) & (rows["state"] == "complete")]
@@ -165,85 +174,60 @@ def ordered(names: Iterable[Any]) -> list[Any]:
     return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), str(name)))
 
 
-def _read_study(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_study(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The study file in a results folder, and the record of the run that it holds.
+
+    Raises ValueError, naming the file and the key, if it is no YAML, not of a study, or of a newer version.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    section = content.get("study") if isinstance(content, dict) else None
-    objectives = section.get("objectives") if isinstance(section, dict) else None
-    if not isinstance(objectives, dict) or not objectives or not set(objectives.values()) <= {"max", "min"}:
-        raise ValueError(f"{path}: study.objectives: expected a mapping of columns to max or min")
-    if unknown := [column for column in objectives if column not in TRIALS]:
-        raise ValueError(f"{path}: study.objectives: {unknown[0]!r} is not a column of trials.csv")
-    record = content.pop("record", None)
-    version = record.get("schema_version") if isinstance(record, dict) else None
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged file PyYAML raises many types, also without a message
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: not readable as YAML: {reason}") from None
+    content = _mapping(content, path, "")
+    record = _mapping(content.pop("record", None), path, "record")
+    version = record.get("schema_version")
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: record.schema_version: {version}: written by a newer version of this project; this one reads 1 "
+            f"to {SCHEMA_VERSION}"
+        )
+    if type(version) is not int or version < 1:
         raise ValueError(f"{path}: record.schema_version: {version!r}; this program reads 1 to {SCHEMA_VERSION}")
+    for key in ("study", "resources", "baseline", "space"):
+        content[key] = _mapping(content.get(key), path, key)
+    objectives = _mapping(content["study"].get("objectives"), path, "study.objectives")
+    if not objectives or not all(direction in ("max", "min") for direction in objectives.values()):
+        raise ValueError(f"{path}: study.objectives: expected a mapping of columns to max or min")
+    numbers = {name for name in TRIALS if TYPES[name] in ("Int64", "float64")}
+    if unknown := [column for column in objectives if column not in numbers]:
+        raise ValueError(f"{path}: study.objectives: {unknown[0]!r} is not a column of numbers in trials.csv")
+    for key in ("versions", "hardware", "baseline"):
+        record[key] = _mapping(record.get(key), path, f"record.{key}")
+    gpus, data_dir = record["hardware"].get("gpus") or [], record.setdefault("data_dir", None)
+    if not isinstance(gpus, list) or not all(isinstance(name, str) for name in gpus):
+        raise ValueError(f"{path}: record.hardware.gpus: expected a list of names, found {str(gpus)[:100]!r}")
+    if not isinstance(data_dir, str | None):
+        raise ValueError(f"{path}: record.data_dir: expected a folder, found {str(data_dir)[:100]!r}")
+    for key, value in record["baseline"].items():
+        low, high = RANGES.get(key, (None, None))
+        if low is not None and value is not None and not (type(value) in (int, float) and low <= value <= high):
+            raise ValueError(f"{path}: record.baseline.{key}: {value!r} is not a number from {low:g} to {high:g}")
     return content, record
 
 
-def _read_if_there(path: Path, columns: list[str], needed: list[str] | None = None) -> pd.DataFrame:
+def _mapping(value: Any, path: Path, key: str) -> dict[str, Any]:
+    """The value if it is a mapping; an empty one in place of nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        where = f"{key}: " if key else ""
+        raise ValueError(f"{path}: {where}expected a mapping, found {str(value)[:100]!r}")
+    return dict(value)
+
+
+def _read_if_there(path: Path, columns: list[str]) -> pd.DataFrame:
     """The table at `path`; an empty one if there is no such file."""
-    if path.is_file():
-        return _read_table(path, columns, columns if needed is None else needed)
-    return pd.DataFrame({name: pd.Series(dtype=TYPES[name]) for name in columns})
-
-
-def _read_table(path: Path, known: list[str], needed: list[str]) -> pd.DataFrame:
-    try:
-        # Read as text: type inference would turn trial "0007" into 7 and an error "None" into a missing value.
-        text = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as CSV: {' '.join(str(error).split())}") from None
-    if missing := [column for column in needed if column not in text.columns]:
-        raise ValueError(f"{path}: columns missing: {', '.join(missing)}")
-    text = text.reindex(columns=[*text.columns, *(column for column in known if column not in text.columns)])
-    return pd.DataFrame({name: _typed(text[name], path) for name in text.columns}, columns=text.columns)
-
-
-def _typed(cells: pd.Series, path: Path) -> pd.Series:
-    """Converts text cells to the column's type; an unknown column gets the first type that all its cells fit."""
-    name = str(cells.name)
-    if name not in TYPES:
-        return next(typed for dtype in _PARSERS if (typed := _converted(cells, dtype)) is not None)
-    typed = _converted(cells, TYPES[name])
-    if typed is None:
-        wrong = next(cell for cell in cells.dropna() if _PARSERS[TYPES[name]](cell) is None)
-        raise ValueError(f"{path}: column {name}: {wrong!r} is not of type {TYPES[name]}")
-    return typed
-
-
-def _converted(cells: pd.Series, dtype: str) -> pd.Series | None:
-    """The cells as `dtype`, or None if one of them does not fit."""
-    values = [None if pd.isna(cell) else _PARSERS[dtype](cell) for cell in cells]
-    fits = all(pd.isna(cell) or value is not None for cell, value in zip(cells, values, strict=True))
-    return pd.Series(values, index=cells.index, dtype=dtype) if fits else None
-
-
-def _boolean(cell: str) -> bool | None:
-    return {"True": True, "False": False}.get(cell)
-
-
-def _integer(cell: str) -> int | None:
-    number = _float(cell)
-    return int(number) if number is not None and number.is_integer() else None
-
-
-def _float(cell: str) -> float | None:
-    # Python's float() is exact; pandas' faster parser may round the last bit.
-    try:
-        return float(cell)
-    except ValueError:
-        return None
-
-
-_PARSERS: dict[str, Callable[[str], Any]] = {"Int64": _integer, "float64": _float, "boolean": _boolean, "str": str}
-
-
-def _check_trials(trials: pd.DataFrame, path: Path) -> None:
-    for column, choices in CHOICES.items():
-        if (wrong := trials[~trials[column].isin(choices)]).size:
-            raise ValueError(f"{path}: column {column}: {wrong[column].iloc[0]!r}; choices: {', '.join(choices)}")
-    if (twice := trials["trial_id"][trials["trial_id"].duplicated()]).size:
-        raise ValueError(f"{path}: trial {twice.iloc[0]} occurs twice")
+    return csv_tables.read(path, columns, columns).frame if path.is_file() else csv_tables.empty(columns)

@@ -4,6 +4,7 @@
     python -m study.run --space schedules --data-dir images --out results --trials 100 --set baseline.epochs=10
     python -m study.run --space schedules --dry-run
     python -m study.run --resume results/schedules
+    python -m study.run --resume results/schedules --repair      # if its journal is damaged: a new folder beside it
 
 Exit codes: 0 done, 1 the study failed, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP; after these three
 finished trials are kept.
@@ -23,11 +24,13 @@ from study.baseline import disk_cache, training
 from study.config import RefusedError
 from study.driver import dry_run
 from study.driver.interruption import Interruption, interruptible
+from study.driver.repair import repair
 from study.driver.resolution import resolve
 from study.driver.scratch import scratch
 from study.driver.session import RunOptions, StudyRun, new_study, resume_command, resumed_study
 from study.driver.sweep import run_study
 from study.search.trial_queue import TrialQueue
+from study.search.trial_store import opened
 from study.trials.scan import ScanCache
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -42,8 +45,16 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> in
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> int:
     try:
+        if args.repair and not args.resume:
+            raise ValueError("--repair: repairs a results folder, so it goes with --resume DIR")
         file, folder, record = resumed_study(args) if args.resume else new_study(args)
+        if args.repair:
+            repaired = repair(folder, file)
+            print(f"{repaired}\nContinue with:\n  {resume_command(repaired.folder)}")
+            return 0
         if args.dry_run:
+            if args.resume:
+                opened(folder, file)
             print(dry_run.estimate(file, args.data_dir))
             return 0
         deadline = time.monotonic() + 3600 * (file.study.hours or float("inf"))
@@ -88,6 +99,9 @@ def _arguments(prog: str) -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--space", metavar="NAME_OR_PATH", help="a study file, or a name in search_spaces/")
     source.add_argument("--resume", metavar="DIR", type=Path, help="continue the study in this results folder")
+    parser.add_argument(
+        "--repair", action="store_true", help="with --resume: copy what is readable of a damaged study to DIR-repaired"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"), help="where results folders go")
     parser.add_argument("--trials", metavar="N", type=int, help="recipes to finish, resumed ones included")
     parser.add_argument("--hours", metavar="H", type=float, help="start no trial after this much time")

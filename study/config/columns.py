@@ -64,6 +64,7 @@ RECIPE = {"requested_sparsity" if k == "sparsity" else k: _dtype(f.annotation) f
 TRIALS = {**_IDENTITY, **RECIPE, **_MEASURED}
 COLUMNS = list(TRIALS)
 HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
+HISTORY_TYPES = {name: {"trial_id": "str", "epoch": "Int64"}.get(name, "float64") for name in HISTORY}
 LAYERS = [
     "layer",
     "type",
@@ -74,10 +75,26 @@ LAYERS = [
     "nonzero_macs",
 ]
 IMPORTANCE = ["objective", "axis", "importance"]
+# Column (of any table) -> lowest and highest value; others are text, or may be any number.
+_SHARES = (
+    "channel_share", "requested_sparsity", "initial_sparsity", "sparsity", "channel_sparsity", "baseline_accuracy",
+    "baseline_test_accuracy", "accuracy", "test_accuracy", "progress", "importance",
+)  # fmt: skip
+_SIZES = (
+    "finetune_lr", "weight_decay", "compression_ratio", "theoretical_speedup", "latency_ms", "latency_low_ms",
+    "latency_high_ms", "baseline_latency_ms", "speedup", "batch_latency_ms", "baseline_batch_latency_ms",
+    "batch_speedup", "train_seconds", "wall_seconds", "started", "finished", "seconds",
+)  # fmt: skip
+_WHOLE = [name for name, dtype in TRIALS.items() if dtype == "Int64"] + [name for name in LAYERS if name[-4:] != "type"]
+RANGES: dict[str, tuple[float, float]] = {
+    **{name: (0, 10**15) for name in (*_WHOLE, *_SIZES, "epoch", "dense", "pruned") if name != "layer"},
+    **dict.fromkeys(_SHARES, (0, 1)),
+    "accuracy_drop": (-1, 1),
+}
 
 
 def tables() -> dict[str, Any]:
-    """The content of analysis/columns.json: schema version, recipe keys, and column -> dtype for every table."""
+    """The content of analysis/columns.json: schema version, recipe keys, column -> dtype for every table, ranges."""
     text_columns = {"trial_id", "layer", "type", "criterion", "objective", "axis"}
     count_columns = {"epoch", "dense", "pruned", *LAYERS} - text_columns
     table_columns = {
@@ -95,4 +112,4 @@ def tables() -> dict[str, Any]:
 
     recipe = [key for key in RECIPE if key != "requested_sparsity"]
     columns = {name: {column: dtype(name, column) for column in names} for name, names in table_columns.items()}
-    return {"schema_version": SCHEMA_VERSION, "recipe": recipe, "trials": TRIALS, **columns}
+    return {"schema_version": SCHEMA_VERSION, "recipe": recipe, "trials": TRIALS, **columns, "ranges": RANGES}

@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import yaml
-
-from study.config import StudyFile, parse, read_study
+from analysis.results_folder import read_study
+from study.config import StudyFile, parse
+from study.config import read_study as read_space
 from study.data.splits import Data
 from study.driver.interruption import Interruption
 from study.results import provenance
@@ -84,7 +84,7 @@ def new_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
     Raises ValueError if the file is invalid or the folder is not empty.
     """
     flags = [f"study.{key}={value}" for key in ("trials", "hours", "seed") if (value := getattr(args, key)) is not None]
-    file = read_study(args.space, args.set + flags)
+    file = read_space(args.space, args.set + flags)
     folder = args.out / file.study.name
     # A run killed before its study started leaves only a lock and a journal.
     if not args.dry_run and folder.exists() and {p.name for p in folder.iterdir()} - {".lock", "optuna.journal"}:
@@ -99,20 +99,18 @@ def new_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
 
 def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
     """The same for an existing results folder. Raises ValueError if it holds no study or the flags would change it."""
-    folder = args.resume
-    if not (folder / "optuna.journal").is_file() or not (folder / "study.yaml").is_file():
+    folder, path = args.resume, args.resume / "study.yaml"
+    if not path.is_file() or not ((folder / "optuna.journal").is_file() or args.repair):
         raise ValueError(f"{folder}: no results folder of a study (study.yaml and optuna.journal are not both there)")
     if args.set or args.seed is not None:
         raise ValueError("--resume: only --trials and --hours can change; the rest of the study stays as it began")
-    content = yaml.safe_load((folder / "study.yaml").read_text())
-    if not isinstance(content, dict) or not isinstance(record := content.pop("record", None), dict):
-        raise ValueError(f"{folder / 'study.yaml'}: not written by this command")
+    content, record = read_study(path)
     for key in ("trials", "hours"):
         if getattr(args, key) is not None:
             content["study"][key] = getattr(args, key)
     if args.data_dir:
         record["data_dir"] = str(args.data_dir.resolve())
-    return parse(content, str(folder / "study.yaml")), folder, record
+    return parse(content, str(path)), folder, record
 
 
 def resume_command(folder: Path) -> str:

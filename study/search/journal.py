@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from io import FileIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +43,39 @@ class Journal(BaseJournalBackend):
     line cut off by a full disk corrupts the file. Here a line is written completely or not at all, lines just written
     are not read again, and `sync` calls fsync. A killed process loses nothing even without `sync`. While the process
     lives, the file's time of change is at most BEAT seconds ago.
+
+    A partial last line is not read, and removed by the first line that is written: reading alone changes nothing.
+
+    Args:
+      path: of the file.
+      check: called with each line that is read from the file; raises if the line is wrong.
+
+    Attributes:
+      line: the number of the line read last, from 1.
+
+    Raises:
+      ValueError: the file has lines, but none of a journal.
     """
 
-    def __init__(self, path: Path) -> None:
-        lines = _repair(path)
-        self._path, self._file = path, path.open("ab", buffering=0)
-        self._size = path.stat().st_size
-        self._from, self._new = lines, list[str]()  # recent lines kept in memory, starting at line number _from
+    def __init__(self, path: Path, check: Callable[[Any], None] = lambda log: None) -> None:
+        content = path.read_bytes() if path.exists() else b""
+        self._path, self._check, self.line = path, check, 0
+        self._size = _whole(content)
+        if b"\n" in content and not self._size:
+            raise ValueError(f"{path}: line 1: is no line of a journal")
+        self._file: FileIO | None = None  # once a line was written
+        # Recent lines are kept in memory, starting at line number _from.
+        self._from, self._new = content.count(b"\n", 0, self._size), list[str]()
         self._closed = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _open(self) -> FileIO:
+        """The file, open for writing, without a partial last line and a lock that Optuna's backend may have left."""
+        if self._file is None:
+            self._path.with_name(self._path.name + ".lock").unlink(missing_ok=True)
+            self._file = self._path.open("ab", buffering=0)
+            self._file.truncate(self._size)
+            threading.Thread(target=self._beat, daemon=True).start()
+        return self._file
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT):
@@ -60,50 +86,49 @@ class Journal(BaseJournalBackend):
         """The lines starting at this number."""
         if log_number_from < self._from:  # no longer in memory
             with self._path.open("rb") as file:
-                yield from (json.loads(line) for number, line in enumerate(file) if number >= log_number_from)
-            return
-        del self._new[: log_number_from - self._from]
-        self._from = log_number_from
+                for number, line in enumerate(islice(file, log_number_from, self._from), start=log_number_from + 1):
+                    self.line = number
+                    self._check(log := json.loads(line))
+                    yield log
+        del self._new[: max(0, log_number_from - self._from)]
+        self._from = max(self._from, log_number_from)
         yield from map(json.loads, tuple(self._new))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write lines. Raises OSError (a full disk) and leaves the file as it was."""
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
         content = memoryview("".join(line + "\n" for line in lines).encode())
-        end = self._size + len(content)
+        end, file = self._size + len(content), self._open()
         try:
             while content:
-                content = content[self._file.write(content) :]
+                content = content[file.write(content) :]
         except OSError:
-            os.ftruncate(self._file.fileno(), self._size)
+            os.ftruncate(file.fileno(), self._size)
             raise
         self._size = end
         self._new += lines
 
     def sync(self) -> None:
         """Wait until all lines are on disk, where they survive a power failure."""
-        os.fsync(self._file.fileno())
+        os.fsync(self._open().fileno())
 
     def close(self) -> None:
         """Close the file."""
         self._closed.set()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
-def _repair(path: Path) -> int:
-    """Remove a partial last line, and a lock file that Optuna's own backend may have left; returns the line count."""
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    content = path.read_bytes() if path.exists() else b""
+def _whole(content: bytes) -> int:
+    """Where the last whole line ends."""
     end = len(content)
     while end and not _is_line(content[(start := content.rfind(b"\n", 0, end - 1) + 1) : end]):
         end = start
-    if end < len(content):
-        os.truncate(path, end)
-    return content.count(b"\n", 0, end)
+    return end
 
 
 def _is_line(line: bytes) -> bool:
     try:
         return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

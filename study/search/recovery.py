@@ -7,13 +7,19 @@ only if it seems to end its driver: if it has several times been the only one th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.config import Recipe
+from study.config import axes as spaces
 from study.samplers import optuna_adapter
+from study.search import suggestions
+from study.search.journal_check import Known
 from study.search.trial_store import LOST, TrialStore, trial_seed
-from study.trials.rows import failed_row
+from study.training.epochs import Row
+from study.trials.rows import failed_row, recipe_columns
 
 SOON = 60  # seconds from the start of a trial in which it is blamed for the end of its driver
 
@@ -90,6 +96,31 @@ def _release(store: TrialStore, kind: str, trial: Trial, trials: Iterable[Frozen
         store.tell(store.open(trial, kind, extra["recipe"]), failed_row(extra["recipe"], f"{LOST} {losses} times"), [])
     else:
         store.studies[kind].tell(trial, state=TrialState.FAIL)
+
+
+def recipe_of(known: Known, axes: spaces.Axes) -> Row | None:
+    """The recipe of a trial of the search: from its parameters, or else from its row; None if neither fits the row."""
+
+    def from_row(key: str, axis: spaces.Axis) -> Any:
+        value = known.row.get("requested_sparsity" if key == "sparsity" else key)
+        value = tuple((value or "").split()) if key == "protect" else value
+        usual = axis.choices[0] if axis.choices else axis.low  # where the row has what the schedule makes of it
+        return value if value in (axis.choices or ()) or (not axis.choices and value is not None) else usual
+
+    for draw in (lambda: suggestions.recipe(known.params, axes), lambda: spaces.draw(axes, from_row)):
+        with suppress(LookupError, ValueError, TypeError):
+            if _fits(recipe := draw(), known.row):
+                return recipe
+    return None
+
+
+def _fits(recipe: Row, row: Row) -> bool:
+    try:
+        columns = recipe_columns(Recipe(**recipe))
+    except ValueError:  # an invalid combination of axes
+        columns = failed_row(recipe, "")
+    asked = {"requested_sparsity" if key == "sparsity" else key for key in recipe}
+    return all((row.get(key) or None) == (columns[key] or None) for key in asked)
 
 
 def _is_finished_extra(trial: FrozenTrial) -> bool:

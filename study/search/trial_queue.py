@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.config import Recipe, StudyFile
 from study.config import axes as spaces
-from study.search import suggestions
-from study.search.recovery import recover
+from study.search import recovery, suggestions
+from study.search.journal_check import KINDS, Known
 from study.search.trial_store import TrialStore, trial_seed
 from study.training.epochs import Row
 from study.trials.context import Ticket
 from study.trials.rows import failed_row
 
-Known = Callable[[Row], tuple[Row, list[Row]] | None]  # a recipe -> its row and history, if it need not run
+NO_ROW = "no readable line holds its row (it was running, ran again, or its line is damaged)"
+Finder = Callable[[Row], tuple[Row, list[Row]] | None]  # a recipe -> its row and history, if it need not run
 
 
 class TrialQueue:
@@ -28,9 +30,9 @@ class TrialQueue:
     is recorded at once and nothing runs. Raises as `TrialStore`, and ValueError if the journal is another study's.
     """
 
-    def __init__(self, folder: Path, file: StudyFile, known: Known = lambda recipe: None) -> None:
+    def __init__(self, folder: Path, file: StudyFile, known: Finder = lambda recipe: None) -> None:
         self.file, self._known = file, known
-        self._axes = file.axes
+        self._axes, self._seeds = file.axes, file.study.seeds
         if file.study.search == "grid":
             self._axes = {k: axis.model_copy(update={"choices": axis.values()}) for k, axis in self._axes.items()}
         self._sampler_name = file.study.sampler if file.study.search == "optuna" else "tpe"
@@ -41,8 +43,8 @@ class TrialQueue:
         self.store = TrialStore(folder, file)
         self._search = self.store.search
         try:
-            self.store.check_identity()
-            self._jobs = recover(self.store)  # keys of controls and confirmations that finished or run
+            self.store.write_identity()
+            self._jobs = recovery.recover(self.store)  # keys of controls and confirmations that finished or run
         except BaseException:
             self.store.close()
             raise
@@ -109,6 +111,70 @@ class TrialQueue:
         trial.set_user_attr("aside", {**attributes, "job": job, "recipe": recipe, "seed": seed})
         return self.store.open(trial, kind, recipe)
 
+    def take_over(self, trials: Mapping[str, Known]) -> dict[str, str]:
+        """Record the trials of a damaged journal (by id) in this new one, under the same ids and with the same seeds.
+
+        Recipes that the damaged journal had begun, but that are not among them, are enqueued where the study names them
+        (a grid, `start_with`, further seeds). Returns the ids of trials that cannot be taken over, and why.
+        """
+        lost: dict[str, str] = {}
+        runs: Counter[str] = Counter()
+        for number, trial_id, known in _numbered(trials, "search"):
+            recipe = known and recovery.recipe_of(known, self.file.axes)
+            if not (known and recipe):
+                lost[trial_id] = "its row holds no recipe of this study" if known else NO_ROW
+                self._skip("search")
+                continue
+            labels = {key: spaces.label(value) for key, value in recipe.items()}
+            attributes = {"seed": known.row["seed"], **({"copy": True} if runs[_json(labels)] % self._seeds else {})}
+            self._search.enqueue_trial(known.params | labels, user_attrs=attributes)
+            runs[_json(labels)] += 1
+            trial = self._search.ask()
+            suggestions.draw(trial, self._axes, self._sampler_name)
+            self.store.tell(self.store.open(trial, "search", recipe), known.row, known.history)
+            assert trial.number == number
+        self._enqueue_missing(runs, begun=sum(1 for _ in _numbered(trials, "search")))
+        for kind in ("control", "confirm"):
+            for _, trial_id, known in _numbered(trials, kind):
+                ticket = self._ask_again(kind, known.row) if known else None
+                if known and ticket:
+                    self.store.tell(ticket, known.row, known.history)
+                else:
+                    lost[trial_id] = "what it controls or confirms is lost" if known else NO_ROW
+                    self._skip(kind)
+        return lost
+
+    def _skip(self, kind: str) -> None:
+        """Use up the number of a lost trial."""
+        study = self.store.studies[kind]
+        study.enqueue_trial({}, user_attrs={"copy": True})
+        study.tell(study.ask(), state=TrialState.FAIL)
+
+    def _enqueue_missing(self, runs: Mapping[str, int], begun: int) -> None:
+        """Enqueue the first `begun` fixed recipes unless they ran, and the further seeds of those that did."""
+        done = [json.loads(text).items() for text in runs]
+        for point in self._fixed[:begun]:
+            if not any(json.loads(_json(point)).items() <= recipe for recipe in done):
+                self._search.enqueue_trial(point)
+        for text, count in runs.items():
+            if left := -count % self._seeds:
+                attributes = {"copy": True, "copies": left - 1}
+                self._search.enqueue_trial(json.loads(text), user_attrs=attributes)
+
+    def _ask_again(self, kind: str, row: Row) -> Ticket | None:
+        """The control or confirmation that has this row; None if it is none of this study's, or of a lost trial."""
+        confirms = row.get("confirms")
+        if confirms is not None and confirms not in self.store.records:
+            return None
+        recipe = {} if confirms is None else self.store.recipe(confirms)
+        if kind == "control":
+            return self.ask_control(row["schedule"], recipe, confirms)
+        numbers = [] if confirms is None else [int(confirms)]
+        for copy in range(self.file.study.confirm_seeds):
+            if trial_seed(self.file.study.seed, kind, copy, *numbers) == row["seed"]:
+                return self._ask_extra(kind, recipe, {"confirms": confirms, "copy": copy})
+        return None
+
     def _enqueue_fixed(self) -> None:
         if self._begun < len(self._fixed) and not self._waiting:
             self._search.enqueue_trial(self._fixed[self._begun])
@@ -132,6 +198,14 @@ class TrialQueue:
                 self._first_complete.setdefault(_json(self.store.recipe(trial_id)), trial_id)
         self._indexed = len(self.store.told)
         return self.store.records.get(self._first_complete.get(_json(recipe), ""))
+
+
+def _numbered(trials: Mapping[str, Known], kind: str) -> Iterator[tuple[int, str, Known | None]]:
+    """Number, id and trial, of all numbers of a kind up to the highest; None: not known."""
+    known = [int(trial_id[len(KINDS[kind]) :]) for trial_id in trials if trial_id.rstrip("0123456789") == KINDS[kind]]
+    for number in range(max(known, default=-1) + 1):
+        trial_id = f"{KINDS[kind]}{number:04d}"
+        yield number, trial_id, trials.get(trial_id)
 
 
 def _is_fresh(trial: Trial | FrozenTrial) -> bool:

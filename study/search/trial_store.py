@@ -7,25 +7,24 @@ nothing here visits all trials, so the time per trial does not grow with their n
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from study.config import StudyFile, parse
+from analysis import csv_tables
+from study.config import RefusedError, StudyFile
 from study.samplers import optuna_adapter, registry
 from study.search import importance, suggestions
 from study.search.journal import Journal, lock_folder
+from study.search.journal_check import KINDS, STUDIES, Checker, identity
 from study.training.epochs import Row
 from study.trials.context import Ticket
 
-KINDS = {"search": "", "control": "c", "confirm": "k"}  # of trials -> prefix of their ids
 LOST = "lost with its driver"  # start of the error of a trial whose driver was killed
 
 
@@ -39,7 +38,7 @@ class TrialStore:
       last_alive: when an earlier driver last gave a sign of life, in seconds since the epoch; 0 if there was none.
 
     Raises:
-      ValueError: another process has the folder locked.
+      ValueError: another process has the folder locked, or the journal is damaged.
       OSError: the journal cannot be written (a full disk); its content stays valid.
     """
 
@@ -48,11 +47,13 @@ class TrialStore:
         self._lock = lock_folder(folder)
         journal = folder / "optuna.journal"
         self.last_alive = journal.stat().st_mtime if journal.exists() else 0.0
-        self._journal = Journal(journal)
-        self._storage = JournalStorage(self._journal)
-        self.studies = {"search": self._study(""), "control": self._study("-controls")}
-        if file.study.confirm_seeds:
-            self.studies["confirm"] = self._study("-confirms")
+        try:
+            self._journal, self._storage = opened(folder, file)
+        except BaseException:
+            self._lock.release()
+            raise
+        kinds = [kind for kind in KINDS if kind != "confirm" or file.study.confirm_seeds]
+        self.studies = {kind: self._study(STUDIES[kind]) for kind in kinds}
         self.search = self.studies["search"]
         self.records: dict[str, tuple[Row, list[Row]]] = {}
         self.told: list[str] = []
@@ -148,16 +149,10 @@ class TrialStore:
         """Importance of each axis for each objective and for the front; see `search.importance`."""
         return importance.importance(self.search, list(self.file.study.objectives), self.file.axes)
 
-    def check_identity(self) -> None:
-        """Raise ValueError if the journal belongs to another study file; `trials` and `hours` may differ."""
-        current = _identity(self.file)
-        stored = self.search.user_attrs.get("file")
-        if stored is None:
-            self.search.set_user_attr("file", current)
-            return
-        stored = _identity(parse(stored, "optuna.journal"))  # with defaults of keys that are newer than the journal
-        if differences := "; ".join(_differences(stored, current)):
-            raise ValueError(f"study.yaml was changed after the study began: {differences}")
+    def write_identity(self) -> None:
+        """Write the study file to a new journal; that of an older one was compared when it was read."""
+        if "file" not in self.search.user_attrs:
+            self.search.set_user_attr("file", identity(self.file))
 
     def _violations(self, row: Row) -> dict[str, float]:
         """By how much each constraint is violated; at most 0 where it holds."""
@@ -169,12 +164,39 @@ class TrialStore:
         }
 
 
-def _identity(file: StudyFile) -> Row:
-    """All of a study file that may not change while the study goes on, as the journal holds it."""
-    content = file.resolved()
-    for key in ("trials", "hours"):
-        content["study"].pop(key)
-    return dict(json.loads(json.dumps(content)))
+def opened(folder: Path, file: StudyFile) -> tuple[Journal, JournalStorage]:
+    """The journal in `folder`, with every line checked; nothing is written.
+
+    Raises ValueError, naming the file and the line, if a line is damaged, or rows are gone that trials.csv lists.
+    """
+    path, check = folder / "optuna.journal", Checker(file)
+    journal = Journal(path, check)
+    try:
+        storage = JournalStorage(journal)
+    except (OSError, RefusedError):
+        raise
+    except Exception as error:  # of a line that does not fit, Optuna raises KeyError, AssertionError and others
+        reason = (
+            str(error) if type(error) is ValueError else f"is no line of a journal ({type(error).__name__}: {error})"
+        )
+        raise ValueError(f"{path}: line {journal.line}: {reason}{_REPAIR}") from None
+    if gone := in_order(_listed(folder / "trials.csv") - check.rows):
+        few = ", ".join(gone[:5]) + ", ..." * (len(gone) > 5)
+        raise ValueError(
+            f"{path}: ends after line {journal.line}, but trials.csv lists {len(gone)} more trials: {few}{_REPAIR}"
+        )
+    return journal, storage
+
+
+_REPAIR = "; --resume with --repair keeps what is readable, in a new folder"
+
+
+def _listed(path: Path) -> set[str]:
+    """The ids in a trials.csv; none if it cannot be read, as it is made anew from the journal."""
+    try:
+        return set(csv_tables.read(path, (), ("trial_id",), key=("trial_id",)).frame["trial_id"])
+    except (ValueError, OSError):
+        return set()
 
 
 def in_order(trial_ids: Iterable[str]) -> list[str]:
@@ -190,10 +212,3 @@ def trial_seed(study_seed: int, kind: str, *numbers: int) -> int:
 def _shared_keys(line: Row) -> Row:
     """The row with interned column names, which saves a third of a study's memory."""
     return {sys.intern(key): value for key, value in line.items()}
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{where} was {json.dumps(old)}, is {json.dumps(new)}"]
-    keys = [*old, *(k for k in new if k not in old)]
-    return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{where}.{k}".lstrip("."))]

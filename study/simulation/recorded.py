@@ -44,7 +44,10 @@ class Recorded:
         rows = results.trials[(results.trials.kind == "search") & (results.trials.state == "complete")]
         rows = rows.dropna(subset=list(self.file.study.objectives))
         history = dict(tuple(results.history.groupby("trial_id")))
-        self.runs = [self._run(row, history) for row in rows.to_dict("records")]
+        try:
+            self.runs = [self._run(row, history) for row in rows.to_dict("records")]
+        except ValueError as error:
+            raise ValueError(f"{folder / 'trials.csv'}: {error}") from None
         if not self.runs:
             raise ValueError(f"{folder}: no complete trial to simulate with")
         self._points = np.array([self._coordinates(run.recipe) for run in self.runs])
@@ -61,8 +64,14 @@ class Recorded:
         # Time outside the epochs (scores, final evaluation) counts as spent before the first epoch.
         lines, before = history.get(row["trial_id"]), row["wall_seconds"] - row["train_seconds"]
         epochs = [] if lines is None else zip(before + lines.seconds.cumsum(), lines.accuracy, strict=True)
+        recipe = spaces.draw(self.axes, lambda key, axis: columns[key])
+        for key, value in recipe.items():
+            if value is None and None not in (self.axes[key].choices or ()) or not self.axes[key].holds(value):
+                raise ValueError(f"trial {row['trial_id']}: column {key}: {value!r} is outside the space of study.yaml")
+        if missing := [name for name in ("train_seconds", "wall_seconds") if columns[name] is None]:
+            raise ValueError(f"trial {row['trial_id']}: column {missing[0]}: is empty")
         return RecordedTrial(
-            spaces.draw(self.axes, lambda key, axis: columns[key]),
+            recipe,
             tuple(float(row[name]) for name in self.file.study.objectives),
             float(row["wall_seconds"]),
             [(float(seconds), float(accuracy)) for seconds, accuracy in epochs],

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from analysis import read
 from analysis.results_folder import (
@@ -206,11 +205,19 @@ def test_what_is_wrong_is_named(tmp_path: Path, file: str, old: str, new: str, m
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "- 1\n", "study: 3\n", yaml.safe_dump({"study": {"objectives": {}}})])
-def test_a_file_that_is_no_study(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "record.schema_version: None"),
+        ("- 1\n", "expected a mapping"),
+        ("study: 3\nrecord: {schema_version: 1}\n", "study: expected a mapping"),
+        ("study: {objectives: {}}\nrecord: {schema_version: 1}\n", "study.objectives: expected a mapping"),
+    ],
+)
+def test_a_file_that_is_no_study(tmp_path: Path, content: str, message: str) -> None:
     folder = make(tmp_path / "other", 1, 0)
     (folder / "study.yaml").write_text(content)
-    with pytest.raises(ValueError, match=r"study\.objectives"):
+    with pytest.raises(ValueError, match=rf"study\.yaml: {re.escape(message)}"):
         read(folder)
 
 

@@ -45,8 +45,10 @@ def test_a_torn_end_is_cut_off_and_what_comes_after_it_is_sound(tmp_path: Path, 
     whole = b'{"a":1}\n{"b":2}\n'
     (tmp_path / "j").write_bytes(whole + torn)
     journal = Journal(tmp_path / "j")
-    assert (tmp_path / "j").read_bytes() == whole
+    assert lines(journal) == [{"a": 1}, {"b": 2}]
+    assert (tmp_path / "j").read_bytes() == whole + torn  # until something is written
     journal.append_logs([{"e": 5}])
+    assert (tmp_path / "j").read_bytes() == whole + b'{"e":5}\n'
     assert lines(journal) == [{"a": 1}, {"b": 2}, {"e": 5}]
 
 
