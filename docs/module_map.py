@@ -1,4 +1,4 @@
-"""Print the map of all modules, each with the first sentence of its docstring, for docs/how_it_is_built.md.
+"""Print the map of all modules, each with the first sentence of its docstring, for docs/modules.md.
 
 python docs/module_map.py
 """

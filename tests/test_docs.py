@@ -115,7 +115,7 @@ def test_no_page_takes_the_place_of_one_of_sphinx() -> None:
 
 def test_the_map_of_modules_is_that_of_the_code() -> None:
     fresh = module_map.markdown()
-    assert fresh in page("how_it_is_built"), "put what `python docs/module_map.py` prints into docs/how_it_is_built.md"
+    assert fresh in page("modules"), "put what `python docs/module_map.py` prints into docs/modules.md"
 
 
 def test_the_readme_names_every_module() -> None:
