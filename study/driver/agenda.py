@@ -51,7 +51,9 @@ class Agenda:
             recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in FINE_TUNING}}
             if ticket := queue.ask_control("dense", Recipe(**recipe).model_dump()):
                 return ticket
-        if "scratch" in controls and (ticket := queue.ask_scratch(self._recorder.front)):
-            plan = self._run.folder / "models" / str(ticket.confirms) / "plan.json"
-            return ticket._replace(plan=json.loads(plan.read_text()))
+        if "scratch" in controls:
+            plans = {path.parent.name: path for path in self._run.folder.glob("models/*/plan.json")}
+            saved = [row for row in self._recorder.front if row["trial_id"] in plans]  # a repaired folder may lack some
+            if ticket := queue.ask_scratch(saved):
+                return ticket._replace(plan=json.loads(plans[str(ticket.confirms)].read_text()))
         return None

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -49,6 +49,14 @@ def trial_parameters(trial: FrozenTrial) -> dict[str, Any]:
     Private: the system attribute `fixed_params`. Replaceable by a public view of enqueued parameters.
     """
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def journal_marks(log: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of Optuna's own that a line of a journal sets. Private: their names in the file.
+
+    Raises TypeError or ValueError if the line holds no mapping of them.
+    """
+    return dict(log.get("system_attr", log.get("system_attrs", {})))
 
 
 def write_violations(storage: BaseStorage, trial: Trial, violations: Sequence[float]) -> None:

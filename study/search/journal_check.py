@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from study.config import RefusedError, StudyFile, parse
 from study.config.columns import HISTORY_TYPES, RANGES, TRIALS
+from study.samplers import optuna_adapter
 from study.search import suggestions
 from study.training.epochs import Row
 
@@ -68,11 +69,13 @@ class Checker:
         match log["op_code"]:
             case 0:
                 self._create_study(log["study_name"])
-            case 2 | 3 as operation:
+            case 2:
                 self._study(log["study_id"])
-                (entry,) = log["user_attr" if operation == STUDY_ATTRIBUTE else "system_attr"].items()
-                if operation == STUDY_ATTRIBUTE:
-                    self._study_attribute(*entry)
+                ((key, value),) = log["user_attr"].items()
+                self._study_attribute(key, value)
+            case 3:
+                self._study(log["study_id"])
+                (_,) = optuna_adapter.journal_marks(log)
             case 4:
                 self._create(log)
             case 5:
@@ -83,7 +86,7 @@ class Checker:
                 ((key, value),) = log["user_attr"].items()
                 self._attribute(self._running(log), key, value)
             case 9:
-                ((key, value),) = log["system_attr"].items()
+                ((key, value),) = optuna_adapter.journal_marks(log).items()
                 self._running(log)
                 if key == "constraints" and not _numbers(value):
                     raise ValueError(f"constraints {value!r}")
@@ -122,7 +125,7 @@ class Checker:
         self._trials.append(trial)
         for key, value in log.get("user_attrs", {}).items():
             self._attribute(trial, key, value)
-        dict(log.get("system_attrs", {}).get("fixed_params", {}))
+        dict(optuna_adapter.journal_marks(log).get("fixed_params", {}))
 
     def _running(self, log: Mapping[str, Any], state: int = RUNNING) -> _Trial:
         number = log["trial_id"]

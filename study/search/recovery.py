@@ -6,7 +6,7 @@ only if it seems to end its driver: if it has several times been the only one th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -107,15 +107,11 @@ def recipe_of(known: Known, axes: spaces.Axes) -> Row | None:
         usual = axis.choices[0] if axis.choices else axis.low  # where the row has what the schedule makes of it
         return value if value in (axis.choices or ()) or (not axis.choices and value is not None) else usual
 
-    draws: tuple[Callable[[], Row], ...] = (
-        lambda: suggestions.recipe(known.params, axes),
-        lambda: spaces.draw(axes, from_row),
-    )
-    for draw in draws:
-        with suppress(LookupError, ValueError, TypeError):
-            if _fits(recipe := draw(), known.row):
-                return recipe
-    return None
+    with suppress(LookupError, ValueError, TypeError):
+        if _fits(recipe := suggestions.recipe(known.params, axes), known.row):
+            return recipe
+    recipe = spaces.draw(axes, from_row)
+    return recipe if _fits(recipe, known.row) else None
 
 
 def _fits(recipe: Row, row: Row) -> bool:
