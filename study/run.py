@@ -21,7 +21,7 @@ from pathlib import Path
 from analysis.refusal import refused
 from study.baseline import disk_cache, training
 from study.config import RefusedError
-from study.driver import dry_run
+from study.driver import address, dry_run
 from study.driver.interruption import Interruption, interruptible
 from study.driver.resolution import resolve
 from study.driver.scratch import scratch
@@ -47,6 +47,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
             print(dry_run.estimate(file, args.data_dir))
             return 0
         deadline = time.monotonic() + 3600 * (file.study.hours or float("inf"))
+        address.check(args.address)
         data = training.read_data(file.baseline, record["data_dir"])
         file = resolve(file, data)
         folder.mkdir(parents=True, exist_ok=True)
