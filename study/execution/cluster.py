@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import shutil
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +30,7 @@ from study.execution import ray_adapter, remote
 WAIT_POLICY = "OMP_WAIT_POLICY"
 CONTENDED = 0.25  # load per core above which threads yield instead
 NODE_SECONDS = 120.0  # in which a node must show that it can run trials; most of it is spent importing torch
+LOST_SECONDS = 40.0  # without the head, after which a study is ended
 _HOOK = f"{find_own_packages.__module__}.{find_own_packages.__name__}"  # run by each worker as it starts
 
 
@@ -57,19 +62,52 @@ def cluster(address: str | None, file: StudyFile, staging: Path) -> Iterator[str
         raise RefusedError(f"--address {address}: {_reason(error)}") from None
     for path in _own_files(file):  # other processes cannot import it by name, to unpickle a network of its classes
         ray.cloudpickle.register_pickle_by_value(models.file_module(path))
+    head = ray.get_runtime_context().gcs_address
+    with _watched(head) if joins else nullcontext():
+        try:
+            remote.leave_out(_unfit() if joins else ())
+            yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
+        except RayError as error:
+            if isinstance(error, RayTaskError) or not joins:  # failed by itself, not for lack of the head
+                raise
+            raise ConnectionError(_lost(head, ray_adapter.in_short(error))) from error
+        finally:
+            ray.shutdown()
+
+
+def _lost(head: str, reason: str) -> str:
+    return (
+        f"the head of the Ray cluster, {head}, was lost or started again ({reason}); start what is missing "
+        f"(`ray status` there tells), then go on"
+    )
+
+
+@contextmanager
+def _watched(head: str) -> Iterator[None]:
+    """Ends this process, with exit code 1 and a message, if nobody accepts connections at `head` any more.
+
+    Calls of Ray's then wait without an end that Python sees, until after a minute Ray's core ends the process itself.
+    What is finished is in the journal by then.
+    """
+    over = threading.Event()
+    host, _, port = head.rpartition(":")
+
+    def watch() -> None:
+        seen = time.monotonic()
+        while not over.wait(2):
+            with contextlib.suppress(OSError):
+                socket.create_connection((host.strip("[]"), int(port)), 5).close()
+                seen = time.monotonic()
+            if time.monotonic() - seen > LOST_SECONDS:
+                problem = _lost(head, f"no connection for {LOST_SECONDS:g} seconds")
+                print(f"error: the study failed: {problem} with --resume", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
-        head = ray.get_runtime_context().gcs_address
-        remote.leave_out(_unfit() if joins else ())
-        yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
-    except RayTaskError:  # failed by itself, not by the cluster
-        raise
-    except RayError as error:
-        raise ConnectionError(
-            f"the head of the Ray cluster, {head}, was lost or started again ({ray_adapter.in_short(error)}); see that "
-            f"all nodes run (`ray status` there), then go on"
-        ) from error
+        yield
     finally:
-        ray.shutdown()
+        over.set()
 
 
 def _reason(error: Exception) -> str:

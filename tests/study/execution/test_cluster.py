@@ -5,8 +5,10 @@ import csv
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +188,8 @@ def test_a_head_that_is_lost_ends_the_study_in_one_message(tmp_path: Path) -> No
     after = told[told.index("lost") + 1 :]
     assert run.returncode == 1, "".join(told)
     errors = [line for line in after if not line.startswith("trial ")]
-    assert len(errors) == 2, "".join(told)
-    assert f"the head of the Ray cluster, {head.address}, was lost" in errors[0]
-    assert errors[1] == "finished trials are kept; continue with: python -m study.run --resume results/two\n"
+    assert len(errors) == 1, "".join(told)
+    assert errors[0].startswith(f"error: the study failed: the head of the Ray cluster, {head.address}, was lost")
 
 
 def on(monkeypatch: pytest.MonkeyPatch, *nodes: Any) -> None:
@@ -295,6 +296,29 @@ def test_a_node_that_is_left_out_counts_no_more(monkeypatch: pytest.MonkeyPatch)
         assert remote.usable() == {"ray.io/node-id": "!in(node 1)"}
     finally:
         remote.leave_out([])
+
+
+def test_a_head_that_nobody_answers_at_ends_the_process_with_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = threading.Event()
+
+    def end(code: int) -> None:
+        assert code == 1
+        ended.set()
+        raise SystemExit  # of the thread that watches
+
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", end)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        head = f"127.0.0.1:{server.getsockname()[1]}"
+        with cluster._watched(head):
+            assert not ended.wait(0)
+    with cluster._watched(head):
+        assert ended.wait(10)
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the study failed: the head of the Ray cluster, {head}, was lost or started again")
+    assert len(said.splitlines()) == 1
 
 
 UNAUTHENTICATED = "Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing or incorrect"
