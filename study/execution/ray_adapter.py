@@ -58,7 +58,9 @@ def in_short(error: RayError) -> str:
     """What an error of Ray's says, in one line without the traceback of another process."""
     if isinstance(error, RayTaskError):
         return " ".join(f"{type(error.cause).__name__}: {error.cause}".split())
-    return " ".join(str(error).split())[:300]
+    said, traceback, rest = str(error).partition("Traceback (most recent call last):")
+    last = rest.strip().rpartition("\n")[2] if traceback else ""
+    return " ".join(f"{said[:300]} {last}".split())
 
 
 # Private: `ray._raylet.setproctitle`. Shows the current trial in the dashboard, where a reused actor keeps the name of

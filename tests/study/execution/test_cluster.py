@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torchvision
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RuntimeEnvSetupError
 
 import models
 from study.config import RefusedError, Resources, parse
@@ -306,7 +306,6 @@ def test_a_head_that_nobody_answers_at_ends_the_process_with_a_message(
     def end(code: int) -> None:
         assert code == 1
         ended.set()
-        raise SystemExit  # of the thread that watches
 
     monkeypatch.setattr(cluster, "LOST_SECONDS", 0.0)
     monkeypatch.setattr(os, "_exit", end)
@@ -319,6 +318,29 @@ def test_a_head_that_nobody_answers_at_ends_the_process_with_a_message(
     said = capsys.readouterr().err
     assert said.startswith(f"error: the study failed: the head of the Ray cluster, {head}, was lost or started again")
     assert len(said.splitlines()) == 1
+
+
+SETUP = """Failed to set up runtime environment.
+[Node 10.0.0.2] Traceback (most recent call last):
+  File "agent.py", line 198, in setup_logger
+    yield logger
+OSError: [Errno 28] No space left on device
+"""
+
+
+def test_errors_of_nodes_are_told_without_their_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        RuntimeEnvSetupError(SETUP): "[Node 10.0.0.2] OSError: [Errno 28] No space left on device",
+        GetTimeoutError("Get timed out"): "no answer within 120 seconds",
+    }
+    for error, said in told.items():
+
+        def fail(*arguments: Any, error: Exception = error, **named: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("study.execution.cluster.ray.get", fail)
+        assert cluster._outcome(None).endswith(said)
+        assert "\n" not in cluster._outcome(None)
 
 
 UNAUTHENTICATED = "Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing or incorrect"
