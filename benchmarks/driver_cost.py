@@ -151,7 +151,9 @@ def through_ray(sampler: str, trials: int) -> None:
                 inside.append(done.row["wall_seconds"])
                 busy.append(time.process_time())
 
-            tune.run_trials(TrialContext(baseline, data, file.baseline), 1, allotted, TrialHandlers(ask, report))
+            tune.run_trials(
+                TrialContext(baseline, data, file.baseline), file.resources, allotted, TrialHandlers(ask, report)
+            )
         print(f"through Ray, {allotted.at_once} at once:")
         for number in sorted({100, 1000, 10_000, trials}):
             if number <= trials:

@@ -22,13 +22,13 @@ from pathlib import Path
 from analysis.refusal import refused
 from study.baseline import disk_cache, training
 from study.config import RefusedError
-from study.driver import dry_run
+from study.driver import address, dry_run
 from study.driver.interruption import Interruption, interruptible
-from study.driver.repair import repair
 from study.driver.resolution import resolve
 from study.driver.scratch import scratch
 from study.driver.session import RunOptions, StudyRun, new_study, resume_command, resumed_study
 from study.driver.sweep import run_study
+from study.results.repair import repair
 from study.search.trial_queue import TrialQueue
 from study.search.trial_store import opened
 from study.trials.scan import ScanCache
@@ -58,6 +58,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
             print(dry_run.estimate(file, args.data_dir))
             return 0
         deadline = time.monotonic() + 3600 * (file.study.hours or float("inf"))
+        address.check(args.address)
         data = training.read_data(file.baseline, record["data_dir"])
         file = resolve(file, data)
         folder.mkdir(parents=True, exist_ok=True)

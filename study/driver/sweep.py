@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
@@ -42,14 +43,15 @@ def run_study(run: StudyRun) -> int:
     from study.execution import cluster, remote  # slow to import; invalid input is refused before
 
     file, record = run.file, run.record
-    files.write_study(run.folder, file.resolved(), record)
     with cluster.cluster(run.options.address, file, run.options.temporary) as dashboard:
+        files.write_study(run.folder, file.resolved(), record)  # not before: the same command can then be typed again
         run.options.interruption.install()
         token = f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""
         print(f"results: {run.folder}{token}")
         run = replace(run, dashboard=dashboard)
+        make_baseline = partial(remote.make_baseline, niceness=file.resources.niceness)
         try:
-            baseline = disk_cache.obtain(file.baseline, run.data, lambda: remote.make_baseline(file.baseline, run.data))
+            baseline = disk_cache.obtain(file.baseline, run.data, lambda: make_baseline(file.baseline, run.data))
         except remote.TaskError as error:
             path = run.folder / "errors" / "baseline.txt"
             write_whole(path, error.traceback)
@@ -119,7 +121,7 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
         interrupted = run.options.interruption.happened
         handlers = TrialHandlers(wrap(ask), wrap(report), wrap(monitor.epoch), interrupted)
         try:
-            tune.run_trials(context, resources.cpus, allotted, handlers, run.options.temporary)
+            tune.run_trials(context, resources, allotted, handlers, run.options.temporary)
         except Exception:
             if disk.errors:
                 raise disk.errors[0] from None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import ray
 import torch
 
 from study.config import RefusedError, Resources
+from study.execution import remote
 from study.training import device_data, loop, optimisers
 from study.trials.context import TrialContext
 
@@ -32,7 +32,7 @@ def allotment(resources: Resources, alone: bool = False) -> Allotment:
 
     Trials are counted per node and per GPU: none spans two. Raises RefusedError if no trial fits.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = remote.resources()
     cpus, gpus = ([node.get(name, 0.0) for node in nodes] for name in ("CPU", "GPU"))
     gpu = float(any(gpus)) if resources.gpus == "auto" else resources.gpus
     cpu = max(c for c, g in zip(cpus, gpus, strict=True) if bool(g) >= bool(gpu)) if alone else resources.cpus

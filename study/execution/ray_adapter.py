@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 # Private: an environment variable that is set in a job of `ray job submit`, which includes the code. Replaceable by a
 # public test whether this process is such a job.
@@ -22,12 +25,42 @@ JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 NICENESS = "RAY_worker_niceness"
 
 
+def job_variables() -> dict[str, str] | None:
+    """The environment variables that this process's job was submitted with; None if it is no job."""
+    if JOB_CONFIG not in os.environ:
+        return None
+    environment = json.loads(os.environ[JOB_CONFIG]).get("runtime_env") or {}
+    return dict(environment.get("env_vars") or {})
+
+
 def connect_once() -> None:
     """Lets `ray.init` try an address once, not 20 times, which would take 14 minutes where there is no cluster.
 
     Private: `ray._private.ray_constants.NUM_REDIS_GET_RETRIES`. Replaceable by a timeout of `ray.init`.
     """
     ray_constants.NUM_REDIS_GET_RETRIES = 1
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Nothing that Ray's core writes to stderr is shown: lines of its own about what its error then tells."""
+    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.close(nowhere)
+
+
+def in_short(error: RayError) -> str:
+    """What an error of Ray's says, in one line without the traceback of another process."""
+    if isinstance(error, RayTaskError):
+        return " ".join(f"{type(error.cause).__name__}: {error.cause}".split())
+    said, traceback, rest = str(error).partition("Traceback (most recent call last):")
+    last = rest.strip().rpartition("\n")[2] if traceback else ""
+    return " ".join(f"{said[:300]} {last}".split())
 
 
 # Private: `ray._raylet.setproctitle`. Shows the current trial in the dashboard, where a reused actor keeps the name of

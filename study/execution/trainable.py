@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import time
@@ -12,8 +13,7 @@ import torch
 from ray import tune
 
 from study.config import Recipe
-from study.execution import ray_adapter
-from study.execution.remote import device
+from study.execution import ray_adapter, remote
 from study.results.messages import recipe_line, row_line
 from study.training.epochs import epoch_line
 from study.trials.context import Outcome, Ticket
@@ -27,10 +27,11 @@ class Trainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], **parameters: Any) -> None:
-        """Called once per actor. parameters: `context`, `resources` and `threads` of a trial."""
+        """Called once per actor. parameters: `context`, `resources`, and what is `allotted` to a trial."""
         resources = parameters["resources"]
-        torch.set_num_threads(max(1, int(parameters["threads"])))
-        self._context, self._device = parameters["context"], device(resources["gpu"])
+        remote.set_niceness(resources.niceness)
+        torch.set_num_threads(resources.cpus)
+        self._context, self._device = parameters["context"], remote.device(parameters["allotted"]["gpu"])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -72,7 +73,8 @@ class Trainable(tune.Trainable):
             faulthandler.cancel_dump_traceback_later()
 
     def _say(self, line: str) -> None:
-        print(f"trial {self._ticket.trial_id}: {line}", flush=True)
+        with contextlib.suppress(OSError):  # a full disk of the node: its log lacks a line, but the trial goes on
+            print(f"trial {self._ticket.trial_id}: {line}", flush=True)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: a lost trial starts over."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from ray import tune
 
+from study.config import Resources
+from study.execution import remote
 from study.execution.allotment import Allotment
 from study.execution.score_cache import ClusterScoreStore
 from study.execution.trainable import Trainable
@@ -19,7 +21,7 @@ from study.trials.context import TrialContext
 
 def run_trials(
     context: TrialContext,
-    threads: int,
+    resources: Resources,
     allotted: Allotment,
     handlers: TrialHandlers,
     temporary: Path | None = None,
@@ -30,7 +32,7 @@ def run_trials(
 
     Args:
       context: shared by all trials.
-      threads: CPU threads of each trial.
+      resources: as the study file asks for them; a trial has as many threads as `cpus`.
       allotted: resources of each trial, and how many run at once.
       handlers: the driver's callbacks.
       temporary: a folder for Tune's files, which are removed again; None: the system's.
@@ -40,8 +42,8 @@ def run_trials(
     searcher = SearcherAdapter(handlers.ask)
 
     def fit(searcher: SearcherAdapter, each: dict[str, float], at_once: int, shares: bool) -> None:
-        parameters = {"context": context, "resources": each, "threads": threads}
-        trainable = tune.with_resources(tune.with_parameters(Trainable, **parameters), each)
+        parameters = {"context": context, "allotted": each, "resources": resources}
+        trainable = tune.with_resources(tune.with_parameters(Trainable, **parameters), _placement(each))
         listener = ResultListener(searcher, handlers.report, handlers.interrupted, shares, context.minutes)
         stopper = EarlyStoppingAdapter(searcher, handlers.epoch)
         with tempfile.TemporaryDirectory(dir=temporary, ignore_cleanup_errors=True) as storage:
@@ -53,6 +55,13 @@ def run_trials(
         searcher.short = []
         fit(alone, each | {"gpu": max(1.0, each["gpu"])}, devices, False)
         fit(searcher, each, at_once, each["gpu"] > 0)
+
+
+def _placement(each: dict[str, float]) -> tune.PlacementGroupFactory:
+    """Where a trial may run: on any node with room for it that can run trials."""
+    bundle: dict[str, int | float] = {name.upper(): amount for name, amount in each.items()}
+    where: Any = {"bundle_label_selector": [remote.usable()]} if remote.usable() else {}
+    return tune.PlacementGroupFactory([bundle], **where)
 
 
 def _fit(

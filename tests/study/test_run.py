@@ -248,6 +248,7 @@ def image_folder(folder: Any, classes: Any) -> Any:
         (["--space", "quickstart", "--set", "space.calibration_samples=5000"], "space.calibration_samples: 5000"),
         (["--space", "quickstart", "--set", "space.protect=[nothing]"], "there is no module 'nothing'; choices: conv1"),
         (["--space", "quickstart", "--set", "space.criterion=nowhere:f"], "criterion nowhere:f: nowhere cannot be"),
+        (["--space", "quickstart", "--address", "head"], "--address 'head': expected auto, or HOST:PORT"),
         (["--resume", lambda t: t], "no results folder of a study"),
     ],
 )  # fmt: skip

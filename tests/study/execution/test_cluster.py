@@ -2,19 +2,24 @@
 
 import contextlib
 import csv
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torchvision
+from ray.exceptions import AuthenticationError, GetTimeoutError, RuntimeEnvSetupError
 
 import models
 from study.config import RefusedError, Resources, parse
-from study.execution import allotment, cluster, ray_adapter
+from study.execution import allotment, cluster, ray_adapter, remote
 from study.execution import allotment as gpu_memory
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "5", "RAY_health_check_period_ms": "1000"}
@@ -60,8 +65,8 @@ space:
 class Node:
     """A node as `ray start` makes it: a session of processes, of which none survives the kill."""
 
-    def __init__(self, home: Any, *flags: Any) -> None:
-        command = [Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1", *flags]
+    def __init__(self, home: Any, *flags: Any, within: Any = ()) -> None:
+        command = [*within, Path(sys.executable).with_name("ray"), "start", "--block", "--num-cpus=1", *flags]
         clean = {key: value for key, value in (os.environ | TOKEN).items() if key != "PYTHONPATH"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         self._process = subprocess.Popen(command, cwd=home, env=clean, start_new_session=True, **pipes)
@@ -114,10 +119,86 @@ def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path: Path, gpu: Any) -
     assert failed == ([] if gpu else ["OutOfMemoryError: CUDA out of memory"])
 
 
+def small_study(home: Path) -> None:
+    (home / "mine.py").write_text(MINE.format(seen=home / "seen"))
+    (home / "two.yaml").write_text(SPACE % 0)
+    (home / "seen").mkdir()
+    (home / "seen" / "once").touch()  # no trial runs out of memory
+
+
+def command(home: Path, address: Any, **environment: str) -> Any:
+    """The small study on the cluster at `address`; its output and errors are one."""
+    arguments = [sys.executable, "-m", "study.run", "--space", "two.yaml", "--address", address]
+    known = os.environ | TOKEN | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.Popen(arguments, cwd=home, env=known, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_refused_in_one_line_and_the_same_command_can_be_typed_again(tmp_path: Path) -> None:
+    small_study(tmp_path)
+    head = Node(tmp_path, "--head", "--port=0", "--include-dashboard=false")
+    try:
+        run = command(tmp_path, head.address, RAY_AUTH_TOKEN=64 * "6")
+        told, _ = run.communicate(timeout=120)
+    finally:
+        head.kill()
+    assert (run.returncode, len(told.splitlines())) == (2, 1), told
+    assert told.startswith(f"error: --address {head.address}: the Ray cluster there refuses this command's token; set")
+    assert not (tmp_path / "results" / "two" / "study.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_node_without_a_package_is_named_and_the_study_runs_on_the_other(tmp_path: Path) -> None:
+    small_study(tmp_path)
+    hidden = tmp_path / "nothing"
+    hidden.mkdir()
+    package = Path(torchvision.__file__).parent
+    without = ["unshare", "-m", "sh", "-c", f'mount --bind "{hidden}" "{package}" && exec "$@"', "sh"]
+    if subprocess.run([*without, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not hide a package from one process")
+    nodes = [Node(tmp_path, "--head", "--port=0", "--include-dashboard=false")]
+    try:
+        nodes.append(Node(tmp_path, f"--address={nodes[0].address}", "--node-ip-address=127.0.0.2", within=without))
+        run = command(tmp_path, nodes[0].address)
+        told, _ = run.communicate(timeout=600)
+    finally:
+        for node in nodes:
+            node.kill()
+    assert run.returncode == 0, told
+    (warning,) = [line for line in told.splitlines() if "cannot run trials" in line]
+    assert re.match(r"warning: node 127\.0\.0\.2 \(.+\) cannot run trials: ModuleNotFoundError: .*torchvision", warning)
+    with (tmp_path / "results" / "two" / "trials.csv").open() as file:
+        assert {row["state"] for row in csv.DictReader(file)} == {"complete"}
+
+
+@pytest.mark.slow
+def test_a_head_that_is_lost_ends_the_study_in_one_message(tmp_path: Path) -> None:
+    small_study(tmp_path)
+    head = Node(tmp_path, "--head", "--port=0", "--include-dashboard=false")
+    told = []
+    try:
+        with command(tmp_path, head.address) as run:
+            for line in run.stdout:
+                told.append(line)
+                if line.startswith("trial ") and "lost" not in told:
+                    head.kill()
+                    told.append("lost")
+    finally:
+        head.kill()
+    after = told[told.index("lost") + 1 :]
+    assert run.returncode == 1, "".join(told)
+    errors = [line for line in after if not line.startswith("trial ")]
+    assert len(errors) == 1, "".join(told)
+    assert errors[0].startswith(f"error: the study failed: the head of the Ray cluster, {head.address}, was lost")
+
+
 def on(monkeypatch: pytest.MonkeyPatch, *nodes: Any) -> None:
     monkeypatch.setattr(
         "study.execution.cluster.ray.nodes",
-        lambda: [{"Alive": True, "Resources": {"CPU": c, "GPU": g}} for c, g in nodes],
+        lambda: [
+            {"Alive": True, "NodeID": f"node {number}", "Resources": {"CPU": c, "GPU": g}}
+            for number, (c, g) in enumerate(nodes)
+        ],
     )
 
 
@@ -162,26 +243,121 @@ def test_trials_that_share_a_gpu_must_fit_in_its_memory() -> None:
         gpu_memory.check_memory(0.25, 30 * 2**30, 80 * 2**30)
 
 
-def test_a_client_is_refused_and_a_job_brings_its_own_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    file = parse({"study": {"name": "x"}}, "here")
-    with pytest.raises(RefusedError, match="does not run through Ray Client; run the command on the head node"):
-        cluster._init_arguments("ray://head:10001", file, tmp_path)
-    sent = cluster._init_arguments("head:6379", file, tmp_path)["runtime_env"]
-    assert sent == {"py_modules": cluster.code(file, tmp_path)}
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert cluster._init_arguments(None, file, tmp_path) == {"address": "auto"}
-
-
-@pytest.mark.parametrize(("load", "policy"), [(0.1, None), (3.0, "passive")])
-def test_threads_yield_at_barriers_where_others_compute(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load: Any, policy: Any
-) -> None:
+def test_a_cluster_is_sent_the_code_and_a_job_brings_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    file = parse({"study": {"name": "x"}}, "here")
+    sent = cluster._init_arguments("head:6379", file, tmp_path)["runtime_env"]
+    assert sent == {"py_modules": cluster.code(file, tmp_path), "env_vars": {}}
+    os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = "{}"
+    joining = cluster._init_arguments(None, file, tmp_path)
+    assert joining == {"address": "auto", "runtime_env": {"env_vars": {}}}
+
+
+@pytest.mark.parametrize(("load", "policy"), [(0.1, {}), (3.0, {"OMP_WAIT_POLICY": "passive"})])
+@pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "active"}])
+def test_threads_yield_at_barriers_where_others_compute_here_on_a_cluster_and_in_a_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load: Any, policy: Any, chosen: Any
+) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
-    cluster._init_arguments(None, parse({"study": {"name": "x"}}, "here"), tmp_path)
-    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    file = parse({"study": {"name": "x"}}, "here")
+    monkeypatch.setattr(os, "environ", {**chosen})
+    cluster._init_arguments(None, file, tmp_path)
+    assert {k: v for k, v in os.environ.items() if k == "OMP_WAIT_POLICY"} == policy | chosen
     assert os.environ[ray_adapter.NICENESS] == "0"
+    monkeypatch.setattr(os, "environ", {**chosen})
+    assert cluster._init_arguments("head:6379", file, tmp_path)["runtime_env"]["env_vars"] == policy | chosen
+    job = {"runtime_env": {"env_vars": chosen}}  # which its workers have anyway, and Ray refuses to be told twice
+    monkeypatch.setattr(os, "environ", {**chosen, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)})
+    told = cluster._init_arguments("auto", file, tmp_path)["runtime_env"]["env_vars"]
+    assert told == ({} if chosen else policy)
+
+
+def test_a_worker_takes_the_niceness_of_the_study_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to = []
+    monkeypatch.setattr(os, "setpriority", lambda *arguments: set_to.append(arguments))
+    remote.set_niceness(4)
+    assert set_to == [(os.PRIO_PROCESS, 0, 4)]
+
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    remote.set_niceness(0)
+
+
+def test_a_node_that_is_left_out_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, (8, 0), (4, 0))
+    assert remote.usable() == {}
+    remote.leave_out(["node 1"])
+    try:
+        assert allotment.allotment(Resources())[:2] == ({"cpu": 1, "gpu": 0}, 8)
+        assert remote.usable() == {"ray.io/node-id": "!in(node 1)"}
+    finally:
+        remote.leave_out([])
+
+
+def test_a_head_that_nobody_answers_at_ends_the_process_with_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = threading.Event()
+
+    def end(code: int) -> None:
+        assert code == 1
+        ended.set()
+
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", end)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        head = f"127.0.0.1:{server.getsockname()[1]}"
+        with cluster._watched(head):
+            assert not ended.wait(0)
+    with cluster._watched(head):
+        assert ended.wait(10)
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the study failed: the head of the Ray cluster, {head}, was lost or started again")
+    assert len(said.splitlines()) == 1
+
+
+SETUP = """Failed to set up runtime environment.
+[Node 10.0.0.2] Traceback (most recent call last):
+  File "agent.py", line 198, in setup_logger
+    yield logger
+OSError: [Errno 28] No space left on device
+"""
+
+
+def test_errors_of_nodes_are_told_without_their_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        RuntimeEnvSetupError(SETUP): "[Node 10.0.0.2] OSError: [Errno 28] No space left on device",
+        GetTimeoutError("Get timed out"): "no answer within 120 seconds",
+    }
+    for error, said in told.items():
+
+        def fail(*arguments: Any, error: Exception = error, **named: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("study.execution.cluster.ray.get", fail)
+        assert cluster._outcome(None).endswith(said)
+        assert "\n" not in cluster._outcome(None)
+
+
+UNAUTHENTICATED = "Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing or incorrect"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AuthenticationError("no token was found"), "there refuses this command's token; set RAY_AUTH_MODE=token"),
+        (ConnectionError("Failed to connect"), "no Ray cluster answers there: Failed to connect"),
+    ],
+)
+def test_why_no_cluster_was_joined_is_told_in_one_line(error: Any, said: Any) -> None:
+    assert said in cluster._reason(error)
+    error.__cause__ = RuntimeError(UNAUTHENTICATED)
+    assert "refuses this command's token" in cluster._reason(error)
+    assert "\n" not in cluster._reason(error)
 
 
 def test_a_system_without_load_averages_counts_as_idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from analysis import read
 from analysis.results_folder import read_study
 from study import run
 from study.config import Recipe, StudyFile, parse
-from study.driver.repair import repair
+from study.results.repair import repair
 from study.search.trial_queue import TrialQueue
 from study.trials.rows import recipe_columns
 from tests.malformed.rule import digest, end_of
