@@ -13,7 +13,9 @@ study: $(VENV)/.installed
 	else $(BIN)/python -m study.run --space quickstart; fi
 
 # Three at a time on two cores: Ray's tests wait half of their time. Nothing else may run what another of these runs.
+# Compiled first: where Python writes no bytecode by itself, every process of every study would compile all modules.
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m compileall -q study pruning models analysis search_spaces
 	$(MAKE) --jobs 3 test-ray test-analysis test-rest check
 
 test-ray test-analysis test-rest: $(VENV)/.installed-dev

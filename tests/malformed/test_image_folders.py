@@ -204,7 +204,7 @@ def changed_folder(folder: Path, draw: random.Random) -> int:
             return there
 
 
-@pytest.mark.parametrize(("seed", "cases"), [(0, 60), pytest.param(1, 1200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("seed", "cases"), [(0, 30), pytest.param(1, 1200, marks=pytest.mark.slow)])
 def test_any_image_folder_is_right_or_refused(folder: Path, seed: int, cases: int) -> None:
     draw, spare = random.Random(seed), folder.with_name("spare")
     folder.rename(spare)

@@ -101,7 +101,7 @@ def check(ending: Ending, command: str, case: int, path: Path) -> None:
 @pytest.mark.parametrize(
     ("seed", "cases", "commands"),
     [
-        (0, 60, MANY),
+        (0, 30, MANY),
         pytest.param(1, 1000, MANY, marks=pytest.mark.slow),
         pytest.param(2, 100, FEW, marks=pytest.mark.slow),
     ],
@@ -136,7 +136,7 @@ def test_any_journal_is_right_or_refused(tmp_path: Path, seed: int, cases: int) 
             assert " line " in ending.err or "was changed after the study began" in ending.err, ending.err
 
 
-@pytest.mark.parametrize(("seed", "cases"), [(0, 60), pytest.param(1, 1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("seed", "cases"), [(0, 30), pytest.param(1, 1000, marks=pytest.mark.slow)])
 def test_any_table_is_right_or_refused(tmp_path: Path, seed: int, cases: int) -> None:
     draw = random.Random(seed)
     for case in range(cases):
