@@ -43,7 +43,7 @@ def cluster(address: str | None, file: StudyFile, staging: Path) -> Iterator[str
     Args:
       address: of a cluster; None: start a local one.
       file: the study file.
-      staging: a folder where code is put together that is to be sent.
+      staging: a folder for code that is to be sent, and for temporary files of a local cluster's processes.
 
     Nodes that cannot run trials are named in a warning and left out.
 
@@ -56,7 +56,7 @@ def cluster(address: str | None, file: StudyFile, staging: Path) -> Iterator[str
     try:
         arguments = _init_arguments(address, file, staging)
         joins = arguments["address"] != "local"
-        with ray_adapter.without_stderr() if joins else nullcontext():
+        with ray_adapter.without_stderr() if joins else _temporary_files_in(staging):
             context = ray.init(logging_level=logging.ERROR, log_to_driver=False, **arguments)
     except (ConnectionError, ValueError, AuthenticationError) as error:
         raise RefusedError(f"--address {address}: {_reason(error)}") from None
@@ -73,6 +73,23 @@ def cluster(address: str | None, file: StudyFile, staging: Path) -> Iterator[str
             raise ConnectionError(_lost(head, ray_adapter.in_short(error))) from error
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Processes started in this context have their temporary files in `folder`: Ray leaves an empty one per cluster.
+
+    Ray's sessions stay where they are, since the path of a socket in one must not be long.
+    """
+    before = {name: os.environ.get(name) for name in ("TMPDIR", "RAY_TMPDIR")}
+    os.environ.setdefault("RAY_TMPDIR", (sys.platform == "linux" and before["TMPDIR"]) or "/tmp")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {name: value} if value is not None else {}
 
 
 def _lost(head: str, reason: str) -> str:
@@ -113,7 +130,7 @@ def _watched(head: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Why a cluster could not be joined; Ray has the reason in the error that it turned into this one."""
     text = f"{error} {error.__cause__}"
-    if isinstance(error, AuthenticationError) or "Unauthenticated" in text:
+    if isinstance(error, AuthenticationError) or AuthenticationError.__name__ in text:
         return (
             "the Ray cluster there refuses this command's token; set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token "
             "from the cluster's first machine to this one (or set RAY_AUTH_TOKEN)"

@@ -170,7 +170,10 @@ def test_errors_of_nodes_are_told_without_their_tracebacks(monkeypatch: pytest.M
         assert "\n" not in cluster._outcome(None)
 
 
-UNAUTHENTICATED = "Unauthenticated: RPC error: InvalidAuthToken: Authentication token is missing or incorrect"
+UNAUTHENTICATED = """Failed to connect to GCS. Last connection error: Traceback (most recent call last):
+  File "common.pxi", line 119, in ray._raylet.check_status
+ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: Authentication token is missing or incorrect
+"""
 
 
 @pytest.mark.parametrize(
