@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
             return 0
         deadline = time.monotonic() + 3600 * (file.study.hours or float("inf"))
         data = training.read_data(file.baseline, record["data_dir"])
-        file = resolve(file, data)
+        file = resolve(file, data, say=print)
         folder.mkdir(parents=True, exist_ok=True)
         scans = ScanCache(disk_cache.key(file.baseline, data))
         queue = TrialQueue(folder, file, known=scans.find)
