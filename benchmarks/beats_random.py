@@ -56,7 +56,7 @@ def main() -> None:
     test = device_data.rows_of(chosen, device)
 
     def dense() -> nn.Module:
-        return precision.placed(training.check(section, len(data.class_names), data.in_shape), device)
+        return precision.placed(training.check(section, len(data.class_names), data.in_shape)[0], device)
 
     print(f"dense: {100 * evaluation.evaluate(dense(), images, test):.2f} % of {len(test)} test images\n")
     found: dict[tuple[str, Key], list[float]] = {}

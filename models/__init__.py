@@ -2,7 +2,20 @@
 
 from models.checks import built
 from models.own_functions import called, file_module, imported, parcel, source
+from models.packages import pretrained
 from models.saved import load, save
 from models.zoo import MODELS, build
 
-__all__ = ["MODELS", "build", "built", "called", "file_module", "imported", "load", "parcel", "save", "source"]
+__all__ = [
+    "MODELS",
+    "build",
+    "built",
+    "called",
+    "file_module",
+    "imported",
+    "load",
+    "parcel",
+    "pretrained",
+    "save",
+    "source",
+]

@@ -75,7 +75,7 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         model = build(card["model"], card["num_classes"], tuple(card["in_shape"]))
     except Exception as error:  # a user's own function may raise anything
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{folder / 'card.json'}: its network cannot be built: {reason}") from error
+        raise ValueError(f"{folder / 'card.json'}: its network cannot be built: {reason}{_advice(error)}") from error
     if "plan.json" in contents:
         from pruning.channels.surgery import apply_plan  # needed only for cut networks
 
@@ -89,6 +89,13 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{folder / 'weights.pt'}: holds no weights for the network of card.json: {error}") from error
     return model.eval(), card
+
+
+def _advice(error: Exception) -> str:
+    """What helps where a user's function read a file that is gone: no other way to build its network is known."""
+    if not isinstance(error.__cause__, FileNotFoundError):
+        return ""
+    return "; the weights are in weights.pt, so let the function read its own file only where that exists"
 
 
 def _is_list(value: Any, *kinds: type) -> bool:

@@ -20,6 +20,7 @@ from torch import nn
 from torchvision.models import ResNet, get_model, vgg
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from models import packages
 from models.own_functions import FORMS, called, imported
 
 Shape = tuple[int, int, int]
@@ -29,8 +30,9 @@ LARGEST_CIFAR_IMAGE = 64  # pixels; the CIFAR stem keeps full resolution, too ex
 
 
 def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Module:
-    """A network of MODELS, or a user's own function (num_classes, in_shape), as `own_functions` names it.
+    """A network of MODELS or of a package, or a user's own function (num_classes, in_shape).
 
+    name: of MODELS; `torchvision/resnet18` and such, see `packages`; or of a function, see `own_functions`.
     in_shape: (channels, height, width) of one input; the output is logits (batch, num_classes).
     Raises ValueError for an unknown name, a factory that cannot be imported, and shapes the network does not support.
     """
@@ -39,10 +41,12 @@ def build(name: str, num_classes: int, in_shape: Shape = (3, 32, 32)) -> nn.Modu
             f"model {name}: {num_classes} classes of inputs {tuple(in_shape)}: expected at least one class, "
             "and (channels, height, width), each at least 1"
         )
-    if ":" not in name and name not in MODELS:
-        raise ValueError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}, or {FORMS}")
     channels, height, width = in_shape
     shape = (channels, height, width)
+    if packages.holds(name):
+        return packages.build(name, num_classes, shape)
+    if ":" not in name and name not in MODELS:
+        raise ValueError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}, {packages.FORMS}, or {FORMS}")
     if name in MODELS:
         return MODELS[name](num_classes, shape)
     model = called(imported(name), f"model {name}: called with ({num_classes}, {shape}) it", num_classes, shape)

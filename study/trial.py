@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> 
     try:
         file = read_study(args.space, args.set)
         data = training.read_data(file.baseline, args.data_dir)
-        file = resolve(file, data)
+        file = resolve(file, data, say=print)
         if not 0 <= args.seed < 2**32:
             raise ValueError(f"--seed {args.seed}: expected 0 to {2**32 - 1}")
         recipe = Recipe(**spaces.draw(file.axes, spaces.picker(args.seed)))

@@ -20,7 +20,7 @@ OURS = {  # which rooms a room may import, beside itself
     "analysis": set(),
 }
 OTHERS = {  # what else it may import, beside the standard library; study: whatever is installed
-    "models": {"numpy", "torch", "torchvision", "onnxruntime"},
+    "models": {"numpy", "torch", "torchvision", "safetensors", "timm", "onnxruntime"},
     "pruning": {"numpy", "torch", "torchvision", "sklearn"},
     "search_spaces": {"yaml", "pydantic"},
     "analysis": {"numpy", "pandas", "scipy", "matplotlib", "plotly", "moocore", "yaml", "PIL"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from filelock import FileLock
 
 import models
-from study.baseline.network import Baseline, arrays
+from models import packages
+from study.baseline.network import SEED, Baseline, arrays
 from study.config import BaselineSection
 from study.data import cache as datasets
 from study.data.splits import Data
@@ -20,18 +22,45 @@ from study.training import precision
 from study.training.epochs import Row, epoch_line
 
 FORMAT = 3  # increase when the meaning of a cached baseline changes
+LATER = ("init_from", "weights", "init_missing", "freeze", "mean", "std")  # keys that baselines kept before do not know
 
 
 def key(section: BaselineSection, data: Data) -> str:
     """Hash of everything that determines the baseline's weights and measured accuracies."""
-    parts: dict[str, Any] = {"format": FORMAT, **section.model_dump(), "data": data.fingerprint}
+    usual = {name: BaselineSection.model_fields[name].default for name in LATER}
+    settings = {
+        name: value for name, value in section.model_dump().items() if name not in usual or value != usual[name]
+    }
+    parts: dict[str, Any] = {"format": FORMAT, **settings, "data": data.fingerprint}
     if forced := precision.forced_precision():
         parts["precision"] = forced
-    if section.checkpoint:
-        parts["checkpoint"] = hashlib.sha256(Path(section.checkpoint).read_bytes()).hexdigest()
-    if ":" in section.model and (source := models.source(section.model)):
-        parts["source"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    for name in ("checkpoint", "init_from"):
+        if path := getattr(section, name):
+            parts[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if packages.holds(section.model):
+        parts["package"] = version(section.model.partition("/")[0])
+    if ":" in section.model:
+        if source := models.source(section.model):
+            parts["source"] = hashlib.sha256(source.read_bytes()).hexdigest()
+        parts["initial"] = _initial(section.model, len(data.class_names), data.in_shape)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _initial(name: str, num_classes: int, in_shape: tuple[int, int, int]) -> str | None:
+    """Hash of the weights that a user's function gives to its network: it may read them from a file.
+
+    None where they differ from call to call in spite of torch's seed, so that they say nothing.
+    """
+    hashes = set()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        for _ in range(2):
+            torch.manual_seed(SEED)
+            found = hashlib.sha256()
+            for key, tensor in models.build(name, num_classes, in_shape).state_dict().items():
+                found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            hashes.add(found.hexdigest())
+    return hashes.pop() if len(hashes) == 1 else None
 
 
 def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Row | Baseline]]) -> Baseline:
@@ -53,6 +82,8 @@ def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Row
         f"baseline: accuracy {card['accuracy']:.4f} (validation), {card['test_accuracy']:.4f} (test), "
         f"{card['params']:,} parameters, {card['macs']:,} MACs, {card['latency_ms']:.2f} ms; kept in {folder}"
     )
+    if card.get("normalisation"):
+        print(f"warning: {card['normalisation']}")
     if (gain := _late_gain(card["history"])) > 0.005:
         print(f"warning: the baseline still gained {100 * gain:.1f} points in its last tenth; raise baseline.epochs")
     return baseline

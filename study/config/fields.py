@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
+from models import packages
 from models.own_functions import FORMS
 
 OWN_FUNCTION = re.compile(r"^[\w./-]+:\w+$")  # user-defined: package.module:function or path/file.py:function
+PACKAGED = re.compile(rf"^({'|'.join(packages.PACKAGES)})/[\w.-]+$")  # a network of torchvision or timm
 
 
 class RefusedError(ValueError):
@@ -21,9 +23,10 @@ class RefusedError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """Field metadata: accepts one of `choices`, or (dotted) a user-defined function.
+    """Field metadata: accepts one of `choices`, or (dotted) a user-defined function, or (packaged) a package's network.
 
-    A user-defined function is written `package.module:function` or `path/file.py:function`.
+    A user-defined function is written `package.module:function` or `path/file.py:function`, a network of a package
+    `torchvision/name` or `timm/name`; whether there is one is found when it is built.
 
     what: the kind of thing being named, for the error message.
     choices: the registry itself, read on every use, so that names added later are known.
@@ -32,6 +35,7 @@ class OneOf:
     what: str
     choices: Collection[str]
     dotted: bool = False
+    packaged: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self._checked, handler(source))
@@ -40,18 +44,22 @@ class OneOf:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         names: dict[str, Any] = {"type": "string", "enum": list(self.choices)}
-        return {"anyOf": [names, {"type": "string", "pattern": OWN_FUNCTION.pattern}]} if self.dotted else names
+        patterns = [{"type": "string", "pattern": form.pattern} for form in self._forms()]
+        return {"anyOf": [names, *patterns]} if patterns else names
+
+    def _forms(self) -> list[re.Pattern[str]]:
+        return [PACKAGED] * self.packaged + [OWN_FUNCTION] * self.dotted
 
     def _checked(self, name: str) -> str:
-        if name in self.choices or (self.dotted and OWN_FUNCTION.fullmatch(name)):
+        if name in self.choices or any(form.fullmatch(name) for form in self._forms()):
             return name
-        listed = ", ".join(self.choices) + self.dotted * f", or {FORMS}"
+        listed = ", ".join(self.choices) + self.packaged * f", {packages.FORMS}" + self.dotted * f", or {FORMS}"
         raise ValueError(f"unknown {self.what} {name!r}; choices: {listed}")
 
 
-def one_of(what: str, choices: Collection[str], *, dotted: bool = False) -> OneOf:
+def one_of(what: str, choices: Collection[str], *, dotted: bool = False, packaged: bool = False) -> OneOf:
     """Metadata for a field that accepts one of these names; see `OneOf`."""
-    return OneOf(what, choices, dotted)
+    return OneOf(what, choices, dotted, packaged)
 
 
 class Section(BaseModel):

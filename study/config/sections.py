@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from models import MODELS
+from models import MODELS, packages
 from study.config.fields import Direction, Fraction, Section, Seed, one_of
 from study.data.sources import DATASETS
 from study.samplers.registry import SAMPLERS
@@ -138,12 +138,34 @@ class Resources(Section):
 class BaselineSection(Section):
     """The dense network that trials start from, its training and its data."""
 
-    model: Annotated[str, one_of("model", MODELS, dotted=True)] = Field(
+    model: Annotated[str, one_of("model", MODELS, dotted=True, packaged=True)] = Field(
         default="resnet18",
-        description="the network; also a function of your own, `package.module:factory` or `path/file.py:factory`",
+        description="the network; also `torchvision/name`, `timm/name`, and a function of your own, "
+        "`package.module:factory` or `path/file.py:factory`",
     )
     checkpoint: str | None = Field(
         default=None, description="a file with the trained weights (a state_dict); nothing is trained then"
+    )
+    init_from: str | None = Field(
+        default=None,
+        description="a file with weights to start from; a head of other classes is new, then all is trained",
+    )
+    weights: str | None = Field(
+        default=None,
+        description="weights of a `torchvision/` or `timm/` network to start from, such as `DEFAULT`; downloaded once",
+    )
+    init_missing: Literal["head", "any"] = Field(
+        default="head", description="with `init_from` or `weights`: which layers may be missing or have other shapes"
+    )
+    freeze: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="with `init_from` or `weights`: first epochs in which only the new layers are trained"
+    )
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        default=None,
+        description="of the images given to the network, a number per channel in [0, 1]; left out: the training data's",
+    )
+    std: tuple[Annotated[float, Field(ge=1e-3, le=1)], ...] | None = Field(
+        default=None, description="their standard deviation, likewise; goes with `mean`"
     )
     dataset: Annotated[str, one_of("dataset", DATASETS)] = Field(
         default="cifar10", description="the images; `imagefolder` needs `--data-dir`"
@@ -173,4 +195,15 @@ class BaselineSection(Section):
     def _check(self) -> BaselineSection:
         if self.dataset == "imagefolder" and self.image_size is None:
             raise ValueError("image_size: dataset imagefolder needs one, in pixels")
+        given = [key for key in ("checkpoint", "init_from", "weights") if getattr(self, key)]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} exclude each other; give only one of them")
+        if self.weights and not packages.holds(self.model):
+            raise ValueError(f"weights: are of networks of packages ({packages.FORMS}), which {self.model} is not")
+        if self.freeze and not (self.init_from or self.weights):
+            raise ValueError("freeze: goes with init_from or weights, beside which there are new layers")
+        if self.freeze > self.epochs:
+            raise ValueError(f"freeze: {self.freeze} epochs of {self.epochs}; epochs includes them")
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std: give both, a number per channel each")
         return self

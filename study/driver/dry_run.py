@@ -37,14 +37,14 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     in_shape, classes, train_images, test_images = splits.shape_of(
         section.dataset, data_dir=data_dir, image_size=section.image_size
     )
-    model = training.check(section, classes, in_shape)
+    model, about = training.check(section, classes, in_shape)
     file = of_network(file, model, in_shape)
     gpus = file.resources.gpus
     device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
     pace = _pace(precision.placed(model, device), in_shape, section.batch_size)
     train = min(section.train_samples or train_images, round(train_images * (1 - section.validation)))
     validation = round(train_images * section.validation)
-    baseline = section.epochs * (train * pace.train + validation * pace.evaluate)
+    baseline = (0 if section.checkpoint else section.epochs) * (train * pace.train + validation * pace.evaluate)
     epochs = _mean_epochs(file)
     trial = epochs * (train * pace.train + validation * pace.evaluate) + (validation + test_images) * pace.evaluate
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
@@ -54,14 +54,18 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     scan_file = scan.scan_study(file)
     scanned = of_network(scan_file, model, in_shape).trials if scan_file else 0
     scanning = (validation + 512) * pace.evaluate * scanned / at_once
+    seconds = baseline / (1 if device.type == "cuda" else at_once)
+    first = (
+        f"about {duration(seconds)} for the baseline (none if it is cached)" if baseline else "none for the baseline"
+    )
     lines = [
         yaml.safe_dump(file.resolved(), sort_keys=False, width=110),
+        *([about] if about else []),
         f"recipes: {file.trials} ({_of_all(file)}), "
         f"{file.study.seeds} seed(s) each: {runs} trials of {epochs:.1f} fine-tuning epochs on average",
         f"probe on this machine ({device.type}, one core): {1 / pace.train:,.0f} images/s in training, "
         f"{1 / pace.evaluate:,.0f} in evaluation; the network has {cost.parameters(model):,} parameters",
-        f"time: about {duration(baseline / (1 if device.type == 'cuda' else at_once))} for the baseline (none if it is "
-        f"cached), {duration(trial)} a trial, {duration(runs * trial / at_once)} for all, {at_once} at once",
+        f"time: {first}, {duration(trial)} a trial, {duration(runs * trial / at_once)} for all, {at_once} at once",
         *(
             [f"before that a sensitivity scan: {scanned} cuts of one layer, about {duration(scanning)}"]
             if scan_file

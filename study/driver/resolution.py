@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -15,16 +17,20 @@ from study.data.splits import Data
 from study.trials.scoring import probe
 
 
-def resolve(file: StudyFile, data: Data) -> StudyFile:
+def resolve(file: StudyFile, data: Data, say: Callable[[str], None] = lambda _: None) -> StudyFile:
     """The study file with the network's layers and groups in place of `each`.
 
+    say: is told what was done to the weights that the network starts from, in one line.
     Raises ValueError, naming the key, for what would fail in every trial: model, criteria, groups, sample counts.
     """
-    model = training.check(file.baseline, len(data.class_names), data.in_shape)
+    model, about = training.check(file.baseline, len(data.class_names), data.in_shape)
     samples = max(file.values("calibration_samples"))
     if samples > len(data.train):
         raise ValueError(f"space.calibration_samples: {samples}, but there are {len(data.train)} train images")
-    return of_network(file, model, data.in_shape)
+    resolved = of_network(file, model, data.in_shape)
+    if about:
+        say(about)
+    return resolved
 
 
 def of_network(file: StudyFile, model: nn.Module, in_shape: tuple[int, int, int]) -> StudyFile:

@@ -35,7 +35,7 @@ from study.trials.context import Ticket, TrialContext
 P = ParamSpec("P")
 T = TypeVar("T")
 # Keys of the baseline's card that are not copied to study.yaml.
-NOT_RECORDED = {"mean", "std", "class_names", "layers", "layer_scores", "sha256"}
+NOT_RECORDED = {"mean", "std", "class_names", "layers", "layer_scores", "normalisation", "sha256"}
 
 
 def run_study(run: StudyRun) -> int:

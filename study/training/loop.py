@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ def train(
     learning_rates: Iterable[float],
     *,
     label_smoothing: float = 0.0,
+    evaluating: Collection[nn.Module] = (),
     before_step: Callable[[], None] = lambda: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> float:
@@ -30,6 +31,7 @@ def train(
       optimizer: of the model's parameters.
       learning_rates: one per step.
       label_smoothing: of the cross-entropy loss, in [0, 1).
+      evaluating: modules of it that stay in eval mode, such as frozen batch norms.
       before_step: called when the gradients are computed, before the optimiser step.
       after_step: called after every step, for example to reapply masks.
 
@@ -37,6 +39,8 @@ def train(
       FloatingPointError: the mean loss is not finite.
     """
     model.train()
+    for module in evaluating:
+        module.eval()
     total, steps = torch.zeros((), device=next(model.parameters()).device), 0
     # learning_rates first: zip then draws no extra batch at the end.
     for learning_rate, (inputs, labels) in zip(learning_rates, batches, strict=False):

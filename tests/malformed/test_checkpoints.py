@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "None": (lambda: like("bn1.weight", lambda _: None), "'bn1.weight' is a NoneType, not a tensor"),
     "lists": (lambda: like("bn1.weight", lambda t: t.tolist()), "'bn1.weight' is a list, not a tensor"),
     "names that are numbers": (lambda: dict[Any, Any](weights()) | {7: torch.zeros(1)}, "a int among its keys"),
-    "wrapped": (lambda: {"state_dict": weights(), "epoch": 3}, "'state_dict' is a "),
+    "wrapped thrice": (lambda: {"a": {"b": {"c": weights()}}}, "'conv1.weight' is only in the network"),
     "sparse": (lambda: like("fc.weight", torch.Tensor.to_sparse), "'fc.weight' is a sparse_coo tensor"),
     "sparse rows": (lambda: like("fc.weight", torch.Tensor.to_sparse_csr), "'fc.weight' is a sparse_csr tensor"),
     "meta": (lambda: like("fc.weight", lambda t: t.to("meta")), "'fc.weight' is a meta tensor"),
@@ -139,7 +139,7 @@ def test_the_networks_own_weights_are_taken_in_any_order_and_precision(tmp_path:
     path = tmp_path / "weights.pt"
     path.write_bytes(saved({**weights(), **change(state)}))
     assert (dry(tmp_path, path).code, dry(tmp_path, path).broken) == (0, None)
-    found = read_checkpoint(str(path), network())
+    found = read_checkpoint(str(path), network()).state
     assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in state.items())
 
 
@@ -205,5 +205,5 @@ def test_any_checkpoint_is_right_or_refused(tmp_path: Path, seed: int, cases: in
         assert not ending.broken, f"case {case}: {ending.broken}"
         if ending.code == 0:
             model = network()
-            model.load_state_dict(read_checkpoint(str(path), model))
+            model.load_state_dict(read_checkpoint(str(path), model).state)
             assert all(tensor.isfinite().all() for tensor in model.state_dict().values()), f"case {case}"
