@@ -98,7 +98,7 @@ def misfit(name: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tens
         return f"{name!r} is {tuple(tensors[name].shape)}, the network's {tuple(expected[name].shape)}"
     here, there = (expected, tensors) if name in expected else (tensors, expected)
     words = ("network", "file") if name in expected else ("file", "network")
-    near = difflib.get_close_matches(name, [other for other in there if other not in here], 1, cutoff=0.4)
+    near = difflib.get_close_matches(name, [other for other in there if other not in here], 1, cutoff=0.6)
     hint = f"; nearest in the {words[1]}: {near[0]!r} {tuple(there[near[0]].shape)}" if near else ""
     return f"{name!r} is only in the {words[0]}, {tuple(here[name].shape)}{hint}"
 

@@ -86,7 +86,7 @@ def _begun(found: Found, model: nn.Module, head: str | None, anything: bool) -> 
     layers = {_layer(name): name for name in reversed(unfit)}
     for layer, name in reversed(layers.items()):
         if not anything and layer != head:
-            more = f" (as do not {len(unfit) - 1} others)" if len(unfit) > 1 else ""
+            more = f" (nor do {len(unfit) - 1} others fit)" if len(unfit) > 1 else ""
             raise ValueError(
                 f"{misfit(name, tensors, expected)}{more}; only the head ({head}) is made new, "
                 "others too with baseline.init_missing=any"

@@ -14,7 +14,8 @@ from filelock import FileLock
 
 import models
 from models import packages
-from study.baseline.network import SEED, Baseline, arrays
+from study.baseline.network import Baseline, arrays
+from study.baseline.training import SEED
 from study.config import BaselineSection
 from study.data import cache as datasets
 from study.data.splits import Data

@@ -16,8 +16,6 @@ from study.config import BaselineSection
 from study.data.splits import Data
 from study.training import precision
 
-SEED = 0  # fixed: studies with the same baseline section share one baseline, whatever their seeds
-
 
 @dataclass(frozen=True)
 class Baseline:

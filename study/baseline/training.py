@@ -18,13 +18,15 @@ from pruning.measure.distributions import layer_scores
 from pruning.measure.latency import measure_latency
 from study.baseline import normalisation
 from study.baseline.checkpoint import start
-from study.baseline.network import SEED, Baseline, arrays, card_of
+from study.baseline.network import Baseline, arrays, card_of
 from study.config import BaselineSection
 from study.data import splits
 from study.data.splits import Data
 from study.training import device_data, evaluation, loop, optimisers, precision
 from study.training.device_data import DeviceData, place
 from study.training.epochs import Row
+
+SEED = 0  # fixed: studies with the same baseline section share one baseline, whatever their seeds
 
 
 def check(section: BaselineSection, num_classes: int, in_shape: tuple[int, int, int]) -> tuple[nn.Module, str]:

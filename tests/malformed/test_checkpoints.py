@@ -143,6 +143,14 @@ def test_the_networks_own_weights_are_taken_in_any_order_and_precision(tmp_path:
     assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in state.items())
 
 
+def test_a_dry_run_says_what_was_done_and_plans_no_training(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(saved({"state_dict": {f"module.{name}": tensor for name, tensor in weights().items()}}))
+    said = dry(tmp_path, path).out
+    assert f"checkpoint {path}: took `state_dict`, removed the prefix `module.`\n" in said
+    assert "time: none for the baseline, " in said
+
+
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     listening = socket.socket(socket.AF_UNIX)
