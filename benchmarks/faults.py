@@ -1,25 +1,22 @@
 """Fault injection: a driver killed repeatedly at random times loses no finished trial and runs none twice.
 
     python -m benchmarks.faults --kills 60
-    python -m benchmarks.faults --kills 5 --ray
 
 A driver process asks the queue for trials, two at a time, and tells synthetic rows, until the study is finished. It is
 killed (kill -9) after a random time, or in the middle of a write to the journal (it writes some of the bytes, then
 kills itself), and started again. Drivers also log each finished trial to a separate file. Counted in the end: logged
 trials without a row (lost), recipes that ran again after they had finished (repeated), missing trials (negative:
-too many), rows that differ from the log (wrong), and whether the front differs from an uninterrupted study. With --ray
-the drivers are `study.run` commands on the digits, killed after a random time. Exit code 1 unless all counts are zero.
+too many), rows that differ from the log (wrong), and whether the front differs from an uninterrupted study. Exit code 1
+unless all counts are zero. `benchmarks.kills` does the same with `study.run` commands.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,7 +33,6 @@ from study.search.trial_store import LOST
 from study.trials.context import Ticket
 
 _POLL = os.WEXITED | os.WNOHANG | os.WNOWAIT
-ROOT = Path(__file__).parent.parent
 SPACE = {"criterion": "magnitude_l1", "granularity": "weight", "schedule": "one_shot"}
 
 
@@ -170,64 +166,15 @@ def _front(values: list[list[float]]) -> list[bool]:
     return [value in front for value in values]
 
 
-def kill_ray_drivers(base: Path, kills: int, trials: int, seed: int = 0) -> dict[str, int]:
-    """The same with `study.run` commands: trials printed as ended must stay and must not run again.
-
-    Args:
-      base: an empty folder.
-      kills: how many commands to kill.
-      trials: recipes of the study.
-      seed: of the random times.
-    """
-    generator = random.Random(seed)
-    begin = ["--space", "quickstart", "--out", str(base), "--trials", str(trials)]
-    begin += ["--set", "baseline.epochs=1", "--set", "space.finetune_epochs=1"]
-    printed: list[str] = []
-    killed = 0
-    while True:
-        started = (base / "quickstart" / "study.yaml").exists()
-        arguments = ["--resume", str(base / "quickstart")] if started else begin
-        command = [sys.executable, "-m", "study.run", *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
-        assert process.stdout
-        left = generator.randrange(1, 5)
-        for line in process.stdout:
-            if line.startswith("trial "):
-                printed.append(line.split()[1])
-                left -= 1
-                if killed < kills and not left:
-                    time.sleep(generator.random())
-                    process.kill()
-                    break
-        rest = process.stdout.read()
-        printed += [line.split()[1] for line in rest.splitlines() if line.startswith("trial ")]
-        if process.wait() == 0:
-            break
-        killed += 1
-        time.sleep(2)  # Ray's processes end after their driver
-    with (base / "quickstart" / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    ids = {row["trial_id"] for row in rows}
-    return {
-        "kills": killed,
-        "lost": sum(trial_id not in ids for trial_id in printed),
-        "repeated": sum(count - 1 for count in Counter(printed).values()),
-        "missing": trials - sum(row["kind"] == "search" for row in rows),
-        "given_up": sum(row["state"] == "failed" for row in rows),
-        "finished": sum(row["state"] == "complete" for row in rows),
-    }
-
-
 def main() -> int:
     """Inject faults, and print the counts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ray", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        found = (kill_ray_drivers if args.ray else kill_drivers)(Path(name), args.kills, args.trials, args.seed)
+        found = kill_drivers(Path(name), args.kills, args.trials, args.seed)
     print(", ".join(f"{key.replace('_', ' ')} {count}" for key, count in found.items()))
     return int(any(found.get(key, 0) for key in ("lost", "repeated", "missing", "wrong", "front")))
 

@@ -19,6 +19,8 @@ def check(address: str | None) -> None:
     """Raise RefusedError unless `address` is None, `auto`, or HOST:PORT where something accepts connections."""
     if address is None:
         return
+    # Ray reads it when it is imported. Where something accepts connections that is no Ray, it waits for 15 s, not 21.
+    os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", "2")
     if address.startswith("ray://"):
         raise RefusedError(f"--address {address}: {_RAY_CLIENT}")
     if address != "auto":

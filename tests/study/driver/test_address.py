@@ -1,5 +1,6 @@
 """Addresses of Ray clusters that are wrong, told apart before anything is written."""
 
+import os
 import socket
 import time
 from typing import Any
@@ -8,6 +9,11 @@ import pytest
 
 from study.config import RefusedError
 from study.driver import address
+
+
+@pytest.fixture(autouse=True)
+def unchanged_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
 
 
 @pytest.mark.parametrize("given", ["", "head", "local", ":6379", "head:", "head:abc", "head:99999", "head:0", "a b:1",
@@ -22,12 +28,12 @@ def test_a_client_is_refused_with_what_to_do_instead() -> None:
         address.check("ray://head:10001")
 
 
-def test_where_something_listens_ray_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_something_listens_ray_is_asked() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         listening = f"127.0.0.1:{server.getsockname()[1]}"
         for given in (None, "auto", listening):
             address.check(given)
-        monkeypatch.setenv("RAY_ADDRESS", listening)
+        os.environ["RAY_ADDRESS"] = listening
         address.check("auto")
     with pytest.raises(RefusedError, match=f"--address {listening}: cannot connect .*: Connection refused; give"):
         address.check(listening)
