@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""How a cluster is joined, what fits on its nodes, and what is said of those that cannot run trials."""
-=======
 """What fits on nodes, how a cluster is joined, and what is said where it fails; with stand-ins for Ray."""
->>>>>>> h-cluster
 
 import json
 import os

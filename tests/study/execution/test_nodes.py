@@ -32,9 +32,9 @@ def net(num_classes, in_shape):
 
 def value(model, batches, generator):
     SEEN.mkdir(exist_ok=True)
-    short = not any(SEEN.iterdir())
-    (SEEN / "once").touch()
-    if short:
+    calls = len(list(SEEN.iterdir()))
+    (SEEN / str(calls)).touch()
+    if calls == 1:  # the first call is the driver's, which tries it
         raise torch.OutOfMemoryError("CUDA out of memory")
     return {{name: weight.detach().abs() for name, weight in prunable(model).items()}}
 '''
