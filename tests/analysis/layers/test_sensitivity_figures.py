@@ -46,7 +46,7 @@ def test_the_scan_before_a_study_is_found_and_repeats_are_averaged(tmp_path: Pat
     assert sensitivity_data(read(folder)).empty
     rows = scan_rows(3)
     again = [{**row, "trial_id": f"b{row['trial_id']}", "accuracy_drop": row["accuracy_drop"] + 0.1} for row in rows]
-    failed = [{**row, "trial_id": f"f{row['trial_id']}", "state": "failed", "accuracy_drop": 9} for row in rows]
+    failed = [{**row, "trial_id": f"f{row['trial_id']}", "state": "failed", "accuracy_drop": 1.0} for row in rows]
     (folder / "scan").mkdir()
     write_rows(folder / "scan" / "trials.csv", COLUMNS, rows + again + failed)
     found = sensitivity_data(read(folder))
