@@ -151,13 +151,16 @@ def dependency_graph(model: nn.Module, example_input: Tensor | Sequence[Tensor],
     fixed = fixed[roots]
     _check_demands(tracker, producers, roots, fixed)
     groups, unit = _groups(producers, roots, fixed)
+    found = layer_sizes(model)
+    for path, further in tracker.pads.items():
+        found[path] = {**{side: len(tracker.axes[path, side]) for side in SIDES}, **further}
     axes = {
         (path, side): unit[tracker.axes[path, side]] if (path, side) in tracker.axes else np.full(count, -1)
-        for path, size in layer_sizes(model).items()
+        for path, size in found.items()
         for side, count in size.items()
         if side in SIDES
     }
-    layers, other_weights = _layers(model, tracker)
+    layers, other_weights = _layers(model, tracker, found)
     return Graph(groups, layers, axes, other_weights, tracker.opaque_macs)
 
 
@@ -309,11 +312,11 @@ def _groups(
     return tuple(groups.values()), unit[roots]
 
 
-def _layers(model: nn.Module, tracker: Tracker) -> tuple[dict[str, Layer], int]:
+def _layers(model: nn.Module, tracker: Tracker, found: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Layer], int]:
     """The cost of every layer, and the number of prunable weights outside these layers."""
     counted = prunable(model)
     layers = {}
-    for path, size in layer_sizes(model).items():
+    for path, size in found.items():
         pairs = size["out"] * (size.get("in", 1) if "groups" not in size else 1)
         weight = counted.pop(f"{path}.weight", torch.empty(0))
         shape = tuple(weight.shape) if weight.numel() else ()

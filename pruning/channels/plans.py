@@ -6,7 +6,8 @@ A plan uses the indices of the network it is for, and lists all its convolution,
 
 Norms have no "in". Nor have parameters that scale or shift channels (ConvNeXt's layer_scale), which are listed under
 their own name. Further keys: "groups": 32, of a convolution, removed only as a whole; "norm_groups": 8, of a group
-norm, which all lose equally many channels; "transposed": true, for a weight stored as (in, out, ...).
+norm, which all lose equally many channels; "transposed": true, for a weight stored as (in, out, ...); "pad":
+[0, 0, 0, 0, 8, 8], of a module that pads channels with zeros by that argument of F.pad, and their axis "pad_axis": -3.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ def after(plan: Plan) -> Plan:
     for path, layer in nothing["layers"].items():
         if "groups" in layer:
             layer["groups"] = layer["groups"] * layer["out"]["of"] // plan["layers"][path]["out"]["of"]
+        if "pad" in layer:
+            place, start = _pad_place(layer := plan["layers"][path])
+            first = start - sum(i < start for i in layer["out"]["removed"])
+            total = nothing["layers"][path]["out"]["of"] - nothing["layers"][path]["in"]["of"]
+            pad = [*layer["pad"][:place], first, total - first, *layer["pad"][place + 2 :]]
+            nothing["layers"][path]["pad"] = pad
     return nothing
 
 
@@ -86,10 +93,12 @@ def check_plan(plan: Plan) -> Plan:
             raise ValueError(f"plan, layer {path!r}: of its {layer['groups']} groups only whole ones can be removed")
         if "norm_groups" in layer and not _equal_groups(layer["norm_groups"], layer["out"]):
             raise ValueError(f"plan, layer {path!r}: its {layer['norm_groups']} norm_groups don't lose equally many")
+        if "pad" in layer and not _is_padded(layer):
+            raise ValueError(f"plan, layer {path!r}: its out channels are not its in channels with zeros of pad beside")
     return plan
 
 
-def sizes(plan: Plan) -> dict[str, dict[str, int]]:
+def sizes(plan: Plan) -> dict[str, dict[str, Any]]:
     """Sizes of every layer of the network that a plan is for: out, and where present in and further keys."""
     return {
         path: {key: n["of"] if key in SIDES else n for key, n in layer.items() if n != DEFAULTS.get(key)}
@@ -143,3 +152,23 @@ def _equal_groups(groups: Any, axis: dict[str, Any]) -> bool:
         return False
     gone = [i * groups // axis["of"] for i in axis["removed"]]
     return all(gone.count(group) * groups == len(gone) for group in range(groups))
+
+
+def _pad_place(layer: dict[str, Any]) -> tuple[int, int]:
+    """The place in a layer's `pad` of the two numbers for the channels, and the first of them."""
+    place = -2 * layer["pad_axis"] - 2
+    return place, layer["pad"][place]
+
+
+def _is_padded(layer: dict[str, Any]) -> bool:
+    """Whether a layer that pads channels with zeros loses the same channels before and after it."""
+    pad, axis = layer["pad"], layer.get("pad_axis")
+    if "in" not in layer or not isinstance(pad, list) or any(type(n) is not int for n in pad) or type(axis) is not int:
+        return False
+    if not -len(pad) <= 2 * axis < 0 or len(pad) % 2 or min(pad) < 0:
+        return False
+    place, start = _pad_place(layer)
+    inner = range(start, start + layer["in"]["of"])
+    fits = layer["out"]["of"] - len(inner) == sum(pad[place : place + 2])
+    same = [i - start for i in layer["out"]["removed"] if i in inner] == layer["in"]["removed"]
+    return bool(fits and same)

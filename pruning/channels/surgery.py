@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning.channels.layers import CONVS, CUTTABLE, NORMS, TRANSPOSED, longest, scales
+from pruning.channels.padding import Repadded, repad
 from pruning.channels.plans import DEFAULTS, SIDES, Plan, after, check_plan, kept, sizes, weight_sides
 
 
@@ -38,6 +39,8 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
                 if isinstance(module, nn.LayerNorm):
                     size = (size, *module.normalized_shape[1:])
                 setattr(module, attribute, size)
+        if "pad" in layers.get(path, {}):
+            repad(module, plan["layers"][path]["pad"], layers[path])
     return small
 
 
@@ -110,7 +113,10 @@ def carry_state(old: Optimizer, old_model: nn.Module, new: Optimizer, new_model:
 def check_fit(model: nn.Module, plan: Plan) -> None:
     """Raises ValueError unless the plan is well formed and lists exactly the model's layers with their sizes."""
     found, wanted = layer_sizes(model), sizes(check_plan(plan))
+    modules = dict(model.named_modules())
     for path in [*found, *wanted]:
+        if path in modules and path not in found and "pad" in wanted[path]:
+            continue  # before its channels are cut, a module that pads them is one like any other
         if found.get(path) != wanted.get(path):
             raise ValueError(
                 f"the plan is for another network: its {path!r} is {wanted.get(path, 'not there')}, "
@@ -118,11 +124,14 @@ def check_fit(model: nn.Module, plan: Plan) -> None:
             )
 
 
-def layer_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
+def layer_sizes(model: nn.Module) -> dict[str, dict[str, Any]]:
     """As `pruning.channels.plans.sizes`, for the layers of a model, in module order."""
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for path, layer in model.named_modules():
-        sized = {key: getattr(layer, attribute) for key, attribute in _size_attributes(layer).items()}
+        sized: dict[str, Any] = {key: getattr(layer, attribute) for key, attribute in _size_attributes(layer).items()}
+        if isinstance(layer, Repadded):
+            sized = {"out": layer.out_channels, "in": layer.in_channels}
+            sized |= {"pad": list(layer.now), "pad_axis": layer.pad_axis}
         if sized:
             sized |= {"out": sized["out"][0]} if isinstance(layer, nn.LayerNorm) else {}
             found[path] = {key: n for key, n in sized.items() if n != DEFAULTS.get(key)}
@@ -154,5 +163,7 @@ def _channel_axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str,
     if name in plan["layers"]:
         return [(longest(tensor), "out", plan["layers"][name]["out"])]
     layer = plan["layers"][path]
+    if "pad" in layer:
+        return []
     on = weight_sides(layer) if key == "weight" else ("out",)
     return [(dim, side if len(on) > 1 else "out", layer[side]) for dim, side in enumerate(on)]
