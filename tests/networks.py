@@ -175,6 +175,16 @@ class Shuffled(nn.Module):
         return self.fc(maps.flatten(1))
 
 
+def small_vit(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
+    """torchvision's vision transformer with two layers of two heads."""
+    return tv.VisionTransformer(in_shape[1], 4, 2, 2, 8, 32, num_classes=num_classes)
+
+
+def small_swin(num_classes: int) -> nn.Module:
+    """torchvision's Swin transformer with two stages, windows shifted in both."""
+    return tv.SwinTransformer([2, 2], 8, [2, 2], [2, 4], [2, 2], num_classes=num_classes)
+
+
 def _of_ours(name: str) -> Callable[[], nn.Module]:
     return lambda: build(name, 10)
 
@@ -193,6 +203,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # name -> factory,
     "Chunked": (Chunked, 9),
     "padded shortcuts": (PaddedShortcuts, 12),
     "Shuffled": (Shuffled, 9),
+    "small vision transformer": (lambda: small_vit(10, (3, 12, 12)), 12),
+    "small Swin": (lambda: small_swin(10), 16),
 }
 
 
@@ -222,7 +234,11 @@ def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def example_plan(model: nn.Module, target: float = 0.5) -> tuple[Graph, Plan]:
     """The graph of a network for CIFAR, and a plan by magnitude that takes the same share of every layer."""
-    graph = dependency_graph(model, torch.zeros(1, 3, 32, 32))
-    return graph, allocate(
-        graph, group_scores(graph, magnitude_l1(model, [], torch.Generator())), target, scope="layer"
-    )
+    return example_plan_of(model, torch.zeros(1, 3, 32, 32), target)
+
+
+def example_plan_of(model: nn.Module, images: Tensor, target: float) -> tuple[Graph, Plan]:
+    """As `example_plan`, for images of another size."""
+    graph = dependency_graph(model, images)
+    scores = group_scores(graph, magnitude_l1(model, [], torch.Generator()))
+    return graph, allocate(graph, scores, target, scope="layer")

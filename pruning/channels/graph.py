@@ -312,7 +312,7 @@ def _groups(
     return tuple(groups.values()), unit[roots]
 
 
-def _layers(model: nn.Module, tracker: Tracker, found: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Layer], int]:
+def _layers(model: nn.Module, tracker: Tracker, found: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Layer], int]:
     """The cost of every layer, and the number of prunable weights outside these layers."""
     counted = prunable(model)
     layers = {}

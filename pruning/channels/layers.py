@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
@@ -36,3 +40,14 @@ def longest(tensor: Tensor) -> int:
 def makes_channels(layer: nn.Module | None) -> bool:
     """Whether a layer's output channels are new, not those of its input."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, (*CONVS, *TRANSPOSED)) and layer.groups == 1)
+
+
+@contextmanager
+def attention_by_steps() -> Iterator[None]:
+    """Context manager: nn.MultiheadAttention runs operations whose FLOPs torch counts, not all as a single one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -22,7 +22,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.channels.layers import CUTTABLE, LAYER_NORMS, NORMS, longest, makes_channels, scales
+from pruning.channels.layers import (
+    CUTTABLE,
+    LAYER_NORMS,
+    NORMS,
+    attention_by_steps,
+    longest,
+    makes_channels,
+    scales,
+)
 from pruning.channels.rules.tables import AXIS_ONE, POINTWISE_LAYERS, SIZED, WHOLE, rule_of
 from pruning.channels.rules.variables import BATCH, ChannelVariables, Ids, argument, operation, scope
 
@@ -180,7 +188,7 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
         raise ValueError(f"{named} can't be traced by torch.fx: {error}") from error
     tracker = Tracker(meta_model, graph, protect)
     examples = [example_input] if isinstance(example_input, Tensor) else example_input
-    with torch.no_grad():
+    with torch.no_grad(), attention_by_steps():
         tracker.run(*(torch.empty(BATCH, *x.shape[1:], dtype=x.dtype, device="meta") for x in examples))
     tracker.fix_outputs()
     return tracker
