@@ -221,7 +221,7 @@ def _masks_from_plan(model: nn.Module, plan: Plan) -> Masks:
     """Masks of what a plan leaves, for every weight that it cuts."""
     masks = {}
     for name, weight in prunable(model).items():
-        layer = plan["layers"].get(layer_name(name), {})
+        layer = plan["layers"].get(name.rpartition(".")[0], {})
         removed = [layer[side]["removed"] for side in weight_sides(layer)]
         if any(removed):
             masks[name] = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)

@@ -6,7 +6,8 @@ A plan uses the indices of the network it is for, and lists all its convolution,
 
 Norms have no "in". Nor have parameters that scale or shift channels (ConvNeXt's layer_scale), which are listed under
 their own name. Further keys: "groups": 32, of a convolution, removed only as a whole; "norm_groups": 8, of a group
-norm, which all lose equally many channels; "transposed": true, for a weight stored as (in, out, ...); "pad":
+norm, which all lose equally many channels; "heads": 2, of attention, whose "out" are
+queries, keys and values, removed head by head; "transposed": true, for a weight stored as (in, out, ...); "pad":
 [0, 0, 0, 0, 8, 8], of a module that pads channels with zeros by that argument of F.pad, and their axis "pad_axis": -3.
 """
 
@@ -70,6 +71,8 @@ def after(plan: Plan) -> Plan:
     for path, layer in nothing["layers"].items():
         if "groups" in layer:
             layer["groups"] = layer["groups"] * layer["out"]["of"] // plan["layers"][path]["out"]["of"]
+        if "heads" in layer:
+            layer["heads"] = layer["heads"] * layer["out"]["of"] // plan["layers"][path]["out"]["of"]
         if "pad" in layer:
             place, start = _pad_place(layer := plan["layers"][path])
             first = start - sum(i < start for i in layer["out"]["removed"])
@@ -93,6 +96,8 @@ def check_plan(plan: Plan) -> Plan:
             raise ValueError(f"plan, layer {path!r}: of its {layer['groups']} groups only whole ones can be removed")
         if "norm_groups" in layer and not _equal_groups(layer["norm_groups"], layer["out"]):
             raise ValueError(f"plan, layer {path!r}: its {layer['norm_groups']} norm_groups don't lose equally many")
+        if "heads" in layer and not _whole_heads(layer["heads"], layer["out"]):
+            raise ValueError(f"plan, layer {path!r}: of its {layer['heads']} heads only whole ones can be removed")
         if "pad" in layer and not _is_padded(layer):
             raise ValueError(f"plan, layer {path!r}: its out channels are not its in channels with zeros of pad beside")
     return plan
@@ -152,6 +157,14 @@ def _equal_groups(groups: Any, axis: dict[str, Any]) -> bool:
         return False
     gone = [i * groups // axis["of"] for i in axis["removed"]]
     return all(gone.count(group) * groups == len(gone) for group in range(groups))
+
+
+def _whole_heads(heads: Any, axis: dict[str, Any]) -> bool:
+    """Whether queries, keys and values lose the same whole heads."""
+    if type(heads) is not int or not _whole_groups(3 * heads, [axis]):
+        return False
+    gone = {i * 3 * heads // axis["of"] for i in axis["removed"]}
+    return gone == {head % heads + part * heads for head in gone for part in range(3)}
 
 
 def _pad_place(layer: dict[str, Any]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning.channels.attention import ATTENTION, CutAttention
 from pruning.channels.layers import CONVS, CUTTABLE, NORMS, TRANSPOSED, longest, scales
 from pruning.channels.padding import Repadded, repad
 from pruning.channels.plans import DEFAULTS, SIDES, Plan, after, check_plan, kept, sizes, weight_sides
@@ -39,6 +40,8 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
                 if isinstance(module, nn.LayerNorm):
                     size = (size, *module.normalized_shape[1:])
                 setattr(module, attribute, size)
+        if type(module) is nn.MultiheadAttention and layers.get(path) != plan["layers"].get(path):
+            module.__class__ = CutAttention
         if "pad" in layers.get(path, {}):
             repad(module, plan["layers"][path]["pad"], layers[path])
     return small
@@ -129,6 +132,8 @@ def layer_sizes(model: nn.Module) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path, layer in model.named_modules():
         sized: dict[str, Any] = {key: getattr(layer, attribute) for key, attribute in _size_attributes(layer).items()}
+        if isinstance(layer, ATTENTION) and layer.in_proj_weight is not None:
+            sized["out"] = len(layer.in_proj_weight)
         if isinstance(layer, Repadded):
             sized = {"out": layer.out_channels, "in": layer.in_channels}
             sized |= {"pad": list(layer.now), "pad_axis": layer.pad_axis}
@@ -144,6 +149,8 @@ def _size_attributes(layer: nn.Module) -> dict[str, str]:
         return {}
     if isinstance(layer, (*CONVS, *TRANSPOSED)):
         return {"out": "out_channels", "in": "in_channels", "groups": "groups", "transposed": "transposed"}
+    if isinstance(layer, ATTENTION):
+        return {} if layer.in_proj_weight is None else {"in": "embed_dim", "heads": "num_heads"}
     if isinstance(layer, nn.GroupNorm):
         return {"out": "num_channels", "norm_groups": "num_groups"}
     if isinstance(layer, nn.Linear):
@@ -165,5 +172,5 @@ def _channel_axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str,
     layer = plan["layers"][path]
     if "pad" in layer:
         return []
-    on = weight_sides(layer) if key == "weight" else ("out",)
+    on = weight_sides(layer) if key in ("weight", "in_proj_weight") else ("out",)
     return [(dim, side if len(on) > 1 else "out", layer[side]) for dim, side in enumerate(on)]

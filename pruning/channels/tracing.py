@@ -191,12 +191,16 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
     with torch.no_grad(), attention_by_steps():
         tracker.run(*(torch.empty(BATCH, *x.shape[1:], dtype=x.dtype, device="meta") for x in examples))
     tracker.fix_outputs()
+    for (path, _), ids in tracker.axes.items():
+        if any(f"{path}.".startswith(f"{protected}.") for protected in tracker.protect):
+            tracker.fixed.append(ids)
     return tracker
 
 
 def _meta_copy(model: nn.Module) -> nn.Module:
     for path, layer in model.named_modules():
-        if type(layer) in CUTTABLE and "weight" not in layer._parameters:
+        computed = "weight" not in layer._parameters and not isinstance(layer, nn.MultiheadAttention)
+        if type(layer) in CUTTABLE and computed:
             raise ValueError(f"module {path!r} computes its weight by a hook: turn the weight into a parameter first")
     memo: dict[int, Any] = {id(p): nn.Parameter(_on_meta(p), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): _on_meta(b) for b in model.buffers()}

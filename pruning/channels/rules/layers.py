@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx
 from torchvision.models.convnext import LayerNorm2d
 
 from pruning.channels.layers import TRANSPOSED
-from pruning.channels.rules.variables import ChannelVariables, Ids
+from pruning.channels.rules.variables import BATCH, ChannelVariables, Ids, argument, operation
 
 
 def conv(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None:
@@ -56,3 +57,37 @@ def layer_norm(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids
         return None  # it normalises other axes than the channels
     variables.axis[node] = first
     return norm(variables, node, value)
+
+
+def attention(variables: ChannelVariables, node: fx.Node, value: Any) -> Any:
+    """New channels. A head is removed with its queries, keys and values; the features that they are made of are united.
+
+    Only for batches of as many queries as keys, without masks, and whose attention weights are not used.
+    """
+    path = str(node.target)
+    layer: Any = variables.layers[path]
+    sources: Any = [argument(node, place, name) for place, name in enumerate(("query", "key", "value"))]
+    inputs, arrays = [variables.env[source] for source in sources], [variables.ids[source] for source in sources]
+    plain = layer.in_proj_weight is not None and layer.bias_k is None and not layer.add_zero_attn
+    used = [user for user in node.users if user.users or user.op == "output"]
+    if not plain or any(operation(user) != "getitem" or user.args[1] != 0 for user in used):
+        return None
+    axis = variables.axis[node] = 2
+    alike = all(x.ndim == 3 and x.shape == inputs[0].shape for x in inputs) and {*node.all_input_nodes} == {*sources}
+    if not alike or any(ids is None or variables.axis[s] != axis for s, ids in zip(sources, arrays, strict=True)):
+        return None
+    for ids in arrays[1:]:
+        variables.classes.unite(ids, arrays[0])
+    known, count = variables.products.get(path), layer.num_heads
+    heads = variables.classes.new(count) if known is None else known[0]
+    tokens = inputs[0].shape[1 if layer.batch_first else 0]
+    images = inputs[0].shape[0 if layer.batch_first else 1]
+    macs = 2 * tokens**2 * layer.head_dim * images // BATCH
+    variables.products[path] = heads, macs + (0 if known is None else known[1])
+    inner = heads.repeat(layer.head_dim)
+    variables.note_layer(node, arrays[0], np.tile(inner, 3), inputs[0])
+    after = variables.axes.get((f"{path}.out_proj", "out"))
+    made = variables.classes.new(layer.out_proj.out_features) if after is None else after
+    variables.unite_calls(f"{path}.out_proj", inner, made)
+    variables.positions[f"{path}.out_proj"] = variables.positions[path]
+    return [made, variables.never_cut(value[1])]

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from pruning.channels.attention import ATTENTION
 from pruning.channels.layers import CONVS, LAYER_NORMS, NORMS, TRANSPOSED
 from pruning.channels.rules import elementwise, layers, moves
 from pruning.channels.rules.variables import ChannelVariables, operation
@@ -80,6 +81,7 @@ LAYER_RULES: dict[type, Rule] = {
     nn.Flatten: moves.reshape,
     nn.GroupNorm: layers.group_norm,
     nn.Linear: layers.linear,
+    **dict.fromkeys(ATTENTION, layers.attention),
     nn.PReLU: elementwise.prelu,
 }
 AXIS_ONE = (layers.conv, layers.norm, layers.group_norm, elementwise.spatial)  # rules for channels on axis 1 only

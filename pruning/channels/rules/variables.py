@@ -54,6 +54,7 @@ class ChannelVariables:
       numbers: node with a number or a shape -> channel variables of the axes whose sizes it was computed from; for a
         shape, a list with an entry per axis.
       pads: module that pads channels with zeros -> the keys of its layer in a plan.
+      products: attention -> channel variables of its heads, and the MACs of each head's products of one image.
       positions: layer -> positions of one image at which its weights are used, summed over its calls.
       fixed: variables that are never cut.
       demands: variables that must be among `fixed`, with the node that requires it and the reason.
@@ -69,6 +70,7 @@ class ChannelVariables:
         self.axes: dict[tuple[str, str], Ids] = {}
         self.numbers: dict[fx.Node, Any] = {}
         self.pads: dict[str, dict[str, Any]] = {}
+        self.products: dict[str, tuple[Ids, int]] = {}
         self.positions: Counter[str] = Counter()
         self.fixed: list[Ids] = []
         self.demands: list[tuple[fx.Node, str, Ids]] = []
@@ -119,12 +121,15 @@ class ChannelVariables:
         Returns:
           `outputs`.
         """
-        name = str(node.target)
+        self.unite_calls(str(node.target), inputs, outputs)
+        self.positions[str(node.target)] += used.numel() // (BATCH * used.shape[self.axis[node]])
+        return outputs
+
+    def unite_calls(self, name: str, inputs: Ids | None, outputs: Ids) -> None:
+        """Records the variables on a layer's axes; unites them with those of its other calls."""
         for side, ids in (("in", inputs), ("out", outputs)):
             if ids is not None and self.axes.setdefault((name, side), ids) is not ids:
                 self.classes.unite(self.axes[name, side], ids)
-        self.positions[name] += used.numel() // (BATCH * used.shape[self.axis[node]])
-        return outputs
 
 
 def operation(node: fx.Node) -> str:
