@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from benchmarks import networks
+from pruning.channels.surgery import apply_plan
 from tests.networks import Function, PaddedShortcuts
 
 TABLE = Path(__file__).parents[2] / "docs" / "networks.md"
@@ -37,8 +38,7 @@ def test_what_the_table_says_of_a_network(monkeypatch: Any) -> None:
     assert fine.after < fine.before == sum(p.numel() for p in made["fine"].parameters())
     assert odd.result.startswith("refused: operation 'sort' in module '1' is not known to act on each channel")
     # One that is cut wrongly: the weights that are left are not those that the plan leaves.
-    cut = networks.apply_plan
-    monkeypatch.setattr(networks, "apply_plan", lambda model, plan: cut(model, plan).apply(flipped))
+    monkeypatch.setattr(networks, "apply_plan", lambda model, plan: apply_plan(model, plan).apply(flipped))
     assert networks.check("fine").result == "wrong"
 
 
