@@ -24,7 +24,7 @@ from pruning.criteria.registry import CRITERIA, Criterion
 from pruning.criteria.scoring import Batches, check_scores
 from pruning.settings import CHANNEL, WEIGHT, Granularity, PruneSettings
 from pruning.weights.blocks import block_masks, input_axes
-from pruning.weights.masks import Masks, Scores, apply_masks, prunable
+from pruning.weights.masks import Masks, Scores, apply_masks, layer_name, prunable, weight_name
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _prune_weights(pruned: Pruned, masks: Masks, batches: Batches, generator: to
     """Sets weights to zero in place, after a criterion with `reconstruct` has updated the remaining ones."""
     criterion, only = pruned.settings.criterion, pruned.settings.only
     if criterion.reconstruct is not None:
-        touched = {name: mask for name, mask in masks.items() if only is None or name == f"{only}.weight"}
+        touched = {name: mask for name, mask in masks.items() if only is None or name == weight_name(only)}
         _copy_weights(pruned.model, criterion.reconstruct(pruned.model, touched, batches, generator))
     apply_masks(pruned.model, masks)
     return replace(pruned, masks=masks)
@@ -193,7 +193,7 @@ def _weight_masks(pruned: Pruned, scores: Scores, sparsity: float) -> Masks:
     if settings.granularity.blocks:
         return block_masks(pruned.model, free, *settings.granularity.blocks, previous=pruned.masks)
     if settings.only is not None:
-        return _single_layer_masks(free, f"{settings.only}.weight", sparsity, pruned.masks)
+        return _single_layer_masks(free, weight_name(settings.only), sparsity, pruned.masks)
     weights = prunable(pruned.model)
     names, held = list(weights), sum(weight.numel() for weight in weights.values())
     return weight_masks(
@@ -211,8 +211,8 @@ def _weight_masks(pruned: Pruned, scores: Scores, sparsity: float) -> Masks:
 def _single_layer_masks(scores: Scores, name: str, sparsity: float, previous: Masks | None) -> Masks:
     """Masks that remove the share `sparsity` of this weight; the masks of all others stay."""
     if name not in scores:
-        layers = (other.removesuffix(".weight") for other in scores)
-        raise ValueError(f"there is no layer {name.removesuffix('.weight')!r} to cut; choices: {', '.join(layers)}")
+        layers = map(layer_name, scores)
+        raise ValueError(f"there is no layer {layer_name(name)!r} to cut; choices: {', '.join(layers)}")
     before = previous or {other: torch.ones_like(score, dtype=torch.bool) for other, score in scores.items()}
     return before | weight_masks({name: scores[name]}, sparsity, "global", previous={name: before[name]})
 
@@ -221,7 +221,7 @@ def _masks_from_plan(model: nn.Module, plan: Plan) -> Masks:
     """Masks of what a plan leaves, for every weight that it cuts."""
     masks = {}
     for name, weight in prunable(model).items():
-        layer = plan["layers"].get(name.removesuffix(".weight"), {})
+        layer = plan["layers"].get(name.rpartition(".")[0], {})
         removed = [layer[side]["removed"] for side in weight_sides(layer)]
         if any(removed):
             masks[name] = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)

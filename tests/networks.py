@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -117,6 +118,73 @@ class Wrapped(nn.Module):
         return self.fc(self.middle(self.conv(x)).mean((2, 3)))
 
 
+class PaddedShortcuts(nn.Module):
+    """A ResNet for CIFAR whose shortcuts take every other pixel and pad the channels with zeros, on both sides."""
+
+    class Block(nn.Module):
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            stride, more = after // before, (after - before) // 2
+            self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+            self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+            self.shortcut: Any = nn.Identity()
+            if more:
+                self.shortcut = Function(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, more, more), "constant", 0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        widths = [width, width, 2 * width, 2 * width, 4 * width]
+        self.blocks = nn.Sequential(*(self.Block(a, b) for a, b in itertools.pairwise(widths)))
+        self.linear = nn.Linear(4 * width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu(self.bn(self.conv(x))))
+        return self.linear(F.avg_pool2d(x, x.size()[3]).view(x.size(0), -1))
+
+
+class Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Shuffled(nn.Module):
+    """Halves of the channels, one of them through a branch, shuffled together again as ShuffleNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.branch = nn.Conv2d(3, 12, 3), nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.ReLU())
+        self.side, self.last = nn.Conv2d(3, 6, 3), nn.Conv2d(18, 8, 1)
+        self.fc = nn.Linear(8 * 9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.conv(x).chunk(2, dim=1)
+        joined = torch.cat([left, self.branch(right), F.relu(self.side(x))], 1)
+        n, channels, height, width = joined.size()
+        mixed = joined.view(n, 3, channels // 3, height, width).transpose(1, 2).contiguous()
+        maps = F.adaptive_avg_pool2d(self.last(mixed.view(n, channels, height, width)), 3)
+        return self.fc(maps.flatten(1))
+
+
+def small_vit(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
+    """torchvision's vision transformer with two layers of two heads."""
+    return tv.VisionTransformer(in_shape[1], 4, 2, 2, 8, 32, num_classes=num_classes)
+
+
+def small_swin(num_classes: int) -> nn.Module:
+    """torchvision's Swin transformer with two stages, windows shifted in both."""
+    return tv.SwinTransformer([2, 2], 8, [2, 2], [2, 4], [2, 2], num_classes=num_classes)
+
+
 def _of_ours(name: str) -> Callable[[], nn.Module]:
     return lambda: build(name, 10)
 
@@ -133,6 +201,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # name -> factory,
     "LeNet": (LeNet, 32),
     "Mixed": (Mixed, 9),
     "Chunked": (Chunked, 9),
+    "padded shortcuts": (PaddedShortcuts, 12),
+    "Shuffled": (Shuffled, 9),
+    "small vision transformer": (lambda: small_vit(10, (3, 12, 12)), 12),
+    "small Swin": (lambda: small_swin(10), 16),
 }
 
 
@@ -162,7 +234,11 @@ def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def example_plan(model: nn.Module, target: float = 0.5) -> tuple[Graph, Plan]:
     """The graph of a network for CIFAR, and a plan by magnitude that takes the same share of every layer."""
-    graph = dependency_graph(model, torch.zeros(1, 3, 32, 32))
-    return graph, allocate(
-        graph, group_scores(graph, magnitude_l1(model, [], torch.Generator())), target, scope="layer"
-    )
+    return example_plan_of(model, torch.zeros(1, 3, 32, 32), target)
+
+
+def example_plan_of(model: nn.Module, images: Tensor, target: float) -> tuple[Graph, Plan]:
+    """As `example_plan`, for images of another size."""
+    graph = dependency_graph(model, images)
+    scores = group_scores(graph, magnitude_l1(model, [], torch.Generator()))
+    return graph, allocate(graph, scores, target, scope="layer")

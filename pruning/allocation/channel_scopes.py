@@ -129,6 +129,8 @@ def unit_costs(graph: Graph, sparsity_of: str) -> np.ndarray:
         out, into = (np.bincount(units[units >= 0], minlength=graph.size) for units in (made, read))
         pairs = out * len(read) + into * len(made) - out * into if layer.groups == 1 else out
         worth += pairs * layer.per_pair * (layer.positions if sparsity_of == "macs" else 1)
+    for heads, each in graph.products.values() if sparsity_of == "macs" else ():
+        worth += each * np.bincount(heads[heads >= 0], minlength=graph.size)
     return worth
 
 

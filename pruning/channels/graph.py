@@ -87,6 +87,10 @@ class Layer:
         """Number of convolution groups."""
         return int(self.further.get("groups", 1))
 
+    def weight(self, path: str) -> str:
+        """Name of the weight of the layer at `path`."""
+        return f"{path}.in_proj_weight" if "heads" in self.further else f"{path}.weight"
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -98,6 +102,7 @@ class Graph:
       axes: (layer, side) -> unit at each place of the axis, -1 where nothing can be cut; in module order.
       other_weights: prunable weights outside these layers.
       other_macs: MACs of operations without a rule.
+      products: attention -> unit of each of its heads, and the MACs of a head's products.
     """
 
     groups: tuple[Group, ...]
@@ -105,6 +110,7 @@ class Graph:
     axes: Mapping[tuple[str, str], np.ndarray]
     other_weights: int
     other_macs: int
+    products: Mapping[str, tuple[np.ndarray, int]]
 
     @property
     def size(self) -> int:
@@ -151,14 +157,18 @@ def dependency_graph(model: nn.Module, example_input: Tensor | Sequence[Tensor],
     fixed = fixed[roots]
     _check_demands(tracker, producers, roots, fixed)
     groups, unit = _groups(producers, roots, fixed)
+    found = layer_sizes(model)
+    for path, further in tracker.pads.items():
+        found[path] = {**{side: len(tracker.axes[path, side]) for side in SIDES}, **further}
     axes = {
         (path, side): unit[tracker.axes[path, side]] if (path, side) in tracker.axes else np.full(count, -1)
-        for path, size in layer_sizes(model).items()
+        for path, size in found.items()
         for side, count in size.items()
         if side in SIDES
     }
-    layers, other_weights = _layers(model, tracker)
-    return Graph(groups, layers, axes, other_weights, tracker.opaque_macs)
+    layers, other_weights = _layers(model, tracker, found)
+    products = {path: (unit[heads], each) for path, (heads, each) in tracker.products.items()}
+    return Graph(groups, layers, axes, other_weights, tracker.opaque_macs, products)
 
 
 def group_scores(
@@ -195,14 +205,16 @@ def group_scores(
     gone = np.zeros(graph.size, dtype=bool) if plan is None else removed_units(graph, plan)
     total, count = np.zeros(graph.size), np.zeros(graph.size)
     for (path, side), dense_units in graph.axes.items():
-        score, layer = scores.get(f"{path}.weight"), graph.layers[path]
+        layer = graph.layers[path]
+        score = scores.get(layer.weight(path))
         on = ("out",) if score is not None and score.ndim == 1 else layer.sides
         if score is None or side not in on or (side if layer.groups == 1 else "out") not in sides:
             continue
         dim = on.index(side)
         units = dense_units[~np.append(gone, False)[dense_units]]
         if score.shape[dim] != len(units):
-            raise ValueError(f"scores of '{path}.weight' are {tuple(score.shape)}, its {side} channels {len(units)}")
+            name = layer.weight(path)
+            raise ValueError(f"scores of {name!r} are {tuple(score.shape)}, its {side} channels {len(units)}")
         exact = torch.promote_types(score.dtype, torch.float32)
         sums = score.detach().transpose(0, dim).reshape(len(units), -1).sum(1, dtype=exact).double().cpu().numpy()
         total += np.bincount(units[units >= 0], sums[units >= 0], graph.size)
@@ -233,6 +245,7 @@ def costs_without(graph: Graph, removed: np.ndarray) -> dict[str, int]:
             weights = layer.per_pair * left[path, "out"] * (left[path, "in"] if layer.groups == 1 else 1)
             params += weights
             macs += weights * layer.positions
+    macs += sum(each * int(np.count_nonzero(~gone[heads])) for heads, each in graph.products.values())
     return {"params": params, "channels": graph.size - int(np.count_nonzero(removed)), "macs": macs}
 
 
@@ -309,13 +322,13 @@ def _groups(
     return tuple(groups.values()), unit[roots]
 
 
-def _layers(model: nn.Module, tracker: Tracker) -> tuple[dict[str, Layer], int]:
+def _layers(model: nn.Module, tracker: Tracker, found: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Layer], int]:
     """The cost of every layer, and the number of prunable weights outside these layers."""
     counted = prunable(model)
     layers = {}
-    for path, size in layer_sizes(model).items():
+    for path, size in found.items():
         pairs = size["out"] * (size.get("in", 1) if "groups" not in size else 1)
-        weight = counted.pop(f"{path}.weight", torch.empty(0))
+        weight = counted.pop(f"{path}.{'in_proj_weight' if 'heads' in size else 'weight'}", torch.empty(0))
         shape = tuple(weight.shape) if weight.numel() else ()
         further = {key: n for key, n in size.items() if key not in SIDES}
         layers[path] = Layer(weight.numel() // pairs, tracker.positions[path], shape, weight_sides(size), further)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torchvision.models.convnext import LayerNorm2d
+
+from pruning.channels.attention import ATTENTION
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 LAYER_NORMS = (nn.LayerNorm, LayerNorm2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Exactly these types: a subclass may compute anything.
-CUTTABLE = (*CONVS, *TRANSPOSED, nn.Linear, *NORMS, nn.GroupNorm, *LAYER_NORMS)
+CUTTABLE = (
+    *(*CONVS, *TRANSPOSED, nn.Linear, NonDynamicallyQuantizableLinear),
+    *(*ATTENTION, *NORMS, nn.GroupNorm, *LAYER_NORMS),
+)
 
 
 def scales(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -35,4 +45,16 @@ def longest(tensor: Tensor) -> int:
 
 def makes_channels(layer: nn.Module | None) -> bool:
     """Whether a layer's output channels are new, not those of its input."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, (*CONVS, *TRANSPOSED)) and layer.groups == 1)
+    convolves = isinstance(layer, (*CONVS, *TRANSPOSED)) and layer.groups == 1
+    return convolves or isinstance(layer, (nn.Linear, *ATTENTION))
+
+
+@contextmanager
+def attention_by_steps() -> Iterator[None]:
+    """Context manager: nn.MultiheadAttention runs operations whose FLOPs torch counts, not all as a single one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -6,7 +6,9 @@ A plan uses the indices of the network it is for, and lists all its convolution,
 
 Norms have no "in". Nor have parameters that scale or shift channels (ConvNeXt's layer_scale), which are listed under
 their own name. Further keys: "groups": 32, of a convolution, removed only as a whole; "norm_groups": 8, of a group
-norm, which all lose equally many channels; "transposed": true, for a weight stored as (in, out, ...).
+norm, which all lose equally many channels; "heads": 2, of attention, whose "out" are
+queries, keys and values, removed head by head; "transposed": true, for a weight stored as (in, out, ...); "pad":
+[0, 0, 0, 0, 8, 8], of a module that pads channels with zeros by that argument of F.pad, and their axis "pad_axis": -3.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ Plan = dict[str, Any]
 VERSION = 1
 SIDES = ("out", "in")
 DEFAULTS = {"groups": 1, "norm_groups": 1, "transposed": False}  # of further keys that a layer leaves out
-KEYS = {*SIDES, *DEFAULTS}
+KEYS = {*SIDES, *DEFAULTS, "heads", "pad", "pad_axis"}
 
 
 def compose(first: Plan, second: Plan) -> Plan:
@@ -71,6 +73,14 @@ def after(plan: Plan) -> Plan:
     for path, layer in nothing["layers"].items():
         if "groups" in layer:
             layer["groups"] = layer["groups"] * layer["out"]["of"] // plan["layers"][path]["out"]["of"]
+        if "heads" in layer:
+            layer["heads"] = layer["heads"] * layer["out"]["of"] // plan["layers"][path]["out"]["of"]
+        if "pad" in layer:
+            place, start = _pad_place(layer := plan["layers"][path])
+            first = start - sum(i < start for i in layer["out"]["removed"])
+            total = nothing["layers"][path]["out"]["of"] - nothing["layers"][path]["in"]["of"]
+            pad = [*layer["pad"][:place], first, total - first, *layer["pad"][place + 2 :]]
+            nothing["layers"][path]["pad"] = pad
     return nothing
 
 
@@ -96,10 +106,15 @@ def check_plan(plan: Plan) -> Plan:
             raise ValueError(
                 f"plan, layer {path!r}: its {reprlib.repr(layer['norm_groups'])} norm_groups don't lose equally many"
             )
+        if "heads" in layer and not _whole_heads(layer["heads"], layer["out"]):
+            heads = reprlib.repr(layer["heads"])
+            raise ValueError(f"plan, layer {path!r}: of its {heads} heads only whole ones can be removed")
+        if "pad" in layer and not _is_padded(layer):
+            raise ValueError(f"plan, layer {path!r}: its out channels are not its in channels with zeros of pad beside")
     return plan
 
 
-def sizes(plan: Plan) -> dict[str, dict[str, int]]:
+def sizes(plan: Plan) -> dict[str, dict[str, Any]]:
     """Sizes of every layer of the network that a plan is for: out, and where present in and further keys."""
     return {
         path: {key: n["of"] if key in SIDES else n for key, n in layer.items() if n != DEFAULTS.get(key)}
@@ -153,3 +168,31 @@ def _equal_groups(groups: Any, axis: dict[str, Any]) -> bool:
         return False
     gone = [i * groups // axis["of"] for i in axis["removed"]]
     return not gone or all(gone.count(group) * groups == len(gone) for group in range(groups))
+
+
+def _whole_heads(heads: Any, axis: dict[str, Any]) -> bool:
+    """Whether queries, keys and values lose the same whole heads."""
+    if type(heads) is not int or not _whole_groups(3 * heads, [axis]):
+        return False
+    gone = {i * 3 * heads // axis["of"] for i in axis["removed"]}
+    return gone == {head % heads + part * heads for head in gone for part in range(3)}
+
+
+def _pad_place(layer: dict[str, Any]) -> tuple[int, int]:
+    """The place in a layer's `pad` of the two numbers for the channels, and the first of them."""
+    place = -2 * layer["pad_axis"] - 2
+    return place, layer["pad"][place]
+
+
+def _is_padded(layer: dict[str, Any]) -> bool:
+    """Whether a layer that pads channels with zeros loses the same channels before and after it."""
+    pad, axis = layer["pad"], layer.get("pad_axis")
+    if "in" not in layer or not isinstance(pad, list) or any(type(n) is not int for n in pad) or type(axis) is not int:
+        return False
+    if not -len(pad) <= 2 * axis < 0 or len(pad) % 2 or min(pad) < 0:
+        return False
+    place, start = _pad_place(layer)
+    inner = range(start, start + layer["in"]["of"])
+    fits = layer["out"]["of"] - len(inner) == sum(pad[place : place + 2])
+    same = [i - start for i in layer["out"]["removed"] if i in inner] == layer["in"]["removed"]
+    return bool(fits and same)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning.channels.attention import ATTENTION, CutAttention
 from pruning.channels.layers import CONVS, CUTTABLE, NORMS, TRANSPOSED, longest, scales
+from pruning.channels.padding import Repadded, repad
 from pruning.channels.plans import DEFAULTS, SIDES, Plan, after, check_plan, kept, sizes, weight_sides
 
 
@@ -38,6 +40,10 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
                 if isinstance(module, nn.LayerNorm):
                     size = (size, *module.normalized_shape[1:])
                 setattr(module, attribute, size)
+        if type(module) is nn.MultiheadAttention and layers.get(path) != plan["layers"].get(path):
+            module.__class__ = CutAttention
+        if "pad" in layers.get(path, {}):
+            repad(module, plan["layers"][path]["pad"], layers[path])
     return small
 
 
@@ -110,7 +116,10 @@ def carry_state(old: Optimizer, old_model: nn.Module, new: Optimizer, new_model:
 def check_fit(model: nn.Module, plan: Plan) -> None:
     """Raises ValueError unless the plan is well formed and lists exactly the model's layers with their sizes."""
     found, wanted = layer_sizes(model), sizes(check_plan(plan))
+    modules = dict(model.named_modules())
     for path in [*found, *wanted]:
+        if path in modules and path not in found and "pad" in wanted[path]:
+            continue  # before its channels are cut, a module that pads them is one like any other
         if found.get(path) != wanted.get(path):
             raise ValueError(
                 f"the plan is for another network: its {path!r} is {wanted.get(path, 'not there')}, "
@@ -118,11 +127,16 @@ def check_fit(model: nn.Module, plan: Plan) -> None:
             )
 
 
-def layer_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
+def layer_sizes(model: nn.Module) -> dict[str, dict[str, Any]]:
     """As `pruning.channels.plans.sizes`, for the layers of a model, in module order."""
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for path, layer in model.named_modules():
-        sized = {key: getattr(layer, attribute) for key, attribute in _size_attributes(layer).items()}
+        sized: dict[str, Any] = {key: getattr(layer, attribute) for key, attribute in _size_attributes(layer).items()}
+        if isinstance(layer, ATTENTION) and layer.in_proj_weight is not None:
+            sized["out"] = len(layer.in_proj_weight)
+        if isinstance(layer, Repadded):
+            sized = {"out": layer.out_channels, "in": layer.in_channels}
+            sized |= {"pad": list(layer.now), "pad_axis": layer.pad_axis}
         if sized:
             sized |= {"out": sized["out"][0]} if isinstance(layer, nn.LayerNorm) else {}
             found[path] = {key: n for key, n in sized.items() if n != DEFAULTS.get(key)}
@@ -135,6 +149,8 @@ def _size_attributes(layer: nn.Module) -> dict[str, str]:
         return {}
     if isinstance(layer, (*CONVS, *TRANSPOSED)):
         return {"out": "out_channels", "in": "in_channels", "groups": "groups", "transposed": "transposed"}
+    if isinstance(layer, ATTENTION):
+        return {} if layer.in_proj_weight is None else {"in": "embed_dim", "heads": "num_heads"}
     if isinstance(layer, nn.GroupNorm):
         return {"out": "num_channels", "norm_groups": "num_groups"}
     if isinstance(layer, nn.Linear):
@@ -154,5 +170,7 @@ def _channel_axes(name: str, tensor: Tensor, plan: Plan) -> list[tuple[int, str,
     if name in plan["layers"]:
         return [(longest(tensor), "out", plan["layers"][name]["out"])]
     layer = plan["layers"][path]
-    on = weight_sides(layer) if key == "weight" else ("out",)
+    if "pad" in layer:
+        return []
+    on = weight_sides(layer) if key in ("weight", "in_proj_weight") else ("out",)
     return [(dim, side if len(on) > 1 else "out", layer[side]) for dim, side in enumerate(on)]

@@ -6,8 +6,8 @@ new variables, operations that act on each channel separately pass them on, addi
 concatenations append them, flattening repeats them. United variables form one class, which is cut as a whole or not at
 all.
 
-An operation without a rule in `channels.rules` is *opaque*: its channels must turn out never to be cut (like those of
-the network's inputs and outputs and of protected modules), otherwise the model is refused.
+An operation without a rule in `channels.rules.tables` is *opaque*: its channels must turn out never to be cut (like
+those of the network's inputs and outputs and of protected modules), otherwise the model is refused.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.channels.layers import CUTTABLE, LAYER_NORMS, NORMS, longest, makes_channels, scales
-from pruning.channels.rules import ANY_AXIS, POINTWISE_LAYERS, operation, rule_of
-from pruning.channels.variables import BATCH, ChannelVariables, Ids
+from pruning.channels.layers import (
+    CUTTABLE,
+    LAYER_NORMS,
+    NORMS,
+    attention_by_steps,
+    longest,
+    makes_channels,
+    scales,
+)
+from pruning.channels.rules.tables import AXIS_ONE, POINTWISE_LAYERS, SIZED, WHOLE, rule_of
+from pruning.channels.rules.variables import BATCH, ChannelVariables, Ids, argument, operation, scope
 
 SAME_SHAPE = {*POINTWISE_LAYERS, *NORMS, *LAYER_NORMS, nn.GroupNorm}
 
@@ -77,11 +85,16 @@ class Tracker(fx.Interpreter, ChannelVariables):
             self.axis[node] = longest(value)
             return self.note_layer(node, None, self.outputs(node, value.numel()), value)
         inputs = [ids for source in node.all_input_nodes for ids in _flat_arrays(self.ids[source])]
-        if node.op == "output" or not inputs or not _holds_tensor(value):
+        if not _holds_tensor(value):
+            self.numbers[node] = self._counted(node)
             return None
-        ids = self._apply_rule(node, value)
+        ids = self._apply_rule(node, value) if inputs else None
+        if ids is None or operation(node) not in SIZED:
+            self.fixed += self._counts(node)
+        if node.op == "output" or not inputs:
+            return None
         if ids is None:
-            self.axis[node] = 1
+            self.axis[node] = self._likely_axis(node, value)
             if all(source.op == "get_attr" for source in node.all_input_nodes):
                 return None  # an expression of constants only
             ids = self._opaque(node, value, inputs)
@@ -89,21 +102,56 @@ class Tracker(fx.Interpreter, ChannelVariables):
             self.fixed += [*inputs, *_flat_arrays(ids)]
         return ids
 
+    def _counts(self, node: fx.Node) -> list[Ids]:
+        """The channel variables that the numbers among a node's inputs were computed from."""
+        return [ids for source in node.all_input_nodes for ids in _flat_arrays(self.numbers.get(source))]
+
+    def _counted(self, node: fx.Node) -> Any:
+        """The channel variables that a node's number (or each number of a shape) is in proportion to.
+
+        Those of numbers that are computed in another way are fixed.
+        """
+        name, counts = operation(node), self._counts(node)
+        source = node.all_input_nodes[0] if node.all_input_nodes else node
+        is_shape = name == "size" or (name == "getattr" and node.args[1] == "shape")
+        if is_shape and isinstance(self.ids.get(source), np.ndarray):
+            axes = [self.ids[source] if axis == self.axis[source] else None for axis in range(self.env[source].ndim)]
+            dim = argument(node, 1, "dim") if name == "size" else None
+            return axes if dim is None else axes[dim] if isinstance(dim, int) else None
+        shape = self.numbers.get(source)
+        if name == "getitem" and isinstance(shape, list):
+            index = node.args[1]
+            return shape[index] if isinstance(index, (int, slice)) else None
+        divided = name in ("floordiv", "truediv") and isinstance(self.numbers.get(source), np.ndarray)
+        if len(counts) == 1 and (name == "mul" or (divided and source is node.args[0])):
+            return counts[0]
+        self.fixed += counts
+        return None
+
     def _apply_rule(self, node: fx.Node, value: Any) -> Any:
         layer = self.layers[str(node.target)] if node.op == "call_module" else None
         rule = rule_of(node, layer)
         if rule is None or (layer is not None and any(id(p) in self.tied for p in layer.parameters())):
             return None
-        if rule not in ANY_AXIS and any(self.axis[source] != 1 for source in node.all_input_nodes):
+        if rule in AXIS_ONE and any(self.axis[source] != 1 for source in node.all_input_nodes):
             return None
         return rule(self, node, value)
 
     def _opaque(self, node: fx.Node, value: Any, inputs: list[Ids]) -> Any:
-        self.demand(node, "is not known to act on each channel separately", np.concatenate(inputs))
+        if node.op == "call_function" and operation(node) in WHOLE:
+            self.fixed += inputs
+        else:
+            self.demand(node, "is not known to act on each channel separately", np.concatenate(inputs))
         with FlopCounterMode(display=False) as counter:
             super().run_node(node)
         self.opaque_macs += counter.get_total_flops() // (2 * BATCH)
-        return self.never_cut(value)
+        return self.never_cut(value, self.axis[node])
+
+    def _likely_axis(self, node: fx.Node, value: Any) -> int:
+        """The axis that holds the channels after an opaque operation: that of an input of as many axes, else axis 1."""
+        first = value if isinstance(value, Tensor) else next(part for part in value if isinstance(part, Tensor))
+        alike = [s for s in node.all_input_nodes if _flat_arrays(self.ids[s]) and _ndim(self.env[s]) == first.ndim]
+        return self.axis[alike[0]] if alike else 1
 
     def where(self, node: fx.Node) -> str:
         """A description of a node for messages: its module, and its operation or the module's type."""
@@ -140,20 +188,19 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
         raise ValueError(f"{named} can't be traced by torch.fx: {error}") from error
     tracker = Tracker(meta_model, graph, protect)
     examples = [example_input] if isinstance(example_input, Tensor) else example_input
-    with torch.no_grad():
+    with torch.no_grad(), attention_by_steps():
         tracker.run(*(torch.empty(BATCH, *x.shape[1:], dtype=x.dtype, device="meta") for x in examples))
     tracker.fix_outputs()
+    for (path, _), ids in tracker.axes.items():
+        if any(f"{path}.".startswith(f"{protected}.") for protected in tracker.protect):
+            tracker.fixed.append(ids)
     return tracker
-
-
-def scope(node: fx.Node) -> str:
-    """Path of the module that a node calls or lies in; empty for the model itself."""
-    return str(node.target) if node.op == "call_module" else next(reversed(node.meta.get("nn_module_stack", {})), "")
 
 
 def _meta_copy(model: nn.Module) -> nn.Module:
     for path, layer in model.named_modules():
-        if type(layer) in CUTTABLE and "weight" not in layer._parameters:
+        computed = "weight" not in layer._parameters and not isinstance(layer, nn.MultiheadAttention)
+        if type(layer) in CUTTABLE and computed:
             raise ValueError(f"module {path!r} computes its weight by a hook: turn the weight into a parameter first")
     memo: dict[int, Any] = {id(p): nn.Parameter(_on_meta(p), p.requires_grad) for p in model.parameters()}
     memo |= {id(b): _on_meta(b) for b in model.buffers()}
@@ -174,6 +221,10 @@ def _holds_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) or (
         isinstance(value, (tuple, list)) and any(_holds_tensor(part) for part in value)
     )
+
+
+def _ndim(value: Any) -> int | None:
+    return value.ndim if isinstance(value, Tensor) else None
 
 
 def _flat_arrays(ids: Any) -> list[Ids]:

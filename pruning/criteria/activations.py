@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from pruning.channels.graph import Graph
 from pruning.channels.plans import Plan
-from pruning.channels.rules import operation
+from pruning.channels.rules.variables import operation
 from pruning.channels.tracing import Tracker, track
 from pruning.criteria.scoring import (
     Batches,

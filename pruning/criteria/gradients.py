@@ -231,8 +231,12 @@ def _gate_layers(graph: Graph, model: nn.Module, plan: Plan | None) -> dict[str,
     """The modules to gate for each layer with cuttable output channels: the layer, or the batch norm after it."""
     norms = norms_behind(model)
     made = [path for (path, side), units in units_left(graph, plan).items() if side == "out" and (units >= 0).any()]
-    made = [norms.get(path, path) for path in made if makes_channels(model.get_submodule(path))]
-    return {path: [model.get_submodule(path)] for path in made}
+    layers = dict(model.named_modules())
+    for path in made:
+        if isinstance(layers.get(path.removesuffix(".out_proj")), nn.MultiheadAttention):
+            raise ValueError(f"this criterion can't value the channels of {path!r}: protect it, or choose another one")
+    made = [norms.get(path, path) for path in made if makes_channels(layers.get(path))]
+    return {path: [layers[path]] for path in made}
 
 
 def _concatenated(sums: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

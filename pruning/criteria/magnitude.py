@@ -93,10 +93,10 @@ def fpgm_channels(
     scores = {}
     for path, layer in graph.layers.items():
         if layer.shape and "out" in layer.sides:
-            weight = model.get_submodule(path).get_parameter("weight").detach()
+            weight = model.get_parameter(layer.weight(path)).detach()
             filters = weight.transpose(0, layer.sides.index("out")).flatten(1).to(exact(weight))
             # By matrix product, 50 times as fast; centring limits the rounding error of differences of squares.
             filters = filters - filters.mean(0)
             distances = torch.cdist(filters, filters, compute_mode="use_mm_for_euclid_dist")
-            scores[f"{path}.weight"] = distances.fill_diagonal_(0).mean(1)
+            scores[layer.weight(path)] = distances.fill_diagonal_(0).mean(1)
     return group_scores(graph, scores, reduce="mean", plan=plan)

@@ -109,7 +109,7 @@ def grams(
     Returns:
       Name -> a layer that has the weight, and X X^T (groups, weights of a filter, weights of a filter).
     """
-    layers = {name: several for name, several in users(model).items() if name in names}
+    layers = users(model, names)
     found: dict[str, Tensor] = {}
     for name, several in layers.items():
         weight = as_matrices(several[0], several[0].get_parameter("weight"))

@@ -56,10 +56,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def users(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """The layers that use each prunable weight: one, or several that share it."""
+def users(model: nn.Module, names: Sequence[str] | None = None) -> dict[str, list[nn.Module]]:
+    """The layers that use each prunable weight, or each of `names`: one, or several that share it.
+
+    Raises ValueError for weights of nn.MultiheadAttention, which multiplies with them itself: hooks don't see what.
+    """
+    weights = {name: weight for name, weight in prunable(model).items() if names is None or name in names}
+    asked = {id(weight) for weight in weights.values()}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and asked & {id(weight) for weight in module.parameters()}:
+            raise ValueError(
+                f"this criterion needs the inputs of every layer, and those inside of module {path!r} "
+                "(MultiheadAttention) are not seen; criteria of magnitudes and of a batch's gradient do without"
+            )
     layers = [module for module in model.modules() if isinstance(module, PRUNABLE_LAYERS)]
-    return {name: [layer for layer in layers if layer.weight is weight] for name, weight in prunable(model).items()}
+    return {name: [layer for layer in layers if layer.weight is weight] for name, weight in weights.items()}
 
 
 @contextmanager

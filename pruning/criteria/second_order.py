@@ -109,7 +109,7 @@ def _layer_by_layer(
     model: nn.Module, names: Sequence[str], batches: Batches
 ) -> Iterator[tuple[str, nn.Module, list[list[Call]]]]:
     """Yields name, a layer with that weight, and its calls on each batch; HELD limits the layers per backward pass."""
-    layers = users(model)
+    layers = users(model, names)
     sizes = _activation_sizes(model, {name: layers[name] for name in names}, require_batches(batches)[0][0][:1])
     images = sum(len(labels) for _, labels in batches)
     waiting = [name for name in names if sizes[name]]  # layers that are never called have no gradients

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.weights.masks import PRUNABLE_LAYERS, prunable
+from pruning.channels.layers import attention_by_steps
+from pruning.weights.masks import PRUNABLE_LAYERS, layer_name, prunable, weight_keys
 
 
 def parameters(model: nn.Module) -> int:
@@ -38,32 +39,38 @@ def macs(model: nn.Module, in_shape: Sequence[int]) -> int:
 def nonzero_macs(model: nn.Module, in_shape: Sequence[int]) -> int:
     """MACs of non-zero weights: each layer's MACs times its non-zero share, plus MACs outside layers."""
     total, by_layer = _count_macs(model, in_shape)
-    return total - sum(n - _nonzero_share(layer, n) for layer, n in by_layer.items())
+    return total - sum(n - _nonzero_share(getattr(layer, key), n) for (layer, key), n in by_layer.items())
 
 
 def layer_costs(model: nn.Module, in_shape: Sequence[int]) -> list[dict[str, Any]]:
-    """One row per convolution and linear layer, in module order, for one input of `in_shape`.
+    """One row per convolution, linear layer and weight inside of attention, in module order, for one of `in_shape`.
 
-    Keys: layer (module path), type, in_channels, out_channels (features of a linear layer), params (with bias),
-    weights, nonzero_weights, macs, nonzero_macs. MACs are summed over a layer's calls; a weight shared by two layers is
-    in both rows.
+    Keys: layer (module path; in attention the weight's name), type, in_channels, out_channels (features of a linear
+    layer), params (with bias), weights, nonzero_weights, macs, nonzero_macs. MACs are summed over a layer's calls; a
+    weight shared by two layers is in both rows.
     """
     _, by_layer = _count_macs(model, in_shape)
-    return [
-        {
-            "layer": path,
-            "type": type(layer).__name__,
-            "in_channels": layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels,
-            "out_channels": layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels,
-            "params": sum(parameter.numel() for parameter in layer.parameters()),
-            "weights": layer.weight.numel(),
-            "nonzero_weights": int(layer.weight.count_nonzero()),
-            "macs": by_layer[layer],
-            "nonzero_macs": _nonzero_share(layer, by_layer[layer]),
-        }
-        for path, layer in model.named_modules()
-        if isinstance(layer, PRUNABLE_LAYERS)
-    ]
+    rows = []
+    for path, layer in model.named_modules():
+        for key in weight_keys(layer):
+            weight, done = getattr(layer, key).detach(), by_layer[layer, key]
+            bias = layer._parameters.get(
+                "in_proj_bias" if key == "in_proj_weight" else "bias" if key == "weight" else ""
+            )
+            rows.append(
+                {
+                    "layer": path if key == "weight" else layer_name(f"{path}.{key}"),
+                    "type": type(layer).__name__,
+                    "in_channels": getattr(layer, "in_channels", weight.shape[1]),
+                    "out_channels": getattr(layer, "out_channels", weight.shape[0]),
+                    "params": weight.numel() + (0 if bias is None else bias.numel()),
+                    "weights": weight.numel(),
+                    "nonzero_weights": int(weight.count_nonzero()),
+                    "macs": done,
+                    "nonzero_macs": _nonzero_share(weight, done),
+                }
+            )
+    return rows
 
 
 def size_bytes(model: nn.Module) -> int:
@@ -87,30 +94,38 @@ def sparse_size_bytes(model: nn.Module) -> int:
     return sum(min(size, packed.get(name, size)) for name, size in dense.items())
 
 
-def _nonzero_share(layer: nn.Module, layer_macs: int) -> int:
+def _nonzero_share(weight: Tensor, layer_macs: int) -> int:
     # Exact: dense kernels use every weight of a layer equally often, so its MACs are a multiple of its weights.
-    weight = layer.get_parameter("weight")
     return layer_macs * int(weight.count_nonzero()) // max(weight.numel(), 1)
 
 
-def _count_macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[int, Counter[nn.Module]]:
-    """MACs of the whole model, and of each prunable layer, summed over its calls."""
-    by_layer: Counter[nn.Module] = Counter()
+def _count_macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[int, Counter[tuple[nn.Module, str]]]:
+    """MACs of the whole model, and of each prunable weight by layer and key, summed over its calls."""
+    by_layer: Counter[tuple[nn.Module, str]] = Counter()
     modes = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
 
     def before(layer: nn.Module, args: object) -> None:
-        by_layer[layer] -= counter.get_total_flops() // 2
+        by_layer[layer, "weight"] -= counter.get_total_flops() // 2
 
     def after(layer: nn.Module, args: object, output: object) -> None:
-        by_layer[layer] += counter.get_total_flops() // 2
+        by_layer[layer, "weight"] += counter.get_total_flops() // 2
 
+    def attended(layer: Any, args: tuple[Tensor, ...], kwargs: Mapping[str, Any], output: object) -> None:
+        tokens = [x.numel() // x.shape[-1] for x in _queries_keys_values(*args, **kwargs)]
+        for key in weight_keys(layer):
+            used = tokens["qkv".index(key[0])] if key[0] in "qkv" else sum(tokens) / 3
+            by_layer[layer, key] += int(getattr(layer, key).numel() * used)
+        by_layer[layer.out_proj, "weight"] += layer.out_proj.weight.numel() * tokens[0]
+
+    attention = [module for module in modes if isinstance(module, nn.MultiheadAttention)]
     layers = [module for module in modes if isinstance(module, PRUNABLE_LAYERS)]
     hooks = [layer.register_forward_pre_hook(before) for layer in layers]
     hooks += [layer.register_forward_hook(after) for layer in layers]
+    hooks += [layer.register_forward_hook(attended, with_kwargs=True) for layer in attention]
     try:
         model.eval()
-        with torch.no_grad(), counter:
+        with torch.no_grad(), attention_by_steps(), counter:
             model(_zero_input(model, in_shape))
     finally:
         for hook in hooks:
@@ -120,6 +135,12 @@ def _count_macs(model: nn.Module, in_shape: Sequence[int]) -> tuple[int, Counter
     return counter.get_total_flops() // 2, by_layer
 
 
-def _zero_input(model: nn.Module, in_shape: Sequence[int]) -> torch.Tensor:
+def _queries_keys_values(
+    query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return query, key, value
+
+
+def _zero_input(model: nn.Module, in_shape: Sequence[int]) -> Tensor:
     parameter = next(model.parameters(), torch.empty(0))
     return torch.zeros(1, *in_shape, device=parameter.device, dtype=parameter.dtype)

@@ -11,6 +11,7 @@ from torch import nn
 
 from pruning.criteria import gradients
 from pruning.criteria.scoring import Batches
+from pruning.weights.masks import layer_name, weight_name
 
 Row = dict[str, Any]
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -27,7 +28,7 @@ def layer_scores(model: nn.Module, batches: Batches) -> list[Row]:
         for name, score in criterion(model, batches, generator).items():
             values = score.double().flatten().cpu().numpy()
             quantiles = np.percentile(values, QUANTILES).tolist()
-            about = {"layer": name.removesuffix(".weight"), "criterion": criterion.__name__, "weights": len(values)}
+            about = {"layer": layer_name(name), "criterion": criterion.__name__, "weights": len(values)}
             about |= {"norm": float(np.linalg.norm(values)), "mean": float(values.mean())}
             rows.append(about | {f"q{q:02d}": value for q, value in zip(QUANTILES, quantiles, strict=True)})
     return rows
@@ -40,7 +41,7 @@ def histograms(layers: list[str], dense: Mapping[str, np.ndarray], pruned: Mappi
     """
     rows = []
     for layer in layers:
-        before, after = (state[f"{layer}.weight"].ravel() for state in (dense, pruned))
+        before, after = (state[weight_name(layer)].ravel() for state in (dense, pruned))
         after = after[after != 0]
         both = np.concatenate([before, after])
         edges = np.linspace(both.min(), both.max(), BINS + 1)

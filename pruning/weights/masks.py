@@ -15,17 +15,40 @@ Masks = dict[str, Tensor]  # parameter name -> bool tensor of the weight's shape
 PRUNABLE_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
+# Parameters of nn.MultiheadAttention that are weights of linear layers: of queries, keys and values, together or not.
+PACKED = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def weight_keys(layer: nn.Module) -> list[str]:
+    """Names of a layer's own prunable weights; none for other modules."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return [key for key in PACKED if layer._parameters.get(key) is not None]
+    return ["weight"] if isinstance(layer, PRUNABLE_LAYERS) else []
+
+
+def layer_name(weight: str) -> str:
+    """The name of a prunable weight's layer in tables and figures: its path; of attention, the weight's own name."""
+    return weight.removesuffix(".weight")
+
+
+def weight_name(layer: str) -> str:
+    """The prunable weight of the layer that `layer_name` names."""
+    return layer if layer.rpartition(".")[2] in PACKED else f"{layer}.weight"
+
+
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The prunable weights, those of convolutions and linear layers: name -> parameter, in module order.
+    """The prunable weights, those of convolutions, linear layers and attention: name -> parameter, in module order.
 
     Names are those of `model.named_parameters()`; a weight shared by several layers appears once, under its first name.
     """
     weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
-        if isinstance(module, PRUNABLE_LAYERS) and id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            weights[f"{path}.weight" if path else "weight"] = module.get_parameter("weight")
+        for key in weight_keys(module):
+            weight: nn.Parameter = getattr(module, key)
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                weights[f"{path}.{key}" if path else key] = weight
     return weights
 
 

@@ -50,4 +50,4 @@ def of_network(file: StudyFile, model: nn.Module, in_shape: tuple[int, int, int]
             except ValueError as error:
                 raise ValueError(f"space.granularity {granularity}: {error}") from None
             groups = [group.name for group in graph.groups] if graph else groups
-    return file.with_parts([name.removesuffix(".weight") for name in masks.prunable(model)], groups)
+    return file.with_parts([masks.layer_name(name) for name in masks.prunable(model)], groups)

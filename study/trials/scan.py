@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pruning.weights.masks import weight_name
 from study.config import EACH, Recipe, StudyFile, parse
 from study.config import axes as spaces
 from study.data.cache import cache_dir
@@ -63,7 +64,7 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> dict[str, Curves]:
     found: dict[str, Curves] = {}
     for row in rows:
         if row["state"] == "complete" and (row["layer"] or row["group"]):
-            name = f"{row['layer']}.weight" if row["layer"] else row["group"]
+            name = weight_name(row["layer"]) if row["layer"] else row["group"]
             curve = found.setdefault(_key(row, _CURVE_KEYS), {}).setdefault(name, {})
             curve[row["requested_sparsity"]] = row["accuracy_drop"]
     return found

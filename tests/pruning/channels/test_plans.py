@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from models import build
-from pruning.channels.plans import after, compose, remainder, sizes, weight_sides
+from pruning.channels.plans import after, check_plan, compose, remainder, sizes, weight_sides
 from pruning.channels.surgery import apply_plan, mask_units
 from tests.networks import example_plan
 
@@ -56,10 +56,37 @@ def test_plans_that_do_not_follow_one_another_are_refused() -> None:
         remainder(more, example_plan(build("resnet20", 10))[1])
 
 
-def plan(out: Any, removed_out: Any, inner: Any, removed_in: Any, **groups: Any) -> Any:
+def plan(out: Any, removed_out: Any, inner: Any, removed_in: Any, **further: Any) -> Any:
     """A plan of one layer."""
     axes = {"out": {"of": out, "removed": removed_out}, "in": {"of": inner, "removed": removed_in}}
-    return {"version": 1, "layers": {"conv": axes | groups}}
+    return {"version": 1, "layers": {"conv": axes | further}}
+
+
+def test_padding_with_zeros_by_hand() -> None:
+    """Channels 2, 3 and 4 of 8 are those of the input; of the zeros before them one is cut, of those behind two."""
+    first = plan(8, [1, 3, 5, 6], 3, [1], pad=[1, 1, 2, 3], pad_axis=-2)
+    assert after(first) == plan(4, [], 2, [], pad=[1, 1, 1, 1], pad_axis=-2)
+    second = plan(4, [0, 1], 2, [0], pad=[1, 1, 1, 1], pad_axis=-2)
+    both = plan(8, [0, 1, 2, 3, 5, 6], 3, [0, 1], pad=[1, 1, 2, 3], pad_axis=-2)
+    assert compose(first, second) == both
+    assert remainder(both, first) == second
+
+
+@pytest.mark.parametrize(
+    ("removed", "inner", "further"),
+    [
+        ([2], [], {"pad": [0, 0, 2, 3], "pad_axis": -2}),
+        ([2], [1], {"pad": [0, 0, 2, 3], "pad_axis": -2}),
+        ([], [], {"pad": [0, 0, 2, 3], "pad_axis": -1}),
+        ([], [], {"pad": [0, 0, 2, 3], "pad_axis": -3}),
+        ([], [], {"pad": [0, 0, 2, 2], "pad_axis": -2}),
+        ([], [], {"pad": [0, 0, 2, 3]}),
+        ([], [], {"pad": 5, "pad_axis": -2}),
+    ],
+)
+def test_padding_that_does_not_fit_is_refused(removed: Any, inner: Any, further: Any) -> None:
+    with pytest.raises(ValueError, match="layer 'conv': its out channels are not its in channels with zeros"):
+        check_plan(plan(8, removed, 3, inner, **further))
 
 
 def test_turns_by_hand() -> None:

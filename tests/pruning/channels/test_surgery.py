@@ -23,7 +23,7 @@ from pruning.channels.surgery import apply_plan, carry_state, mask_units, slice_
 from pruning.criteria.magnitude import magnitude_l1, magnitude_l2, random
 from pruning.measure.cost import macs
 from pruning.weights.masks import prunable
-from tests.networks import NETWORKS, Three, example_plan, trained_like
+from tests.networks import NETWORKS, Function, Three, example_plan, trained_like
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 
@@ -75,6 +75,12 @@ class Scale(nn.Module):
         return self.factor * x
 
 
+def shuffled(x: Any) -> Any:
+    """The first channels of each half, then the second ones, and so on."""
+    n, channels, height, width = x.shape
+    return x.view(n, 2, channels // 2, height, width).transpose(1, 2).reshape(n, -1, height, width)
+
+
 class Drawn(nn.Module):
     """A randomly drawn network: each step takes one or two of the tensors so far and appends a new one."""
 
@@ -109,6 +115,13 @@ class Drawn(nn.Module):
         if kind == "behind":
             layers = nn.Linear(a, width), nn.GELU(), nn.Linear(width, a)
             return nn.Sequential(Permute([0, 2, 3, 1]), *layers, Permute([0, 3, 1, 2])), a
+        if kind == "pad":
+            amounts = (0, 0, 0, 0, width // 2, 1)
+            return Function(lambda x: F.pad(x, amounts)), a + width // 2 + 1
+        if kind == "slice" and a > 2:
+            return Function(lambda x: torch.cat([x[:, a // 2 :], x[:, 1 : a // 2]], 1)), a - 1
+        if kind == "shuffle" and a % 2 == 0:
+            return Function(shuffled), a
         fits = {"add": a == b, "gate": a == b, "cat": True, "chunk": a % 2 == 0}
         return nn.Identity(), fits.get(kind, False) * {"cat": a + b, "chunk": a // 2}.get(kind, a)
 
@@ -130,7 +143,7 @@ class Drawn(nn.Module):
 
 
 KINDS = ["conv", "conv", "transposed", "depthwise", "grouped", "twice", "scale", "behind"]
-KINDS += ["add", "gate", "cat", "chunk"]
+KINDS += ["add", "gate", "cat", "chunk", "pad", "slice", "shuffle"]
 STEP = st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 9), st.integers(2, 6))
 
 
