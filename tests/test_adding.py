@@ -275,7 +275,14 @@ def test_an_export_format(shared: Any, add: Any, tmp_path: Path, capsys: pytest.
         return torch.load(path, weights_only=False)["network"]
 
     results = tmp_path / "quickstart"
-    row = {"trial_id": "0000", "kind": "search", "state": "complete", "accuracy": 0.9, "sparsity": 0.5, "feasible": True}
+    row = {
+        "trial_id": "0000",
+        "kind": "search",
+        "state": "complete",
+        "accuracy": 0.9,
+        "sparsity": 0.5,
+        "feasible": True,
+    }
     results.mkdir()
     write_rows(results / "trials.csv", COLUMNS, [row])
     write_rows(results / "history.csv", HISTORY, [])
