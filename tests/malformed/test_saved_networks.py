@@ -144,7 +144,10 @@ def conv(plan: dict[str, Any]) -> dict[str, Any]:
         (lambda plan: conv(plan).update(groups=[[]]), "groups only whole ones"),
         (lambda plan: conv(plan).update(norm_groups=10**12, out={"of": 10**12, "removed": []}), "another network"),
         (lambda plan: conv(plan).update(transposed="yes"), "transposed is true or false"),
-        (lambda plan: conv(plan).update(more={}), "its keys are groups, heads, in, norm_groups, out, pad, pad_axis, transposed"),
+        (
+            lambda plan: conv(plan).update(more={}),
+            "its keys are groups, heads, in, norm_groups, out, pad, pad_axis, transposed",
+        ),
         (lambda plan: conv(plan).pop("in"), "the plan is for another network"),
         (lambda plan: plan["layers"].pop("fc"), "the plan is for another network"),
         (lambda plan: plan.update(version=2), "not a plan of version 1"),
