@@ -218,7 +218,9 @@ def check_identity(stored: Any, file: StudyFile) -> None:
     """Raise RefusedError if a journal holds another study file; `trials` and `hours` may differ."""
     # Parsed, so that it has the defaults of keys that are newer than the journal.
     if differences := "; ".join(_differences(identity(parse(stored, "the study file in it")), identity(file))):
-        raise RefusedError(f"study.yaml was changed after the study began: {differences}")
+        raise RefusedError(
+            f"study.yaml was changed after the study began: {differences} (optuna.journal has what it was)"
+        )
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
