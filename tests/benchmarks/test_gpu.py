@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_rows
+from benchmarks import gpu, gpu_rows, gpu_speed
 from benchmarks.gpu_checks import SKIPPED, TIME_IS_UP, WRONG, Check, Given
 from pruning.allocation.scopes import SCOPES
 from pruning.criteria.registry import CRITERIA
@@ -116,6 +116,28 @@ def test_without_a_gpu_there_is_one_message(capsys: pytest.CaptureFixture[str], 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == gpu.main(["--toy", "--device", "cuda"]) == 2
     assert capsys.readouterr().err.startswith("error: no CUDA GPU that torch can use")
+
+
+@pytest.mark.parametrize(("code", "done", "verdict"), [(0, 4, "ok"), (130, 4, "ok"), (1, 4, WRONG), (0, 3, WRONG)])
+def test_a_studys_rate_is_that_of_its_trials_and_none_may_be_missing(
+    monkeypatch: pytest.MonkeyPatch, code: int, done: int, verdict: str
+) -> None:
+    def finished(command: list[str], seconds: float, log: Path) -> Any:
+        table = log.with_name("quickstart") / "trials.csv"
+        table.parent.mkdir()
+        rows = [
+            f"{'complete' if i < done else 'failed'},{'' if i < done else 'why'},{100 + 2 * i},1.5" for i in range(4)
+        ]
+        table.write_text("\n".join(["state,error,finished,wall_seconds", *rows]))
+        return code, "the last words"
+
+    monkeypatch.setattr(gpu_speed, "_finished", finished)
+    given = Given(torch.device("cpu"), True, time.monotonic() + 60, 1, 64, None)
+    *ways, both = gpu_speed.study(given)
+    assert [way.verdict for way in ways] == [verdict] * 2
+    assert (both.verdict, both.value) == (("ok", 1.0) if verdict == "ok" else (SKIPPED, ""))
+    if verdict == "ok":
+        assert ways[0].value == 30  # one every two seconds
 
 
 @pytest.mark.slow
