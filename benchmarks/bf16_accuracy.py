@@ -28,7 +28,7 @@ def test_accuracy(section: BaselineSection, data_dir: str | None, seed: int, bf1
       bf16: train in bf16 autocast instead of fp32.
     """
     precision.gains_by_bf16 = lambda device: bf16
-    vars(training)["SEED"] = seed
+    training.SEED = seed
     data = training.read_data(section, data_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     *_, baseline = training.make(section, data, device)

@@ -73,7 +73,7 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     contents = {name: _read_verified(folder / name, digest) for name, digest in card["sha256"].items()}
     try:
         model = build(card["model"], card["num_classes"], tuple(card["in_shape"]))
-    except Exception as error:  # a user's own function may raise anything
+    except Exception as error:  # of classes and sizes that no network has, torch raises other types
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{folder / 'card.json'}: its network cannot be built: {reason}{_advice(error)}") from error
     if "plan.json" in contents:

@@ -20,17 +20,10 @@ from torch import nn
 import models
 from study import run
 from study.baseline.checkpoint import read_checkpoint
-from study.driver import dry_run
 from tests.malformed import mutations
 from tests.malformed.rule import Ending, end_of
 
 SETTINGS = ["baseline.model=resnet8", "baseline.dataset=digits", "space.granularity=weight"]
-
-
-@pytest.fixture(autouse=True)
-def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The dry run's timing of the network takes seconds and reads nothing."""
-    monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(1e-3, 1e-3))
 
 
 def network() -> nn.Module:

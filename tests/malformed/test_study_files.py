@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from study import run
-from study.driver import dry_run
 from tests.malformed import mutations
 from tests.malformed.rule import end_of
 
@@ -28,12 +27,6 @@ STUDY: dict[str, Any] = {
     },
 }
 KEYS = [f"{section}.{key}" for section, content in STUDY.items() for key in content] + ["study", "space.steps.when", ""]
-
-
-@pytest.fixture(autouse=True)
-def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The dry run's timing of the network takes seconds and reads nothing."""
-    monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(1e-3, 1e-3))
 
 
 @pytest.mark.parametrize(("seed", "cases"), [(0, 60), pytest.param(1, 1500, marks=pytest.mark.slow)])

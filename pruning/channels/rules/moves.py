@@ -97,8 +97,8 @@ def cat(variables: ChannelVariables, node: fx.Node, value: Tensor) -> Ids | None
     return first
 
 
-def chunk(variables: ChannelVariables, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
-    """Cuts the same channels from every chunk, so that chunks stay equal."""
+def take_apart(variables: ChannelVariables, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
+    """`chunk` and `split`: parts along the channels, or along another axis, where each has all channels."""
     before, ids = variables.first_input(node)
     dim = argument(node, 2, "dim", default=0)
     if ids is None or not isinstance(dim, int):
@@ -106,20 +106,19 @@ def chunk(variables: ChannelVariables, node: fx.Node, value: Sequence[Tensor]) -
     axis = variables.axis[node] = variables.input_axis(node)
     if dim % before.ndim != axis:
         return [ids] * len(value)
+    return (_chunks if operation(node) == "chunk" else _split)(variables, node, value, ids)
+
+
+def _chunks(variables: ChannelVariables, node: fx.Node, value: Sequence[Tensor], ids: Ids) -> list[Ids] | None:
+    """Cuts the same channels from every chunk, so that chunks stay equal."""
     if len(value) != argument(node, 1, "chunks") or len(ids) % len(value):
         return None
     return variables.unite_parts(ids, len(value))
 
 
-def split(variables: ChannelVariables, node: fx.Node, value: Sequence[Tensor]) -> list[Ids] | None:
+def _split(variables: ChannelVariables, node: fx.Node, value: Sequence[Tensor], ids: Ids) -> list[Ids]:
     """Parts of a given size; those of a size computed from the channels are cut as chunks are, others not at all."""
-    before, ids = variables.first_input(node)
-    dim = argument(node, 2, "dim", default=0)
-    if ids is None or not isinstance(dim, int):
-        return None
-    axis = variables.axis[node] = variables.input_axis(node)
-    if dim % before.ndim != axis:
-        return [ids] * len(value)
+    axis = variables.axis[node]
     parts = np.split(ids, np.cumsum([part.shape[axis] for part in value])[:-1])
     given = argument(node, 1, "split_size_or_sections", "split_size")
     if isinstance(given, fx.Node) and len({len(part) for part in parts}) == 1:

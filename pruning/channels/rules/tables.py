@@ -61,14 +61,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(SPATIAL, elementwise.spatial),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), elementwise.reduction),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "unsqueeze"), moves.reshape),
+    **dict.fromkeys(("chunk", "split"), moves.take_apart),
     **dict.fromkeys(("transpose", "swapaxes", "swapdims"), moves.transpose),
     "cat": moves.cat,
-    "chunk": moves.chunk,
     "expand": moves.expand,
     "getitem": moves.getitem,
     "pad": moves.pad,
     "permute": moves.permute,
-    "split": moves.split,
     "unbind": moves.unbind,
 }
 LAYER_RULES: dict[type, Rule] = {
