@@ -100,6 +100,6 @@ def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, hi
 def _latency_columns(pruned: Pruned, context: TrialContext, data: DeviceData) -> Row:
     if not context.timed:
         return {}
-    device = data.images.images.device
+    device = data.images.device
     dense = context.baseline.network(device)
     return speeds({"": copy.deepcopy(pruned.model)}, dense, context.data.in_shape, device)[""]

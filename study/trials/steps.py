@@ -95,7 +95,7 @@ def trial_epochs(
 def _prune_and_finetune(
     recipe: Recipe, seed: int, context: TrialContext, data: DeviceData, history: list[Row]
 ) -> Generator[Row, None, Pruned]:
-    device, augmented = data.images.images.device, context.section.augment
+    device = data.images.device
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws the same
     calibrating = rows_of(calibration(context.data, recipe.calibration_samples, seed), device)
@@ -110,7 +110,7 @@ def _prune_and_finetune(
         pruned = prune_to(before, sparsity, batches, generator, scores)
         optimizer, scores = _carry_optimizer(optimizer, recipe, before, pruned), None
         if recipe.recalibrate:
-            evaluation.recalibrate(pruned.model, data.images, calibrating, generator if augmented else None)
+            evaluation.recalibrate(pruned.model, data.images, calibrating, generator)
         yield from tuning.until(round(number * tuning.steps / len(cuts)), pruned, optimizer)
     return pruned
 
