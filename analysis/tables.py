@@ -28,6 +28,7 @@ from analysis.results_folder import (
     scans,
 )
 from analysis.statistics import runs
+from analysis.statistics.baseline import at_chance, flattered, sentence
 from analysis.statistics.pareto import front
 
 EDGES = (0.0, 0.5, 0.8, 0.95, inf)  # of the ranges of achieved sparsity; a range excludes its upper edge
@@ -68,10 +69,21 @@ def summary(results: Results) -> Table:
     searched = rows["kind"].isin(["search", "confirm"])
     blanked = {key: rows[key].where(searched) for key in keys if key not in _TRAINING_KEYS}
     shared = "; ".join(f"{label(key)} {text(key, value)}" for key, value in constant.items() if key not in keys)
+    told = [sentence(at_chance(results.record["baseline"]))]
+    told += [sentence(flattered(results.study["baseline"], results.record["baseline"]))]
     count = f"{len(best) or 'No'} {'network is' if len(best) < 2 else 'networks are'} on the front"
     return Table(
         rows.assign(**blanked)[["trial_id", *keys, *MEASURES, *extra]],
-        f"{count}, which is selected by validation accuracy." + f" The same for all: {shared}." * bool(shared),
+        " ".join(
+            filter(
+                None,
+                [
+                    f"{count}, which is selected by validation accuracy.",
+                    *told,
+                    f"The same for all: {shared}." * bool(shared),
+                ],
+            )
+        ),
     )
 
 

@@ -197,18 +197,6 @@ def test_a_file_that_a_users_function_reads_counts(tmp_path: Path, data: Data) -
     assert disk_cache.key(restless, data) == disk_cache.key(restless, data)
 
 
-def test_of_a_saved_network_whose_function_misses_its_file_it_is_said_what_helps(tmp_path: Path, data: Data) -> None:
-    (tmp_path / "mine.py").write_text(SMALL)
-    own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
-    weights = Path(given(tmp_path, own.state_dict(), "own.pt"))
-    card = {"model": f"{tmp_path}/mine.py:factory", "num_classes": 10, "in_shape": [1, 8, 8], "mean": [0], "std": [1]}
-    models.save(tmp_path / "net", own, {**card, "class_names": list("0123456789")})
-    models.load(tmp_path / "net")
-    weights.unlink()
-    with pytest.raises(ValueError, match="own.pt.*the weights are in weights.pt, so let the function read its own"):
-        models.load(tmp_path / "net")
-
-
 def test_a_saved_network_of_a_package_needs_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.build("torchvision/squeezenet1_1", 2, (3, 32, 32))
     card = {"model": "torchvision/squeezenet1_1", "num_classes": 2, "in_shape": [3, 32, 32], "class_names": ["a", "b"]}
