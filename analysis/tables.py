@@ -227,7 +227,8 @@ def _range(low: float, high: float) -> str:
 
 
 _TRAINING_KEYS = {  # recipe keys that take effect in a dense control
-    "schedule", "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
+    "schedule", "finetune_epochs", "epochs_per_step", "finetune_samples", "finetune_lr", "lr_schedule", "optimizer",
+    "weight_decay",
 }  # fmt: skip
 
 
