@@ -1,6 +1,7 @@
 """Commands that take a results folder read the images where the study had them, as it read them."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 import models
+from pruning.measure import latency
 from study import evaluate, export, run
 from study.config import StudyFile, parse
 from study.config.columns import COLUMNS, HISTORY
@@ -51,6 +53,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(0.001, 0.001))
+    monkeypatch.setattr(evaluate, "measure_latency", partial(latency.measure_latency, seconds=0.01))
     monkeypatch.setattr(export, "_export_and_time", lambda job: None)  # takes seconds
     return [
         [evaluate.main, folder],
