@@ -69,21 +69,14 @@ def summary(results: Results) -> Table:
     searched = rows["kind"].isin(["search", "confirm"])
     blanked = {key: rows[key].where(searched) for key in keys if key not in _TRAINING_KEYS}
     shared = "; ".join(f"{label(key)} {text(key, value)}" for key, value in constant.items() if key not in keys)
-    told = [sentence(at_chance(results.record["baseline"]))]
-    told += [sentence(flattered(results.study["baseline"], results.record["baseline"]))]
     count = f"{len(best) or 'No'} {'network is' if len(best) < 2 else 'networks are'} on the front"
+    dense = results.record["baseline"]
+    told = [f"{count}, which is selected by validation accuracy."]
+    told += [sentence(at_chance(dense)), sentence(flattered(results.study["baseline"], dense))]
+    told += [f"The same for all: {shared}."] * bool(shared)
     return Table(
         rows.assign(**blanked)[["trial_id", *keys, *MEASURES, *extra]],
-        " ".join(
-            filter(
-                None,
-                [
-                    f"{count}, which is selected by validation accuracy.",
-                    *told,
-                    f"The same for all: {shared}." * bool(shared),
-                ],
-            )
-        ),
+        " ".join(filter(None, told)),
     )
 
 

@@ -32,19 +32,11 @@ def answer(results: Results) -> tuple[str, str]:
             f"{which} {'does not meet' if len(complete) == 1 else 'meets'} the constraints.",
             f"Trials: {tally(results.trials)}.",
         )
+    seen = sentence(flattered(results.study["baseline"], results.record["baseline"]))
     change = f"At {percent(chosen['sparsity'])} % sparsity, {recipe(chosen)} {_accuracy_change(results, chosen)}"
     return (
         f"{change}{_savings(results, chosen)}.",
-        " ".join(
-            filter(
-                None,
-                (
-                    _selection(results, chosen, len(complete)),
-                    sentence(flattered(results.study["baseline"], results.record["baseline"])),
-                    _limitations(results, chosen),
-                ),
-            )
-        ),
+        " ".join((_selection(results, chosen, len(complete)), _limitations(results, chosen), seen)).strip(),
     )
 
 

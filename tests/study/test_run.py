@@ -250,7 +250,7 @@ def image_folder(folder: Any, classes: Any) -> Any:
         ),
         (["--space", "quickstart", "--set", "space.calibration_samples=5000"], "space.calibration_samples: 5000"),
         (["--space", "quickstart", "--set", "space.finetune_samples=[64, 5000]"], "space.finetune_samples: 5000, but"),
-        (["--space", "quickstart", "--set", "space.finetune_samples=0"], "space.finetune_samples: input should be"),
+        (["--space", "quickstart", "--set", "space.finetune_samples=0"], "space: finetune_samples: input should be"),
         (["--space", "quickstart", "--set", "space.protect=[nothing]"], "there is no module 'nothing'; choices: conv1"),
         (["--space", "quickstart", "--set", "space.criterion=nowhere:f"], "criterion nowhere:f: nowhere cannot be"),
         (["--space", "quickstart", "--address", "head"], "--address 'head': expected auto, or HOST:PORT"),
@@ -293,7 +293,7 @@ def test_a_dry_run_counts_the_images_of_fine_tuning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Digits: 1,438 images for training, of which 144 are for validation and 1,294 remain; one second for each."""
-    monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(1.0, 0.0))
+    monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(1.0, 1e-9))
     given = ["--space", "quickstart", "--dry-run", "--set", "space.finetune_epochs=3"]
     for samples, hours in (("null", 3 * 1294 / 3600), ("{low: 100, high: 300}", 3 * 200 / 3600)):
         assert run.main([*given, "--set", f"space.finetune_samples={samples}"]) == 0
