@@ -188,7 +188,7 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
         raise ValueError(f"{named} can't be traced by torch.fx: {error}") from error
     if extra := _only_in_training(meta_model, graph):
         raise ValueError(
-            f"module {extra!r} is used in training only, where it would get the channels of the network before the cut; "
+            f"module {extra!r} is used in training only, where it would get the channels from before the cut; "
             "build the network without it (in torchvision: aux_logits=False)"
         )
     tracker = Tracker(meta_model, graph, protect)

@@ -15,6 +15,7 @@ class PadShortcut(nn.Module):
         self.missing = missing
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
         return F.pad(inputs[:, :, ::2, ::2], (0, 0, 0, 0, self.missing // 2, self.missing // 2))
 
 
@@ -30,6 +31,7 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if before == channels else PadShortcut(channels - before)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
         inner = F.relu(self.bn1(self.conv1(inputs)))
         return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(inputs))
 
@@ -51,6 +53,7 @@ class ResNet(nn.Module):
         return nn.Sequential(Block(before, channels), *(Block(channels, channels) for _ in range(blocks - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, classes)."""
         features = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(images))))))
         return self.linear(F.adaptive_avg_pool2d(features, 1).flatten(1))
 
