@@ -1,0 +1,80 @@
+"""Run networks in onnxruntime: accuracy on a data set, and latency of dense, pruned and 8-bit networks in turn."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.formats import Run, open_onnx, write_onnx
+from study.training import speed
+from study.training.device_data import Images
+from study.training.epochs import Row
+
+NAME = "onnxruntime"
+
+
+class Finished(NamedTuple):
+    """A network to be timed: as floats, and its quantized file if there is one."""
+
+    network: nn.Module
+    int8: bytes | None = None
+
+
+class Engine(nn.Module):
+    """A network that another engine runs, as a module, for `measure_latency`.
+
+    The callable is kept in a tuple, so that it is not a submodule: `eval` must not reach an exported program, which
+    refuses it.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = (run,)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits for `images`."""
+        return self._run[0](images)
+
+
+def accuracy(run: Run, images: Images, rows: Tensor, batch_size: int = 100) -> float:
+    """Accuracy on `rows` of a network that runs on the CPU, in [0, 1]; see `study.training.evaluation.evaluate`."""
+    correct = 0
+    for chosen in rows.split(batch_size):
+        inputs, labels = images.batch(chosen)
+        correct += int((run(inputs.cpu().contiguous()).argmax(1) == labels.cpu()).sum())
+    return correct / len(rows)
+
+
+def speeds(
+    networks: Mapping[str, Finished],
+    dense: nn.Module,
+    in_shape: tuple[int, int, int],
+    device: torch.device,
+    seconds: float = 0.3,
+) -> dict[str, Row]:
+    """The columns of `study.training.speed.speeds`, measured in onnxruntime on one CPU thread, whatever `device` is.
+
+    Of a quantized network, latency_ms is that of its 8-bit file, and float_latency_ms that of the network before.
+    """
+    in_floats = _engine(dense, in_shape)
+    result = {}
+    for name, (network, int8) in networks.items():
+        before = _engine(network, in_shape)
+        timed = {"dense": in_floats, "pruned": before}
+        if int8 is not None:
+            timed |= {"pruned": Engine(open_onnx(int8)), "float": before}
+        result[name] = speed.columns(timed, torch.randn(speed.LARGE_BATCH["cpu"], *in_shape), seconds)
+        result[name]["runtime"] = NAME
+    return result
+
+
+def _engine(network: nn.Module, in_shape: tuple[int, int, int]) -> Engine:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network.onnx")
+        write_onnx(network.cpu().float().eval(), torch.zeros(2, *in_shape), {}, path)
+        return Engine(open_onnx(path))
