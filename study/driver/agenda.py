@@ -18,6 +18,8 @@ FINE_TUNING = (
     "lr_schedule",
     "optimizer",
     "weight_decay",
+    "distil",
+    "temperature",
     "recalibrate",
     "calibration_samples",
 )
@@ -48,7 +50,7 @@ class Agenda:
         complete = [row for row in self._run.store.rows() if row["state"] == "complete"]
         if "dense" in controls and complete:
             best = max(complete, key=lambda row: row["accuracy"])
-            recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in FINE_TUNING}}
+            recipe = {"sparsity": 0.0, "schedule": "one_shot", **{key: best[key] for key in FINE_TUNING if key in best}}
             if ticket := queue.ask_control("dense", Recipe(**recipe).model_dump()):
                 return ticket
         if "scratch" in controls:

@@ -110,7 +110,7 @@ def _prune_and_finetune(
     pruned = begin(context.baseline.network(device), example, prune_settings(recipe, context.curves))
     scores = baseline_scores(recipe, seed, context, data.images, pruned)
     optimizer = _optimizer(recipe, pruned.model)
-    tuning = FineTuning(recipe, data, context.section, seed, history)
+    tuning = FineTuning(recipe, data, context.section, lambda: context.baseline.network(device), seed, history)
     cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
     for number, sparsity in enumerate(cuts, start=1):
         before, batches = pruned, data.images.batches(calibrating)
