@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.formats import Run, open_onnx, write_onnx
+from study.quantization.int8 import missing
 from study.training import speed
 from study.training.device_data import Images
 from study.training.epochs import Row
@@ -39,6 +40,25 @@ class Engine(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The logits for `images`."""
         return self._run[0](images)
+
+
+def opened(path: Path, content: bytes, card: Mapping[str, Any]) -> Run:
+    """Open a quantized file that was read from `path`, in onnxruntime on one thread.
+
+    Raises ValueError, naming the path, if onnxruntime is missing, cannot run the file, or gets from it anything but a
+    logit per class of the network's card.
+    """
+    if needed := missing():
+        raise ValueError(f"{path}: needs {', '.join(needed)}; install the extra: pip install '.[export]'")
+    try:
+        run = open_onnx(content)
+        shape = tuple(run(torch.zeros(1, *card["in_shape"])).shape)
+    except Exception as error:  # onnxruntime has a type of its own for every status
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: onnxruntime cannot run it: {reason}") from error
+    if shape != (1, card["num_classes"]):
+        raise ValueError(f"{path}: gives {shape} for an image, not a logit for each of {card['num_classes']} classes")
+    return run
 
 
 def accuracy(run: Run, images: Images, rows: Tensor, batch_size: int = 100) -> float:
