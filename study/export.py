@@ -156,8 +156,8 @@ class _Normalising(nn.Module):
     def __init__(self, network: nn.Module, images: device_data.Images) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("scale", (1 / (255 * images.std)).view(-1, 1, 1))
-        self.register_buffer("shift", (-images.mean / images.std).view(-1, 1, 1))
+        self.scale = nn.Buffer((1 / (255 * images.std)).view(-1, 1, 1))
+        self.shift = nn.Buffer((-images.mean / images.std).view(-1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The logits for the pixels, normalised as by `study.data.transforms.normalise`."""
@@ -242,7 +242,9 @@ def _arguments(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder")
     parser.add_argument("--trial", metavar="ID|best|knee", required=True, help="which of its saved networks")
     parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--normalise", action="store_true", help="the file takes raw pixels, and normalises them itself")
+    parser.add_argument(
+        "--normalise", action="store_true", help="the file takes raw pixels, and normalises them itself"
+    )
     parser.add_argument("--out", metavar="PATH", type=Path, help="a file, or a folder; default DIR/models/<trial_id>")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are now, if they were moved")
     return parser

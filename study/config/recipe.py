@@ -95,7 +95,8 @@ class Recipe(Section):
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=5e-4, description="while fine-tuning")
     distil: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.0, description="while fine-tuning: share of the loss that compares with the dense network, the teacher"
+        default=0.0,
+        description="while fine-tuning: share of the loss that compares with the dense network, the teacher",
     )
     temperature: Annotated[float, Field(gt=0)] = Field(
         default=4.0, description="with `distil`: what the logits of both networks are divided by"

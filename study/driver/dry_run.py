@@ -47,7 +47,10 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     baseline = (0 if section.checkpoint else section.epochs) * (train * pace.train + validation * pace.evaluate)
     epochs = _mean_epochs(file)
     teacher = pace.evaluate * (max(file.values("distil")) > 0)
-    trial = epochs * (train * (pace.train + teacher) + validation * pace.evaluate) + (validation + test_images) * pace.evaluate
+    trial = (
+        epochs * (train * (pace.train + teacher) + validation * pace.evaluate)
+        + (validation + test_images) * pace.evaluate
+    )
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
     if device.type == "cuda":
         at_once = max(1, int(torch.cuda.device_count() / (1 if gpus == "auto" else max(1, gpus))))

@@ -21,9 +21,7 @@ from study.trials.scoring import probe
 def check_installed(file: StudyFile) -> None:
     """Raise ValueError, with the command that installs it, if recipes need a package that is not installed."""
     if runtime_of(file) == runtime.NAME and (missing := int8.missing()):
-        raise ValueError(
-            f"space.quantize int8 needs {', '.join(missing)}; install the extra: pip install '.[export]'"
-        )
+        raise ValueError(f"space.quantize int8 needs {', '.join(missing)}; install the extra: pip install '.[export]'")
 
 
 def runtime_of(file: StudyFile) -> str:

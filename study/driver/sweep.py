@@ -165,7 +165,9 @@ def _measure_front(run: StudyRun, context: TrialContext, alone: Callable[..., An
     measure: Callable[..., Any] = speeds
     if context.runtime == runtime.NAME:
         measure = runtime.speeds
-        networks = {name: runtime.Finished(networks[name], models.load_onnx(folder)) for name, folder in folders.items()}
+        networks = {
+            name: runtime.Finished(networks[name], models.load_onnx(folder)) for name, folder in folders.items()
+        }
     in_shape = tuple(baseline.card["in_shape"])
     dense = baseline.network(torch.device("cpu"))
     for trial_id, columns in alone(measure, networks, dense, in_shape).items():

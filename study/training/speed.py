@@ -40,7 +40,9 @@ def speeds(
     """
     dtype = torch.bfloat16 if gains_by_bf16(device) else torch.float32
     dense = dense.to(device, dtype).to(memory_format=torch.channels_last)
-    inputs = torch.randn(LARGE_BATCH[device.type], *in_shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    inputs = torch.randn(LARGE_BATCH[device.type], *in_shape, device=device, dtype=dtype).to(
+        memory_format=torch.channels_last
+    )
     result = {}
     for name, network in networks.items():
         pair = {"dense": dense, "pruned": network.to(device, dtype).to(memory_format=torch.channels_last)}

@@ -41,9 +41,7 @@ class FineTuning:
         self._steps_per_epoch = steps_per_epoch(len(data.train), section.batch_size)
         self._batches = endless_batches(data.images, data.train, section.batch_size, section.augment, seed)
         distils = recipe.distil and recipe.epochs
-        self._distillation = (
-            loop.Distillation(teacher().eval(), recipe.distil, recipe.temperature) if distils else None
-        )
+        self._distillation = loop.Distillation(teacher().eval(), recipe.distil, recipe.temperature) if distils else None
         self._step, self._losses, self._seconds = 0, 0.0, 0.0
 
     @property
