@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import models
+from study.data.transforms import Augmentation
 from study.training import device_data, loop, optimisers, precision
 
 
@@ -82,10 +83,11 @@ def ours(model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, batch_s
     """
     device = next(model.parameters()).device
     precision.placed(model, device)
-    tensors = (torch.tensor(images), torch.tensor(labels), torch.tensor([0.49, 0.48, 0.45]), torch.tensor([0.25] * 3))
-    held = device_data.Images(*(tensor.to(device) for tensor in tensors))
+    mean, std = torch.tensor([0.49, 0.48, 0.45], device=device), torch.tensor([0.25] * 3, device=device)
+    pixels, classes = torch.tensor(images, device=device), torch.tensor(labels, device=device)
+    held = device_data.Images(pixels, classes, mean, std, Augmentation(pad_crop=True, flip=True))
     optimizer = optimisers.sgd(model.parameters(), 0.01, 5e-4)
-    batches = device_data.endless_batches(held, torch.arange(len(labels), device=device), batch_size, True, 0)
+    batches = device_data.endless_batches(held, torch.arange(len(labels), device=device), batch_size, 0)
 
     def run(steps: int) -> None:
         loop.train(model, batches, optimizer, [0.01] * steps)

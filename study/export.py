@@ -40,7 +40,6 @@ from study.quantization.runtime import Engine
 from study.training import device_data
 
 CPU = torch.device("cpu")
-BATCH = 500  # images per batch when a file is checked
 
 
 class Job(NamedTuple):
@@ -95,7 +94,7 @@ def compare(network: Run, run: Run, images: device_data.Images, rows: Tensor, no
       normalise: whether the exported network takes raw pixels.
     """
     differ, difference = 0, torch.zeros(())
-    for chosen in rows.split(BATCH):
+    for chosen in rows.split(images.evaluated_at_once):
         expected, actual = network(_inputs(images, chosen)), run(_inputs(images, chosen, normalise))
         differ += int((expected.argmax(1) != actual.argmax(1)).sum())
         difference = torch.maximum(difference, (expected - actual).abs().max())  # keeps NaN, unlike Python's max

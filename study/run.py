@@ -60,7 +60,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
             return 0
         deadline = time.monotonic() + 3600 * (file.study.hours or float("inf"))
         address.check(args.address)
-        data = training.read_data(file.baseline, record["data_dir"])
+        data = training.read_data(file.baseline, record["data_dir"], say=print)
         file = resolve(file, data, say=print)
         folder.mkdir(parents=True, exist_ok=True)
         scans = ScanCache(disk_cache.key(file.baseline, data))

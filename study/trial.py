@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> 
     try:
         file = read_study(args.space, args.set)
         check_installed(file)
-        data = training.read_data(file.baseline, args.data_dir)
+        data = training.read_data(file.baseline, args.data_dir, say=print)
         file = resolve(file, data, say=print)
         if not 0 <= args.seed < 2**32:
             raise ValueError(f"--seed {args.seed}: expected 0 to {2**32 - 1}")

@@ -227,16 +227,17 @@ def test_a_model(add: Any) -> None:
         run(context, granularity=granularity)
 
 
-def stripes(data_dir: Any, image_size: Any, cache: Any) -> Any:
+def stripes(options: Any) -> Any:
     """Images of lines that lie or stand."""
-    side = image_size or 8
+    side = options.image_size or 8
 
-    def read(images: Any) -> Any:
-        labels = np.arange(len(images)) % 2
-        images[:] = 0
+    def read(write: Any) -> Any:
+        labels = np.arange(160) % 2
+        images = np.zeros((160, side, side, 1), np.uint8)
         for number, label in enumerate(labels):
             place = number % side
             images[(number, place) if label else (number, slice(None), place)] = 255
+        write(0, images)
         return labels, ["stands", "lies"]
 
     return Source((side, side, 1), 2, 120, 40, {"dataset": "mine", "side": side}, read)

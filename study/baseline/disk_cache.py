@@ -19,11 +19,14 @@ from study.baseline.training import SEED
 from study.config import BaselineSection
 from study.data import cache as datasets
 from study.data.splits import Data
+from study.data.transforms import Augmentation
 from study.training import precision
 from study.training.epochs import Row, epoch_line
 
 FORMAT = 3  # increase when the meaning of a cached baseline changes
-LATER = ("init_from", "weights", "init_missing", "freeze", "mean", "std")  # keys that baselines kept before do not know
+# Keys that baselines kept before do not know.
+LATER = ("init_from", "weights", "init_missing", "freeze", "mean", "std", "resize", "labels", "store")
+BOOLEAN = {Augmentation(True, True): True, Augmentation(): False}  # as which baselines kept before know these two
 
 
 def key(section: BaselineSection, data: Data) -> str:
@@ -32,6 +35,7 @@ def key(section: BaselineSection, data: Data) -> str:
     settings = {
         name: value for name, value in section.model_dump().items() if name not in usual or value != usual[name]
     }
+    settings["augment"] = BOOLEAN.get(section.augmentation, settings["augment"])
     parts: dict[str, Any] = {"format": FORMAT, **settings, "data": data.fingerprint}
     if forced := precision.forced_precision():
         parts["precision"] = forced

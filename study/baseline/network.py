@@ -50,6 +50,7 @@ def card_of(section: BaselineSection, data: Data) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "mean": data.mean.tolist(),
         "std": data.std.tolist(),
+        "validation": "folder" if data.given_validation else "split",
     }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from study.baseline.checkpoint import start
 from study.baseline.network import Baseline, arrays, card_of
 from study.config import BaselineSection
 from study.data import splits
-from study.data.splits import Data
+from study.data.splits import Data, Overview
 from study.training import device_data, evaluation, loop, optimisers, precision
 from study.training.device_data import DeviceData, place
 from study.training.epochs import Row
@@ -94,7 +95,7 @@ def train_epochs(
     made_new = {name.rpartition(".")[0] for name in new}
     norms = [m for path, m in model.named_modules() if isinstance(m, _BatchNorm) and path not in made_new]
     optimizer = optimisers.sgd(model.parameters(), section.lr, section.weight_decay)
-    batches = device_data.endless_batches(data.images, data.train, section.batch_size, section.augment, seed)
+    batches = device_data.endless_batches(data.images, data.train, section.batch_size, seed)
     steps = device_data.steps_per_epoch(len(data.train), section.batch_size)
     for epoch in range(section.epochs):
         started = time.perf_counter()
@@ -119,19 +120,25 @@ def train_epochs(
         }
 
 
-def read_data(section: BaselineSection, data_dir: str | Path | None) -> Data:
+def read_data(
+    section: BaselineSection, data_dir: str | Path | None, say: Callable[[str], None] = lambda _: None
+) -> Data:
     """Load and split the data set of a baseline section, the same for all trials; with its mean and std, if it has any.
 
-    Raises ValueError for wrong input.
+    say: is told what the data set holds, before images are decoded. Raises ValueError for wrong input.
     """
-    data = splits.load(
-        section.dataset,
-        data_dir=data_dir,
-        image_size=section.image_size,
-        train_samples=section.train_samples,
-        validation=section.validation,
-        seed=SEED,
-    )
+    data = splits.load(section.dataset, seed=SEED, say=say, **_image_settings(section, data_dir))
+    data = replace(data, augmentation=section.augmentation)
     if section.mean is None:
         return data
     return replace(data, mean=np.array(section.mean, np.float32), std=np.array(section.std, np.float32))
+
+
+def overview(section: BaselineSection, data_dir: str | Path | None) -> Overview:
+    """What the data set of a baseline section holds; reads no image. Raises ValueError for wrong input."""
+    return splits.overview(section.dataset, **_image_settings(section, data_dir))
+
+
+def _image_settings(section: BaselineSection, data_dir: str | Path | None) -> dict[str, Any]:
+    keys = ("image_size", "resize", "labels", "store", "train_samples", "validation")
+    return {"data_dir": data_dir} | {key: getattr(section, key) for key in keys}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from models import MODELS, packages
 from study.config.fields import Direction, Fraction, Section, Seed, one_of
-from study.data.sources import DATASETS
+from study.data.sources import DATASETS, MIRRORED
+from study.data.transforms import Augmentation
 from study.samplers.registry import SAMPLERS
 
 DIRECTIONS = {
@@ -135,6 +137,22 @@ class Resources(Section):
     )
 
 
+class Augment(Section):
+    """Random changes to training images."""
+
+    pad_crop: bool = Field(default=False, description="pad by an eighth of the height, and cut out the old size")
+    flip: bool = Field(default=False, description="mirror every second image, left to right")
+    resized_crop: bool = Field(
+        default=False, description="cut out 25 to 100 % of the area and resize it; instead of `pad_crop`"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Augment:
+        if self.pad_crop and self.resized_crop:
+            raise ValueError("pad_crop and resized_crop exclude each other; give only one of them")
+        return self
+
+
 class BaselineSection(Section):
     """The dense network that trials start from, its training and its data."""
 
@@ -167,11 +185,29 @@ class BaselineSection(Section):
     std: tuple[Annotated[float, Field(ge=1e-3, le=1)], ...] | None = Field(
         default=None, description="their standard deviation, likewise; goes with `mean`"
     )
-    dataset: Annotated[str, one_of("dataset", DATASETS)] = Field(
-        default="cifar10", description="the images; `imagefolder` needs `--data-dir`"
+    dataset: Annotated[str, one_of("dataset", DATASETS, dotted=True)] = Field(
+        default="cifar10",
+        description="the images; `imagefolder` needs `--data-dir`; also a function of your own, "
+        "`package.module:function` or `path/file.py:function`",
     )
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
-        default=None, description="`imagefolder` only, and required there: pixels to which images are resized"
+        default=None,
+        description="`imagefolder` and data sets of your own only, and required there: pixels to which images are "
+        "resized",
+    )
+    resize: Literal["squeeze", "crop"] = Field(
+        default="squeeze",
+        description="how: `squeeze` changes proportions; `crop` resizes the shorter side and cuts out the centre",
+    )
+    labels: str | None = Field(
+        default=None,
+        description="`imagefolder` only: a CSV file in `--data-dir` with the images' names and classes, instead of a "
+        "folder per class",
+    )
+    store: Literal["auto", "decoded", "jpeg"] = Field(
+        default="auto",
+        description="how resized images are kept in the cache: as pixels (`decoded`) or as `jpeg` of quality 95, "
+        "smaller and slower to read; `auto`: as pixels up to 64 GiB",
     )
     train_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="use only this many training images, stratified by class and the same for every trial"
@@ -186,15 +222,39 @@ class BaselineSection(Section):
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=5e-4, description="of the baseline's training")
     label_smoothing: Fraction = Field(default=0.0, description="of the baseline's training")
-    augment: bool = Field(default=True, description="crop at random after padding, and flip; for fine-tuning too")
+    augment: bool | Augment = Field(
+        default=True,
+        description="random changes to training images, for fine-tuning too: `{pad_crop, flip, resized_crop}`. `true`: "
+        "pad_crop and flip; `false`: none; left out: pad_crop, and flip for CIFAR (a mirrored digit is another one)",
+    )
     bn_l1: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="L1 penalty on batch norm's scale (gamma), for network slimming"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_augmentation(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "augment" in values:
+            return values
+        mirrored = values.get("dataset", cls.model_fields["dataset"].default) in MIRRORED
+        return {**values, "augment": {"pad_crop": True, "flip": mirrored}}
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is changed at random about training images."""
+        if isinstance(self.augment, bool):
+            return Augmentation(pad_crop=self.augment, flip=self.augment)
+        return Augmentation(**self.augment.model_dump())
+
     @model_validator(mode="after")
     def _check(self) -> BaselineSection:
-        if self.dataset == "imagefolder" and self.image_size is None:
-            raise ValueError("image_size: dataset imagefolder needs one, in pixels")
+        resized = self.dataset == "imagefolder" or ":" in self.dataset
+        if resized and self.image_size is None:
+            raise ValueError(f"image_size: dataset {self.dataset} needs one, in pixels")
+        if self.resize != "squeeze" and not resized:
+            raise ValueError(f"resize: dataset {self.dataset} has images of one size, which are not resized")
+        if self.labels and self.dataset != "imagefolder":
+            raise ValueError(f"labels: goes with dataset imagefolder, not {self.dataset}")
         given = [key for key in ("checkpoint", "init_from", "weights") if getattr(self, key)]
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]} exclude each other; give only one of them")

@@ -17,7 +17,6 @@ from study.baseline import training
 from study.config import StudyFile
 from study.config import axes as spaces
 from study.config.recipe import sketch
-from study.data import splits
 from study.driver.resolution import of_network
 from study.results.messages import duration
 from study.training import precision
@@ -34,30 +33,25 @@ class Pace(NamedTuple):
 def estimate(file: StudyFile, data_dir: Path | None) -> str:
     """The resolved study as YAML, followed by the estimates. Raises ValueError for wrong images or weights."""
     section = file.baseline
-    in_shape, classes, train_images, test_images = splits.shape_of(
-        section.dataset, data_dir=data_dir, image_size=section.image_size
-    )
-    model, about = training.check(section, classes, in_shape)
+    images = training.overview(section, data_dir)
+    in_shape = images.in_shape
+    model, about = training.check(section, images.classes, in_shape)
     file = of_network(file, model, in_shape)
     gpus = file.resources.gpus
     device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
     pace = _pace(precision.placed(model, device), in_shape, section.batch_size)
-    train = min(section.train_samples or train_images, round(train_images * (1 - section.validation)))
-    validation = round(train_images * section.validation)
-    baseline = (0 if section.checkpoint else section.epochs) * (train * pace.train + validation * pace.evaluate)
+    epoch = images.train * pace.train + images.validation * pace.evaluate
+    baseline = (0 if section.checkpoint else section.epochs) * epoch
     epochs = _mean_epochs(file)
-    teacher = pace.evaluate * (max(file.values("distil")) > 0)
-    trial = (
-        epochs * (train * (pace.train + teacher) + validation * pace.evaluate)
-        + (validation + test_images) * pace.evaluate
-    )
+    teaching = images.train * pace.evaluate * (max(file.values("distil")) > 0)
+    trial = epochs * (epoch + teaching) + (images.validation + images.test) * pace.evaluate
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
     if device.type == "cuda":
         at_once = max(1, int(torch.cuda.device_count() / (1 if gpus == "auto" else max(1, gpus))))
     networks = {"none": 0, "front": min(runs, 20), "all": runs}[file.study.save]
     scan_file = scan.scan_study(file)
     scanned = of_network(scan_file, model, in_shape).trials if scan_file else 0
-    scanning = (validation + 512) * pace.evaluate * scanned / at_once
+    scanning = (images.validation + 512) * pace.evaluate * scanned / at_once
     seconds = baseline / (1 if device.type == "cuda" else at_once)
     first = (
         f"about {duration(seconds)} for the baseline (none if it is cached)" if baseline else "none for the baseline"
@@ -65,6 +59,7 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     lines = [
         yaml.safe_dump(file.resolved(), sort_keys=False, width=110),
         *([about] if about else []),
+        str(images),
         f"recipes: {file.trials} ({_of_all(file)}), "
         f"{file.study.seeds} seed(s) each: {runs} trials of {epochs:.1f} fine-tuning epochs on average",
         f"probe on this machine ({device.type}, one core): {1 / pace.train:,.0f} images/s in training, "
@@ -76,7 +71,7 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
             else []
         ),
         f"disk: about {networks * cost.size_bytes(model) / 1e6:,.0f} MB for {networks} networks; "
-        f"decoded images in the cache: {(train_images + test_images) * _bytes(in_shape) / 1e6:,.0f} MB",
+        f"images in the cache: {images.nbytes / 1e6:,.0f} MB",
     ]
     return "\n".join(lines)
 
@@ -131,8 +126,3 @@ def _mean_epochs(file: StudyFile) -> float:
     axes = {k: a if a.values() else a.model_copy(update={"choices": (a.low, a.high)}) for k, a in axes.items()}
     totals = [sketch(point).epochs for point in spaces.grid(axes)]
     return sum(totals) / len(totals)
-
-
-def _bytes(in_shape: tuple[int, int, int]) -> int:
-    channels, height, width = in_shape
-    return channels * height * width

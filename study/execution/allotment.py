@@ -77,7 +77,7 @@ def trial_memory(context: TrialContext, device: torch.device) -> tuple[int, int]
     network = context.baseline.network(device)
     optimizer = optimisers.OPTIMIZERS["adamw"](network.parameters(), 1e-6, 0.0)  # the optimiser with the largest state
     section = context.section
-    batches = device_data.endless_batches(data.images, data.train, section.batch_size, section.augment, 0)
+    batches = device_data.endless_batches(data.images, data.train, section.batch_size, 0)
     loop.train(network, batches, optimizer, [1e-6])
     free, total = torch.cuda.mem_get_info(device)
     outside_torch = total - free - torch.cuda.memory_reserved(device)

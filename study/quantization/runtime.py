@@ -61,11 +61,10 @@ def opened(path: Path, content: bytes, card: Mapping[str, Any]) -> Run:
     return run
 
 
-def accuracy(run: Run, images: Images, rows: Tensor, batch_size: int = 100) -> float:
+def accuracy(run: Run, images: Images, rows: Tensor) -> float:
     """Accuracy on `rows` of a network that runs on the CPU, in [0, 1]; see `study.training.evaluation.evaluate`."""
     correct = 0
-    for chosen in rows.split(batch_size):
-        inputs, labels = images.batch(chosen)
+    for inputs, labels in images.stream(rows.split(images.evaluated_at_once)):
         correct += int((run(inputs.cpu().contiguous()).argmax(1) == labels.cpu()).sum())
     return correct / len(rows)
 

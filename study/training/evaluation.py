@@ -10,19 +10,17 @@ from study.training.precision import precision
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, images: Images, rows: Tensor, batch_size: int = 500) -> float:
+def evaluate(model: nn.Module, images: Images, rows: Tensor) -> float:
     """Accuracy of the model on `rows`, in [0, 1]; leaves the model in eval mode.
 
     Args:
       model: the network, on the images' device.
       images: the data set.
       rows: int64 (n,) indices into `images`.
-      batch_size: images per forward pass.
     """
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=rows.device)
-    for chosen in rows.split(batch_size):
-        inputs, labels = images.batch(chosen)
+    for inputs, labels in images.stream(rows.split(images.evaluated_at_once)):
         with precision(inputs.device):
             correct += (model(inputs).argmax(1) == labels).sum()
     return correct.item() / len(rows)
@@ -55,10 +53,9 @@ def recalibrate(
     model.eval()  # keeps dropout off; only batch norms are set to training mode
     for norm in norms:
         norm.train()
-    for chosen in rows.split(batch_size):
-        if len(chosen) > 1:
-            with precision(rows.device):
-                model(images.batch(chosen, generator)[0])
+    for inputs, _ in images.stream([chosen for chosen in rows.split(batch_size) if len(chosen) > 1], generator):
+        with precision(rows.device):
+            model(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

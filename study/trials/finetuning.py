@@ -22,7 +22,7 @@ class FineTuning:
     Args:
       recipe: learning rate, its schedule, and the number of epochs.
       data: trained on `train`, evaluated on `validation`.
-      section: batch size and augmentation.
+      section: batch size.
       teacher: makes the network that the recipe distils from.
       seed: of shuffling and augmentation.
       history: history rows are appended to this list; the caller keeps them if the trial fails.
@@ -39,7 +39,7 @@ class FineTuning:
     ) -> None:
         self._recipe, self._data, self._history = recipe, data, history
         self._steps_per_epoch = steps_per_epoch(len(data.train), section.batch_size)
-        self._batches = endless_batches(data.images, data.train, section.batch_size, section.augment, seed)
+        self._batches = endless_batches(data.images, data.train, section.batch_size, seed)
         distils = recipe.distil and recipe.epochs
         self._distillation = loop.Distillation(teacher().eval(), recipe.distil, recipe.temperature) if distils else None
         self._step, self._losses, self._seconds = 0, 0.0, 0.0

@@ -42,7 +42,7 @@ def train_from_scratch(
     Returns:
       The trained network.
     """
-    section, device = context.section, data.images.images.device
+    section, device = context.section, data.images.device
     torch.manual_seed(seed)
     settings = PruneSettings(granularity=CHANNEL, protect=recipe.protect)
     dense = begin(context.baseline.network(device), data.images.batch(data.validation[:1])[0], settings)

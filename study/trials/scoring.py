@@ -86,7 +86,7 @@ def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Im
     if dense.settings.criterion.cost in ("", "weights"):
         return None
     draw = context.seed + seed % context.draws
-    device = images.images.device
+    device = images.device
 
     def compute() -> ScoreArrays:
         chosen = rows_of(calibration(context.data, recipe.calibration_samples, draw), device)

@@ -62,7 +62,9 @@ def refusal(folder: Path) -> str:
 
 def images(folder: Path) -> np.ndarray:
     """What the command has just read, from the cache."""
-    return splits.load("imagefolder", data_dir=folder, image_size=8).images
+    found = splits.load("imagefolder", data_dir=folder, image_size=8).images
+    assert isinstance(found, np.ndarray)
+    return found
 
 
 def test_what_has_an_images_name_and_is_no_file_is_named(folder: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from study.data.splits import calibration, load, stratified
-from study.data.transforms import augment, normalise
+from study.data.transforms import Augmentation, cut_out, normalise, pad_crop, resized_crop
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,7 @@ def test_normalised_in_bf16_is_the_rounded_fp32_and_takes_lists_and_arrays() -> 
 
 
 def one_by_one(images: torch.Tensor, seed: int, pad: int, device: str) -> torch.Tensor:
-    """What `augment` says it does, image by image: np.pad, a slice, a flip."""
+    """What `pad_crop` says it does, image by image: np.pad, a slice, a flip."""
     generator = torch.Generator(device).manual_seed(seed)
     shifts = torch.randint(2 * pad + 1, (2, len(images)), generator=generator, device=device).cpu()
     flips = torch.randint(2, (len(images),), generator=generator, device=device).cpu()
@@ -184,7 +184,7 @@ def one_by_one(images: torch.Tensor, seed: int, pad: int, device: str) -> torch.
 )
 def test_augment_is_pad_crop_and_flip_image_by_image(device: torch.device, shape: Any, pad: Any, seed: Any) -> None:
     images = torch.randint(1, 256, shape, dtype=torch.uint8)
-    result = augment(images.to(device), torch.Generator(device).manual_seed(seed), pad)
+    result = pad_crop(images.to(device), torch.Generator(device).manual_seed(seed), pad)
     assert (result.dtype, result.device.type) == (torch.uint8, device.type)
     assert torch.equal(result.cpu(), one_by_one(images, seed, pad, device))
 
@@ -192,15 +192,70 @@ def test_augment_is_pad_crop_and_flip_image_by_image(device: torch.device, shape
 @pytest.mark.parametrize(("size", "pad"), [(32, 4), (8, 1), (4, 1), (64, 8), (65, 8)])
 def test_by_default_the_pad_is_an_eighth(size: Any, pad: Any) -> None:
     images = torch.randint(256, (5, size, size, 3), dtype=torch.uint8)
-    assert torch.equal(augment(images, torch.Generator().manual_seed(1)), one_by_one(images, 1, pad, "cpu"))
+    assert torch.equal(pad_crop(images, torch.Generator().manual_seed(1)), one_by_one(images, 1, pad, "cpu"))
 
 
 def test_every_shift_is_as_likely_and_half_are_flipped() -> None:
     image = torch.zeros(5000, 8, 8, 1, dtype=torch.uint8)
     image[:, 3, 2] = 1  # one pixel, off centre: where it lands tells shift and flip
-    landed = augment(image, torch.Generator().manual_seed(0), 1).flatten(1).argmax(1)
+    landed = pad_crop(image, torch.Generator().manual_seed(0), 1).flatten(1).argmax(1)
     rows, columns = landed // 8, landed % 8
     counts = torch.bincount(rows * 8 + columns, minlength=64).view(8, 8)
     assert counts.sum() == 5000
     assert counts.count_nonzero() == 18  # 3 rows, and 3 columns on either side
     assert (counts[2:5, [1, 2, 3, 4, 5, 6]] - 5000 / 18).abs().max() < 5 * (5000 / 18) ** 0.5
+
+
+def test_nothing_is_mirrored_unless_asked() -> None:
+    """An image of which the left half is white: mirrored, it is white on the right."""
+    images = torch.zeros(64, 16, 16, 1, dtype=torch.uint8)
+    images[:, :, :8] = 255
+
+    def white_on_the_right(**how: bool) -> float:
+        found = Augmentation(**how)(images, torch.Generator().manual_seed(0))
+        assert found.shape == images.shape
+        return float((found[:, 6:10, 12].float() > 127).any(1).float().mean())
+
+    assert white_on_the_right() == white_on_the_right(pad_crop=True) == 0
+    cut = Augmentation(resized_crop=True)(images, torch.Generator().manual_seed(0))
+    assert (cut.diff(dim=2) < 1).all()  # white, if any, stays on the left
+    for other in ({}, {"pad_crop": True}, {"resized_crop": True}):
+        assert 0.3 < white_on_the_right(flip=True, **other) < 0.7
+    unchanged = torch.Generator().manual_seed(5)
+    assert Augmentation()(images, unchanged) is images
+    assert torch.equal(unchanged.get_state(), torch.Generator().manual_seed(5).get_state())  # and nothing is drawn
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.integers(8, 24), left=st.floats(0, 0.5), top=st.floats(0, 0.5), width=st.floats(0.25, 0.5),
+    height=st.floats(0.25, 0.5), flipped=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_box_is_cut_out_as_pillow_cuts_it(
+    size: int, left: float, top: float, width: float, height: float, flipped: bool, seed: int
+) -> None:
+    """Pillow's `resize` with a box, which enlarges bilinearly; images of slopes, as the two differ at edges."""
+    start, across, down = np.random.default_rng(seed).uniform(0, 80, 3)
+    steps = np.arange(size) / size
+    image = (start + across * steps[None, :] + down * steps[:, None]).astype(np.float32)
+    box = (left * size, top * size, (left + width) * size, (top + height) * size)
+    expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
+    given_boxes = torch.tensor([[left, top, width, height]])
+    found = cut_out(torch.tensor(image)[None, :, :, None], given_boxes, torch.tensor([flipped]))[0, :, :, 0].numpy()
+    margin = slice(size // 4, -(size // 4))
+    assert np.abs((found[:, ::-1] if flipped else found) - expected)[margin, margin].max() < 1
+
+
+def test_parts_cut_out_at_random_are_of_all_sizes_and_lie_within_the_image() -> None:
+    """Of an image whose two channels are the places in it, corners tell the box."""
+    place = (torch.arange(64) + 0.5) * 4 - 0.5
+    image = torch.stack([place[None, :].expand(64, 64), place[:, None].expand(64, 64)], dim=2)
+    found = resized_crop(image.expand(400, 64, 64, 2), torch.Generator().manual_seed(0), flip=False)
+    width, height = ((found[:, -1, -1, k] - found[:, 0, 0, k]) / 252 for k in (0, 1))
+    area, ratio = width * height, width / height
+    assert 0.23 <= area.min() < 0.3
+    assert 0.9 < area.max() <= 1.01
+    assert 0.72 <= ratio.min() < 0.8
+    assert 1.25 < ratio.max() <= 1.36
+    assert found.min() >= 0
+    assert found.max() <= 255.5

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from study.data import splits
+from study.data.transforms import Augmentation
 from study.training import device_data, evaluation, loop, optimisers, precision
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def images(digits: Any, device: torch.device) -> Any:
 
 def first(count: int, images: Any) -> torch.Tensor:
     """The first rows of a data set, on its device."""
-    return torch.arange(count, device=images.images.device)
+    return torch.arange(count, device=images.device)
 
 
 def linear() -> nn.Module:
@@ -50,8 +51,8 @@ def test_grey_images_are_not_taken_for_channels_last(images: Any) -> None:
 
 def test_batches_cover_an_epoch_once_and_repeat_by_seed(images: Any) -> None:
     rows = first(100, images)
-    seen = [batch for batch, _ in zip(device_data.endless_batches(images, rows, 20, False, 3), range(10), strict=False)]
-    again = device_data.endless_batches(images, rows, 20, False, 3)
+    seen = [batch for batch, _ in zip(device_data.endless_batches(images, rows, 20, 3), range(10), strict=False)]
+    again = device_data.endless_batches(images, rows, 20, 3)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(seen, again, strict=False))
     one, other = (torch.cat([labels for _, labels in seen[i : i + 5]]) for i in (0, 5))
     assert torch.equal(one.sort().values, images.labels[:100].sort().values)
@@ -61,12 +62,12 @@ def test_batches_cover_an_epoch_once_and_repeat_by_seed(images: Any) -> None:
 def test_a_rest_that_fills_no_batch_is_left_out_unless_it_is_all(images: Any) -> None:
     assert device_data.steps_per_epoch(99, 20) == 4
     assert device_data.steps_per_epoch(7, 20) == 1
-    inputs, _ = next(device_data.endless_batches(images, first(7, images), 20, True, 0))
+    inputs, _ = next(device_data.endless_batches(images, first(7, images), 20, 0))
     assert inputs.shape == (7, 1, 8, 8)
 
 
 def test_one_step_of_sgd_is_the_gradient_step_worked_by_hand(images: Any, precision: Any) -> None:
-    model = linear().to(images.images.device)
+    model = linear().to(images.device)
     inputs, labels = images.batch(first(32, images))
     weight = model[1].weight.detach().clone()
     share = torch.softmax(inputs.flatten(1) @ weight.T + model[1].bias.detach(), 1)
@@ -141,7 +142,7 @@ def test_distillation_is_torchs_own_divergence_and_moves_the_student_only() -> N
 
 def test_train_takes_one_batch_per_learning_rate_and_no_more(images: Any) -> None:
     batches = iter([images.batch(first(8, images)) for _ in range(5)])
-    model = linear().to(images.images.device)
+    model = linear().to(images.device)
     calls: list[int] = []
     loop.train(
         model, batches, optimisers.sgd(model.parameters(), 0.1, 0), [0.1] * 3, after_step=lambda: calls.append(1)
@@ -151,7 +152,7 @@ def test_train_takes_one_batch_per_learning_rate_and_no_more(images: Any) -> Non
 
 
 def test_divergence_is_an_error(images: Any) -> None:
-    model = linear().to(images.images.device)
+    model = linear().to(images.device)
     batches = [images.batch(first(8, images))] * 50
     with pytest.raises(FloatingPointError, match="diverged"):
         loop.train(model, batches, optimisers.sgd(model.parameters(), 0.1, 0), [float("inf")] * 50)
@@ -168,7 +169,7 @@ def test_evaluate_counts_right_answers(digits: Any, images: Any, device: torch.d
     constant[1].bias.data = torch.eye(10)[3]
     constant.to(device)
     expected = float((digits.labels == 3).mean())
-    assert evaluation.evaluate(constant, images, first(len(digits.labels), images), 100) == pytest.approx(expected)
+    assert evaluation.evaluate(constant, images, first(len(digits.labels), images)) == pytest.approx(expected)
 
 
 def test_recalibrated_statistics_are_those_of_the_data(images: Any, precision: Any, device: torch.device) -> None:
@@ -186,8 +187,8 @@ def test_recalibrated_statistics_are_those_of_the_data(images: Any, precision: A
 
 def test_recalibration_sees_what_training_saw(images: Any) -> None:
     """Augmented, a norm right at the input has the statistics of padded crops: darker, since padding is black."""
-    model = nn.Sequential(nn.BatchNorm2d(1)).to(images.images.device)
-    rows = first(256, images)
+    model = nn.Sequential(nn.BatchNorm2d(1)).to(images.device)
+    rows, images = first(256, images), images._replace(augmentation=Augmentation(pad_crop=True, flip=True))
     evaluation.recalibrate(model, images, rows)
     plain = model[0].running_mean.item()
     evaluation.recalibrate(model, images, rows, torch.Generator().manual_seed(0))
@@ -216,9 +217,9 @@ def test_learning_rates_lie_between_nothing_and_all(name: Any) -> None:
 @pytest.mark.parametrize("name", optimisers.OPTIMIZERS)
 def test_every_optimiser_learns(images: Any, name: Any) -> None:
     torch.manual_seed(0)
-    model = linear().to(images.images.device)
+    model = linear().to(images.device)
     optimizer = optimisers.OPTIMIZERS[name](model.parameters(), 0.01, 5e-4)
-    batches = device_data.endless_batches(images, first(1000, images), 100, False, 0)
+    batches = device_data.endless_batches(images, first(1000, images), 100, 0)
     loop.train(model, batches, optimizer, [0.01] * 60)
     assert evaluation.evaluate(model, images, first(1000, images)) > 0.8
 
@@ -250,8 +251,8 @@ def test_slimmed_baselines_have_smaller_gammas(images: Any) -> None:
     def gammas(strength: Any) -> Any:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
-        model.to(images.images.device)
-        batches = device_data.endless_batches(images, first(200, images), 50, False, 0)
+        model.to(images.device)
+        batches = device_data.endless_batches(images, first(200, images), 50, 0)
         model(next(batches)[0])
         thin = loop.slimming(model, strength)
         loop.train(model, batches, optimisers.sgd(model.parameters(), 0.1, 0.0), [0.1] * 30, before_step=thin)
