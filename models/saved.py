@@ -1,6 +1,4 @@
-"""Save and load networks: weights.pt (state_dict), card.json (metadata), if cut plan.json (channel surgery), and if
-quantized network.onnx (in 8 bits).
-"""
+"""Save and load networks: weights.pt (state_dict), card.json (metadata), plan.json if cut, network.onnx if quantized."""
 
 from __future__ import annotations
 

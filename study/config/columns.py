@@ -88,9 +88,9 @@ _SHARES = (
     "progress", "importance",
 )  # fmt: skip
 _SIZES = (
-    "finetune_lr", "weight_decay", "temperature", "compression_ratio", "theoretical_speedup", "latency_ms", "latency_low_ms",
-    "latency_high_ms", "baseline_latency_ms", "float_latency_ms", "speedup", "batch_latency_ms", "baseline_batch_latency_ms",
-    "batch_speedup", "train_seconds", "wall_seconds", "started", "finished", "seconds",
+    "finetune_lr", "weight_decay", "temperature", "compression_ratio", "theoretical_speedup", "latency_ms",
+    "latency_low_ms", "latency_high_ms", "baseline_latency_ms", "float_latency_ms", "speedup", "batch_latency_ms",
+    "baseline_batch_latency_ms", "batch_speedup", "train_seconds", "wall_seconds", "started", "finished", "seconds",
 )  # fmt: skip
 _WHOLE = [name for name, dtype in TRIALS.items() if dtype == "Int64"] + [name for name in LAYERS if name[-4:] != "type"]
 RANGES: dict[str, tuple[float, float]] = {

@@ -17,8 +17,8 @@ from study.training.precision import precision
 class Distillation(NamedTuple):
     """Distillation of a teacher's knowledge (Hinton, Vinyals, Dean 2015, arXiv:1503.02531).
 
-    The loss becomes (1 - weight) * cross entropy + weight * temperature^2 * KL(teacher || student), where both networks'
-    logits are divided by the temperature, and the divergence is the mean over the images of a batch.
+    The loss becomes (1 - weight) * cross entropy + weight * temperature^2 * KL(teacher || student), where the logits of
+    both networks are divided by the temperature, and the divergence is the mean over the images of a batch.
 
     teacher: on the student's device; in eval mode. weight: in [0, 1]. temperature: above 0.
     """
