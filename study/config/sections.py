@@ -222,8 +222,8 @@ class BaselineSection(Section):
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=5e-4, description="of the baseline's training")
     label_smoothing: Fraction = Field(default=0.0, description="of the baseline's training")
-    augment: bool | Augment = Field(
-        default=True,
+    augment: bool | Augment | None = Field(
+        default=None,
         description="random changes to training images, for fine-tuning too: `{pad_crop, flip, resized_crop}`. `true`: "
         "pad_crop and flip; `false`: none; left out: pad_crop, and flip for CIFAR (a mirrored digit is another one)",
     )
@@ -234,7 +234,7 @@ class BaselineSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _usual_augmentation(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or "augment" in values:
+        if not isinstance(values, Mapping) or values.get("augment") is not None:
             return values
         mirrored = values.get("dataset", cls.model_fields["dataset"].default) in MIRRORED
         return {**values, "augment": {"pad_crop": True, "flip": mirrored}}
@@ -242,9 +242,9 @@ class BaselineSection(Section):
     @property
     def augmentation(self) -> Augmentation:
         """What is changed at random about training images."""
-        if isinstance(self.augment, bool):
-            return Augmentation(pad_crop=self.augment, flip=self.augment)
-        return Augmentation(**self.augment.model_dump())
+        if isinstance(self.augment, Augment):
+            return Augmentation(**self.augment.model_dump())
+        return Augmentation(pad_crop=bool(self.augment), flip=bool(self.augment))
 
     @model_validator(mode="after")
     def _check(self) -> BaselineSection:

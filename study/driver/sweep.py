@@ -18,6 +18,7 @@ from pruning.measure.distributions import HISTOGRAM, SCORES, histograms
 from study.baseline import disk_cache
 from study.baseline.network import Baseline, arrays, save
 from study.config import RefusedError
+from study.data.stored import DiskImages
 from study.driver.agenda import Agenda
 from study.driver.resolution import resolve, runtime_of
 from study.driver.session import StudyRun, resume_command
@@ -44,7 +45,10 @@ def run_study(run: StudyRun) -> int:
     from study.execution import cluster, remote  # slow to import; invalid input is refused before
 
     file, record = run.file, run.record
-    with cluster.cluster(run.options.address, file, run.options.temporary) as dashboard:
+    images = run.data.images.path if isinstance(run.data.images, DiskImages) else None
+    if images:
+        print(f"images: {run.data.images.nbytes / 1e9:.1f} GB decoded; every process reads what it needs from {images}")
+    with cluster.cluster(run.options.address, file, run.options.temporary, images) as dashboard:
         files.write_study(run.folder, file.resolved(), record)  # not before: the same command can then be typed again
         run.options.interruption.install()
         token = f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ _HOOK = f"{find_own_packages.__module__}.{find_own_packages.__name__}"  # run by
 
 
 @contextmanager
-def cluster(address: str | None, file: StudyFile, staging: Path) -> Iterator[str]:
+def cluster(address: str | None, file: StudyFile, staging: Path, images: str | None = None) -> Iterator[str]:
     """Connects to the Ray cluster at `address`, or starts a local one; yields the dashboard's URL, or "".
 
     A remote cluster is sent the code, user modules included, so its nodes need only the installed packages.
@@ -44,6 +45,7 @@ def cluster(address: str | None, file: StudyFile, staging: Path) -> Iterator[str
       address: of a cluster; None: start a local one.
       file: the study file.
       staging: a folder for code that is to be sent, and for temporary files of a local cluster's processes.
+      images: path of a file that every node must have: images too large to be sent.
 
     Nodes that cannot run trials are named in a warning and left out.
 
@@ -65,7 +67,7 @@ def cluster(address: str | None, file: StudyFile, staging: Path) -> Iterator[str
     head = ray.get_runtime_context().gcs_address
     with _watched(head) if joins else nullcontext():
         try:
-            remote.leave_out(_unfit() if joins else ())
+            remote.leave_out(_unfit(images) if joins else ())
             yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
         except RayError as error:
             if isinstance(error, RayTaskError) or not joins:  # failed by itself, not for lack of the head
@@ -141,21 +143,18 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _unfit() -> list[str]:
+def _unfit(images: str | None) -> list[str]:
     """Ids of nodes that cannot run trials: each is tried and named in a warning. Raises RefusedError if none can."""
 
     @ray.remote(num_cpus=0, max_retries=0)
     def attempt() -> str:
         import importlib
-        import tempfile
 
         try:
             importlib.import_module("study.execution.trainable")
-            with tempfile.TemporaryFile() as file:
-                file.write(bytes(2**20))
-        except (ImportError, OSError) as error:
+        except ImportError as error:
             return f"{type(error).__name__}: {error}"
-        return ""
+        return _lack(images)
 
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     attempts = {
@@ -174,6 +173,19 @@ def _unfit() -> list[str]:
     for line in said:
         print(f"warning: {line}{advice}. The study goes on without it", file=sys.stderr, flush=True)
     return list(reasons)
+
+
+def _lack(images: str | None) -> str:
+    """What this node lacks to run trials: room for temporary files, or the images; "" if nothing."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+    if images and not Path(images).is_file():
+        shared = "let STUDY_CACHE be on a disk that all nodes share, or copy this folder to the same place there"
+        return f"it has no {images}, and images of this size are not sent ({shared})"
+    return ""
 
 
 def _outcome(reference: Any) -> str:
