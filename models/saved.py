@@ -1,4 +1,4 @@
-"""Save and load networks: weights.pt (state_dict), card.json (metadata), plan.json if cut, network.onnx if quantized."""
+"""Save and load networks: weights.pt (state_dict), card.json (metadata), plan.json if cut, network.onnx if int8."""
 
 from __future__ import annotations
 

@@ -97,7 +97,9 @@ def test_dense_pruned_and_8_bits_are_timed_in_turn(network: Any, content: bytes)
     ("num_classes", "in_shape", "said"),
     [(7, SHAPE, r"gives \(1, 5\) for an image, not a logit for each of 7"), (5, (1, 4, 4), "cannot run it")],
 )
-def test_a_file_of_another_network_is_refused(content: bytes, num_classes: int, in_shape: Any, said: str, tmp_path: Any) -> None:
+def test_a_file_of_another_network_is_refused(
+    content: bytes, num_classes: int, in_shape: Any, said: str, tmp_path: Any
+) -> None:
     card = {"num_classes": num_classes, "in_shape": in_shape}
     with pytest.raises(ValueError, match=f"^{tmp_path}: .*{said}"):
         runtime.opened(tmp_path, content, card)
