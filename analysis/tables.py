@@ -28,6 +28,7 @@ from analysis.results_folder import (
     scans,
 )
 from analysis.statistics import runs
+from analysis.statistics.baseline import at_chance, flattered, sentence
 from analysis.statistics.pareto import front
 
 EDGES = (0.0, 0.5, 0.8, 0.95, inf)  # of the ranges of achieved sparsity; a range excludes its upper edge
@@ -69,9 +70,13 @@ def summary(results: Results) -> Table:
     blanked = {key: rows[key].where(searched) for key in keys if key not in _TRAINING_KEYS}
     shared = "; ".join(f"{label(key)} {text(key, value)}" for key, value in constant.items() if key not in keys)
     count = f"{len(best) or 'No'} {'network is' if len(best) < 2 else 'networks are'} on the front"
+    dense = results.record["baseline"]
+    told = [f"{count}, which is selected by validation accuracy."]
+    told += [sentence(at_chance(dense)), sentence(flattered(results.study["baseline"], dense))]
+    told += [f"The same for all: {shared}."] * bool(shared)
     return Table(
         rows.assign(**blanked)[["trial_id", *keys, *MEASURES, *extra]],
-        f"{count}, which is selected by validation accuracy." + f" The same for all: {shared}." * bool(shared),
+        " ".join(filter(None, told)),
     )
 
 
@@ -215,8 +220,8 @@ def _range(low: float, high: float) -> str:
 
 
 _TRAINING_KEYS = {  # recipe keys that take effect in a dense control
-    "schedule", "finetune_epochs", "epochs_per_step", "finetune_lr", "lr_schedule", "optimizer", "weight_decay",
-    "distil", "temperature",
+    "schedule", "finetune_epochs", "epochs_per_step", "finetune_samples", "finetune_lr", "lr_schedule", "optimizer",
+    "weight_decay", "distil", "temperature",
 }  # fmt: skip
 
 

@@ -106,11 +106,12 @@ def main() -> int:
     on_disk = Path(data.images.path).stat().st_size
     print(f"ready after {time.perf_counter() - started:.0f} s: {data.images.nbytes / 1e9:.1f} GB of pixels", end=", ")
     print(f"{on_disk / 1e9:.1f} GB on disk; peak memory {_peak():.2f} GB", flush=True)
+    images = data.images
     data = replace(data, augmentation=Augmentation(pad_crop=True, flip=True))
     large, small = (trainer(d, args.model, args.batch_size) for d in (data, in_memory(data, 20 * args.batch_size)))
     rates: list[tuple[float, float]] = []
     for run in range(args.rounds + 1):
-        forget(data.images)
+        forget(images)
         found = large(args.steps), small(args.steps)
         if run:  # the first is to warm up
             rates.append(found)

@@ -6,10 +6,13 @@ import hashlib
 import io
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -67,13 +70,14 @@ def save(
 def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Load the network saved in `folder` (on the CPU, in eval mode, in its factory's dtype) and its card.
 
-    Raises ValueError naming the file if one is missing, damaged or of another network. A card whose model
-    is a user's own function runs that code: open only what you trust.
+    No other file is needed: weights that a user's own function reads may be gone. Raises ValueError naming the file if
+    one is missing, damaged or of another network. A card whose model is a user's own function runs that code: open only
+    what you trust.
     """
     folder = Path(folder)
     card, contents = _read(folder)
     try:
-        model = build(card["model"], card["num_classes"], tuple(card["in_shape"]))
+        model = _built(card)
     except Exception as error:  # of classes and sizes that no network has, torch raises other types
         reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{folder / 'card.json'}: its network cannot be built: {reason}{_advice(error)}") from error
@@ -110,9 +114,69 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     return card, {name: _read_verified(folder / name, digest) for name, digest in card["sha256"].items()}
 
 
+def _built(card: Mapping[str, Any]) -> nn.Module:
+    """The network of the card, with any weights: if a user's function fails to read its own, without them."""
+    try:
+        return build(card["model"], card["num_classes"], tuple(card["in_shape"]))
+    except ValueError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        try:
+            with _reading_nothing():
+                return build(card["model"], card["num_classes"], tuple(card["in_shape"]))
+        except Exception:  # whatever it does with nothing: what helps is its file
+            raise error from error.__cause__
+
+
+class _Nothing(dict[Any, Any]):
+    """What is read from a file that is gone: an empty mapping, of which every key and every attribute is the same."""
+
+    def _itself(self, *_: Any, **__: Any) -> _Nothing:
+        return self
+
+    __missing__ = __getattr__ = __call__ = __enter__ = get = pop = _itself
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        raise TypeError("how much was in a file that is gone is not known")
+
+    def __exit__(self, *_: object) -> None:
+        """Where it stands for an open file, there is nothing to close."""
+
+
+@contextmanager
+def _reading_nothing() -> Iterator[None]:
+    """Files of tensors hold nothing, and networks keep the weights that they were made with."""
+    before, load_state_dict = set(sys.modules), nn.Module.load_state_dict
+    readers = (torch.load, torch.hub.load_state_dict_from_url, safetensors.torch.load_file, safetensors.safe_open)
+    stand_ins = [(reader, lambda *_, **__: _Nothing()) for reader in readers]  # one each, to find the way back
+    try:
+        nn.Module.load_state_dict = lambda module, *_, **__: load_state_dict(module, module.state_dict())  # type: ignore
+        _rename(stand_ins)
+        yield
+    finally:
+        nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
+        _rename((stand_in, reader) for reader, stand_in in stand_ins)
+        for name in set(sys.modules) - before:  # a module that read its file when imported is imported anew next time
+            if any(isinstance(value, _Nothing) for value in getattr(sys.modules[name], "__dict__", {}).values()):
+                del sys.modules[name]
+
+
+def _rename(pairs: Iterable[tuple[object, object]]) -> None:
+    """Put new in place of old under every name that a module has for it, as `from torch import load` makes them."""
+    known = {id(old): new for old, new in pairs}
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        for name, value in list(names.items()):
+            if id(value) in known:
+                names[name] = known[id(value)]
+
+
 def _advice(error: Exception) -> str:
-    """What helps where a user's function read a file that is gone: no other way to build its network is known."""
-    if not isinstance(error.__cause__, FileNotFoundError):
+    """What helps where a user's function needs more than the weights of a file that is gone."""
+    if not isinstance(error.__cause__, OSError):
         return ""
     return "; the weights are in weights.pt, so let the function read its own file only where that exists"
 

@@ -3,7 +3,8 @@
     python -m study.evaluate results/quickstart
     python -m study.evaluate results/schedules/models/0012 --dataset imagefolder --data-dir IMAGES
 
-PATH is a saved network's folder, or a results folder (all its networks). Exit codes: 0 done, 2 the input is wrong.
+PATH is a saved network's folder, or a results folder (all its networks). Images and their settings are those of the
+study, unless it is told others. Exit codes: 0 done, 2 the input is wrong.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ from torch import nn
 
 import models
 from analysis.refusal import refused
+from analysis.results_folder import read_study
 from pruning.measure import cost
 from pruning.measure.latency import measure_latency
 from pruning.weights import masks
+from study.baseline import training
+from study.config import parse
 from study.data import sources, splits
 from study.data.splits import Data
 from study.quantization import onnx_file, runtime
+from study.results import provenance
 from study.training import device_data, evaluation, precision
 
 
@@ -103,8 +108,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.evaluate") 
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog=prog, description="Measure saved networks.")
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a saved network, or a results folder")
-    parser.add_argument("--dataset", choices=sources.DATASETS, help="default: the one the network was trained on")
-    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the one the network was trained on")
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are; default: where they were")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -120,6 +125,13 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.evaluate") 
 
 def _data(folder: Path, args: argparse.Namespace) -> Data:
     _, card = models.load(folder)
+    for root in folder.resolve().parents[:2]:  # of RESULTS/baseline and RESULTS/models/0001
+        if (root / "study.yaml").is_file():
+            content, record = read_study(root / "study.yaml")
+            section = parse(content, str(root / "study.yaml")).baseline
+            if args.dataset in (None, section.dataset):
+                data_dir = provenance.data_dir(root, record, section.dataset, args.data_dir)
+                return training.read_data(section, data_dir)
     dataset = args.dataset or card.get("dataset")
     if not isinstance(dataset, str):
         raise ValueError(f"{folder}: its card names no data set; give --dataset, one of {', '.join(sources.DATASETS)}")

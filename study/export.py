@@ -37,6 +37,7 @@ from study.config import parse
 from study.evaluate import images_for, show
 from study.quantization import onnx_file
 from study.quantization.runtime import Engine
+from study.results import provenance
 from study.training import device_data
 
 CPU = torch.device("cpu")
@@ -260,7 +261,8 @@ def _read_job(args: argparse.Namespace) -> Job:
     folder = args.folder / "models" / trial
     network, card = models.load(folder)
     section = parse(results.study, str(args.folder / "study.yaml")).baseline
-    data = training.read_data(section, args.data_dir or results.record.get("data_dir"))
+    data_dir = provenance.data_dir(args.folder, results.record, section.dataset, args.data_dir)
+    data = training.read_data(section, data_dir)
     images = images_for(folder, card, data, CPU)
     about = {key: json.dumps(card[key]) for key in ("mean", "std", "class_names")} | {"trial_id": trial}
     baseline = args.folder / "baseline"

@@ -28,6 +28,7 @@ from study.driver.resolution import check_installed, resolve
 from study.driver.scratch import scratch
 from study.driver.session import RunOptions, StudyRun, new_study, resume_command, resumed_study
 from study.driver.sweep import run_study
+from study.results import provenance
 from study.results.repair import repair
 from study.search.trial_queue import TrialQueue
 from study.search.trial_store import opened
@@ -53,10 +54,11 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
             repaired = repair(folder, file)
             print(f"{repaired}\nContinue with:\n  {resume_command(repaired.folder)}")
             return 0
+        if args.dry_run and args.resume:
+            opened(folder, file)
+        record["data_dir"] = provenance.data_dir(folder, record, file.baseline.dataset, args.data_dir)
         if args.dry_run:
-            if args.resume:
-                opened(folder, file)
-            print(dry_run.estimate(file, args.data_dir))
+            print(dry_run.estimate(file, record["data_dir"]))
             return 0
         deadline = time.monotonic() + 3600 * (file.study.hours or float("inf"))
         address.check(args.address)
@@ -108,7 +110,9 @@ def _arguments(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--trials", metavar="N", type=int, help="recipes to finish, resumed ones included")
     parser.add_argument("--hours", metavar="H", type=float, help="start no trial after this much time")
     parser.add_argument("--seed", metavar="N", type=int, help="of the search and of all trials")
-    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", type=Path, help="where the images are; --resume knows where they were"
+    )
     parser.add_argument(
         "--set", metavar="a.b=c", action="append", default=[], help="change a key of the study file (repeatable)"
     )

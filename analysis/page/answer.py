@@ -8,15 +8,19 @@ from analysis.layers.sensitivity import costliest, sensitivity_data
 from analysis.presentation.rendering import percent
 from analysis.results_folder import Results, candidates, dense_control, tally
 from analysis.statistics import runs
+from analysis.statistics.baseline import at_chance, flattered, sentence
 from analysis.statistics.choice import _choose, quoted
 
 
 def answer(results: Results) -> tuple[str, str]:
     """The main result in one sentence; then its basis and limitations in further sentences.
 
-    The network is selected by validation accuracy, averaged over its runs, and reported with test accuracy.
+    The network is selected by validation accuracy, averaged over its runs, and reported with test accuracy. Of a
+    baseline at chance nothing else is said.
     """
     complete, chosen = candidates(results.trials), quoted(results)
+    if chance := at_chance(results.record["baseline"]):
+        return sentence(chance), f"Train it longer, or check the weights it was given. Trials: {tally(results.trials)}."
     if complete.empty and len(scanned := sensitivity_data(results)):
         limits = "Nothing was fine-tuned, and drops of single layers do not add up when several are pruned together."
         return costliest(scanned), limits
@@ -28,10 +32,11 @@ def answer(results: Results) -> tuple[str, str]:
             f"{which} {'does not meet' if len(complete) == 1 else 'meets'} the constraints.",
             f"Trials: {tally(results.trials)}.",
         )
-    sentence = f"At {percent(chosen['sparsity'])} % sparsity, {recipe(chosen)} {_accuracy_change(results, chosen)}"
+    seen = sentence(flattered(results.study["baseline"], results.record["baseline"]))
+    change = f"At {percent(chosen['sparsity'])} % sparsity, {recipe(chosen)} {_accuracy_change(results, chosen)}"
     return (
-        f"{sentence}{_savings(results, chosen)}.",
-        f"{_selection(results, chosen, len(complete))} {_limitations(results, chosen)}",
+        f"{change}{_savings(results, chosen)}.",
+        " ".join((_selection(results, chosen, len(complete)), _limitations(results, chosen), seen)).strip(),
     )
 
 

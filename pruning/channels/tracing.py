@@ -186,6 +186,11 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
         inside = next(reversed(getattr(tracer, "module_stack", {})), "")  # after an error: the module being traced
         named = f"module {inside!r}" if inside else type(model).__name__
         raise ValueError(f"{named} can't be traced by torch.fx: {error}") from error
+    if extra := _only_in_training(meta_model, graph):
+        raise ValueError(
+            f"module {extra!r} is used in training only, where it would get the channels from before the cut; "
+            "build the network without it (in torchvision: aux_logits=False)"
+        )
     tracker = Tracker(meta_model, graph, protect)
     examples = [example_input] if isinstance(example_input, Tensor) else example_input
     with torch.no_grad(), attention_by_steps():
@@ -195,6 +200,21 @@ def track(model: nn.Module, example_input: Tensor | Sequence[Tensor], protect: I
         if any(f"{path}.".startswith(f"{protected}.") for protected in tracker.protect):
             tracker.fixed.append(ids)
     return tracker
+
+
+def _only_in_training(model: nn.Module, graph: fx.Graph) -> str | None:
+    """The first layer with channels that `model`, given with its graph in eval mode, calls in training mode alone."""
+    called = {str(node.target) for node in graph.nodes}
+    idle = {path for path, layer in model.named_modules() if type(layer) in CUTTABLE} - called
+    if not idle:
+        return None
+    try:
+        training = LayerTracer().trace(model.train())
+    except Exception:  # nothing can be said of a network that can't be traced in training mode
+        return None
+    finally:
+        model.eval()
+    return next((str(node.target) for node in training.nodes if str(node.target) in idle), None)
 
 
 def _meta_copy(model: nn.Module) -> nn.Module:

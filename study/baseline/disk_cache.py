@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 
 import models
+from analysis.statistics.baseline import at_chance, flattered
 from models import packages
 from study.baseline.network import Baseline, arrays
 from study.baseline.training import SEED
@@ -87,6 +88,10 @@ def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Row
         f"baseline: accuracy {card['accuracy']:.4f} (validation), {card['test_accuracy']:.4f} (test), "
         f"{card['params']:,} parameters, {card['macs']:,} MACs, {card['latency_ms']:.2f} ms; kept in {folder}"
     )
+    if seen := flattered(section.model_dump(), card):
+        print(f"note: {seen}")
+    if chance := at_chance(card):
+        print(f"warning: {chance}; raise baseline.epochs, or check the weights that it was given")
     if card.get("normalisation"):
         print(f"warning: {card['normalisation']}")
     if (gain := _late_gain(card["history"])) > 0.005:

@@ -42,7 +42,8 @@ def arrays(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 def card_of(section: BaselineSection, data: Data) -> dict[str, Any]:
-    """The metadata needed to rebuild a saved network and normalise its inputs."""
+    """The metadata needed to rebuild a saved network and normalise its inputs, and what chance would reach."""
+    classes = np.bincount(data.labels[data.validation])
     return {
         "model": section.model,
         "num_classes": len(data.class_names),
@@ -51,6 +52,8 @@ def card_of(section: BaselineSection, data: Data) -> dict[str, Any]:
         "mean": data.mean.tolist(),
         "std": data.std.tolist(),
         "validation": "folder" if data.given_validation else "split",
+        "validation_images": len(data.validation),
+        "largest_class": float(classes.max() / classes.sum()),
     }
 
 

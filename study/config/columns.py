@@ -81,16 +81,17 @@ LAYERS = [
     "nonzero_macs",
 ]
 IMPORTANCE = ["objective", "axis", "importance"]
-# Column (of any table) -> lowest and highest value; others are text, or may be any number.
+# Column (of any table), or measure of the baseline -> lowest and highest value; others are text, or may be any number.
 _SHARES = (
     "channel_share", "requested_sparsity", "initial_sparsity", "sparsity", "channel_sparsity", "baseline_accuracy",
     "baseline_test_accuracy", "accuracy", "test_accuracy", "float_accuracy", "float_test_accuracy", "distil",
-    "progress", "importance",
+    "progress", "importance", "largest_class",
 )  # fmt: skip
 _SIZES = (
     "finetune_lr", "weight_decay", "temperature", "compression_ratio", "theoretical_speedup", "latency_ms",
     "latency_low_ms", "latency_high_ms", "baseline_latency_ms", "float_latency_ms", "speedup", "batch_latency_ms",
     "baseline_batch_latency_ms", "batch_speedup", "train_seconds", "wall_seconds", "started", "finished", "seconds",
+    "validation_images",
 )  # fmt: skip
 _WHOLE = [name for name, dtype in TRIALS.items() if dtype == "Int64"] + [name for name in LAYERS if name[-4:] != "type"]
 RANGES: dict[str, tuple[float, float]] = {

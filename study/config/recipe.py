@@ -86,6 +86,11 @@ class Recipe(Section):
     epochs_per_step: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="epochs after each cut; give it instead of `finetune_epochs`"
     )
+    finetune_samples: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="fine-tune on only this many training images, stratified by class and the same for every recipe "
+        "with this number; an epoch is a pass over them",
+    )
     finetune_lr: Annotated[float, Field(gt=0)] = Field(default=0.01, description="highest learning rate of fine-tuning")
     lr_schedule: Annotated[str, one_of("lr_schedule", LR_SCHEDULES)] = Field(
         default="cosine", description="how the rate changes over the whole fine-tuning"

@@ -69,7 +69,7 @@ def _read_axis(key: str, value: Any) -> spaces.Axis:
         axis = spaces.Axis.model_validate(spaces.as_axis(value, listed=key == "protect"))
     except ValidationError as error:
         raise ValueError(f"{key}: {_message(error.errors()[0], spaces.Axis.model_fields)}") from None
-    if axis.choices is None and _adapter(key).json_schema().get("type") not in ("number", "integer"):
+    if axis.choices is None and not _is_number(key):
         raise ValueError(f"{key}: takes choices, not a range")
     if axis.low is not None and isinstance(_validated(key, axis.low, key), int) and (axis.step or 1) % 1:
         raise ValueError(f"{key}: takes whole numbers, so step is one too, not {axis.step:g}")
@@ -176,6 +176,11 @@ class StudyFile(Section):
 def _adapter(key: str) -> TypeAdapter[Any]:
     field = Recipe.model_fields[key]
     return TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])  # type: ignore[arg-type]
+
+
+def _is_number(key: str) -> bool:
+    schema = _adapter(key).json_schema()
+    return any(kind.get("type") in ("number", "integer") for kind in schema.get("anyOf", [schema]))
 
 
 def _validated(key: str, value: Any, where: str) -> Any:

@@ -14,6 +14,7 @@ from study.trials.context import Ticket
 
 FINE_TUNING = (
     "finetune_epochs",
+    "finetune_samples",
     "finetune_lr",
     "lr_schedule",
     "optimizer",

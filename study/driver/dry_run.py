@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -30,7 +29,7 @@ class Pace(NamedTuple):
     evaluate: float
 
 
-def estimate(file: StudyFile, data_dir: Path | None) -> str:
+def estimate(file: StudyFile, data_dir: str | None) -> str:
     """The resolved study as YAML, followed by the estimates. Raises ValueError for wrong images or weights."""
     section = file.baseline
     images = training.overview(section, data_dir)
@@ -42,9 +41,10 @@ def estimate(file: StudyFile, data_dir: Path | None) -> str:
     pace = _pace(precision.placed(model, device), in_shape, section.batch_size)
     epoch = images.train * pace.train + images.validation * pace.evaluate
     baseline = (0 if section.checkpoint else section.epochs) * epoch
-    epochs = _mean_epochs(file)
-    teaching = images.train * pace.evaluate * (max(file.values("distil")) > 0)
-    trial = epochs * (epoch + teaching) + (images.validation + images.test) * pace.evaluate
+    epochs, trained = _fine_tuning(file, images.train)
+    taught = pace.evaluate * (max(file.values("distil")) > 0)
+    tuning = trained * (pace.train + taught) + epochs * images.validation * pace.evaluate
+    trial = tuning + (images.validation + images.test) * pace.evaluate
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
     if device.type == "cuda":
         at_once = max(1, int(torch.cuda.device_count() / (1 if gpus == "auto" else max(1, gpus))))
@@ -120,9 +120,16 @@ def _seconds(work: object, device: torch.device, min_seconds: float = 1.0) -> fl
     return min(times)
 
 
-def _mean_epochs(file: StudyFile) -> float:
-    """Fine-tuning epochs of a recipe, averaged over the axes that determine them (of a range, its two ends)."""
-    axes = spaces.with_parents(file.axes, ("schedule", "steps", "finetune_epochs", "epochs_per_step"))
+def _fine_tuning(file: StudyFile, images: int) -> tuple[float, float]:
+    """Fine-tuning epochs of a recipe and the images in all of them, averaged over the axes that determine them.
+
+    images: for training. Of a range only the two ends are counted.
+    """
+    axes = spaces.with_parents(
+        file.axes, ("schedule", "steps", "finetune_epochs", "epochs_per_step", "finetune_samples")
+    )
     axes = {k: a if a.values() else a.model_copy(update={"choices": (a.low, a.high)}) for k, a in axes.items()}
-    totals = [sketch(point).epochs for point in spaces.grid(axes)]
-    return sum(totals) / len(totals)
+    recipes = [sketch(point) for point in spaces.grid(axes)]
+    epochs = sum(recipe.epochs for recipe in recipes)
+    trained = sum(recipe.epochs * (recipe.finetune_samples or images) for recipe in recipes)
+    return epochs / len(recipes), trained / len(recipes)

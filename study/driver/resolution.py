@@ -36,9 +36,10 @@ def resolve(file: StudyFile, data: Data, say: Callable[[str], None] = lambda _: 
     Raises ValueError, naming the key, for what would fail in every trial: model, criteria, groups, sample counts.
     """
     model, about = training.check(file.baseline, len(data.class_names), data.in_shape)
-    samples = max(file.values("calibration_samples"))
-    if samples > len(data.train):
-        raise ValueError(f"space.calibration_samples: {samples}, but there are {len(data.train)} train images")
+    for key in ("calibration_samples", "finetune_samples"):
+        samples = max(value or 0 for value in file.values(key))
+        if samples > len(data.train):
+            raise ValueError(f"space.{key}: {samples}, but there are {len(data.train)} train images")
     resolved = of_network(file, model, data.in_shape)
     if about:
         say(about)

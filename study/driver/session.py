@@ -92,9 +92,7 @@ def new_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
             f"{folder}: this results folder is taken; continue it with --resume {folder}, "
             f"or choose another --out or --set study.name=..."
         )
-    record = provenance.provenance([_command(), *sys.argv[1:]])
-    data_dir = str(args.data_dir.resolve()) if args.data_dir else None
-    return file, folder, record | {"data_dir": data_dir}
+    return file, folder, provenance.provenance([_command(), *sys.argv[1:]])
 
 
 def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
@@ -108,8 +106,6 @@ def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
     for key in ("trials", "hours"):
         if getattr(args, key) is not None:
             content["study"][key] = getattr(args, key)
-    if args.data_dir:
-        record["data_dir"] = str(args.data_dir.resolve())
     return parse(content, str(path)), folder, record
 
 

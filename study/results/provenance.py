@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,22 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         },
     }
+
+
+def data_dir(folder: Path, record: Mapping[str, Any], dataset: str, given: Path | None) -> str | None:
+    """Where the images of the study in `folder` are: in the folder that is `given` now, otherwise in the recorded one.
+
+    Raises ValueError, naming it, if the recorded folder of an image folder is gone; other data sets may be cached.
+    """
+    recorded: str | None = record.get("data_dir")
+    if given is not None:
+        return str(given.expanduser().resolve())
+    if recorded and dataset == "imagefolder" and not Path(recorded).is_dir():
+        raise ValueError(
+            f"{folder / 'study.yaml'}: the images of this study were in {recorded}, which is no folder now; "
+            "--data-dir DIR says where they are"
+        )
+    return recorded
 
 
 def _git_commit() -> str | None:

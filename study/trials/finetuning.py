@@ -5,15 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import nn
 
 from pruning.pipeline import Pruned
 from pruning.weights import masks
 from study.config import BaselineSection, Recipe
+from study.data.splits import Data, stratified
 from study.training import evaluation, loop, optimisers
 from study.training.device_data import DeviceData, endless_batches, steps_per_epoch
 from study.training.epochs import Row
+
+_STREAM = (0, 4)  # a seed for all studies, and a stream apart from those of study.data.splits
+
+
+def training_images(data: Data, samples: int | None) -> np.ndarray:
+    """Sorted indices into `data.images` of the train images to fine-tune on: `samples` of them, stratified, or all.
+
+    The same for every trial, whatever its seed. Raises ValueError if there are not as many.
+    """
+    if samples is None:
+        return data.train
+    return np.asarray(data.train[stratified(data.labels[data.train], samples, _STREAM)])
 
 
 class FineTuning:

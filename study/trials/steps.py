@@ -22,7 +22,7 @@ from study.training import evaluation, optimisers
 from study.training.device_data import DeviceData, place, rows_of
 from study.training.epochs import Row, epoch_line
 from study.trials.context import NetworkState, Outcome, TrialContext
-from study.trials.finetuning import FineTuning
+from study.trials.finetuning import FineTuning, training_images
 from study.trials.from_scratch import train_from_scratch
 from study.trials.rows import latency_columns, measured_columns, quantized_columns, recipe_columns
 from study.trials.scoring import baseline_scores, prune_settings
@@ -110,7 +110,8 @@ def _prune_and_finetune(
     pruned = begin(context.baseline.network(device), example, prune_settings(recipe, context.curves))
     scores = baseline_scores(recipe, seed, context, data.images, pruned)
     optimizer = _optimizer(recipe, pruned.model)
-    tuning = FineTuning(recipe, data, context.section, lambda: context.baseline.network(device), seed, history)
+    tuned = data._replace(train=rows_of(training_images(context.data, recipe.finetune_samples), device))
+    tuning = FineTuning(recipe, tuned, context.section, lambda: context.baseline.network(device), seed, history)
     cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
     for number, sparsity in enumerate(cuts, start=1):
         before, batches = pruned, data.images.batches(calibrating)

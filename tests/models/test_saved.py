@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -239,4 +241,132 @@ def test_a_plan_of_another_network_is_named(tmp_path: Path) -> None:
 def test_a_plan_that_the_card_does_not_know_is_refused(folder: Any) -> None:
     (folder / "plan.json").write_text('{"width": 2}')
     with pytest.raises(ValueError, match=r"plan\.json: is not part"):
+        load(folder)
+
+
+OWN = """
+import json, pathlib, torch, safetensors
+import safetensors.torch as tensors
+from safetensors.torch import load_file, load_model
+from torch import load, nn
+
+HERE = pathlib.Path(__file__).parent
+
+
+def net(classes, shape):
+    return nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, classes))
+
+
+def whole(classes, shape):
+    model = net(classes, shape)
+    model.load_state_dict(torch.load(HERE / "own.pt", weights_only=True)["state_dict"])
+    return model.eval()
+
+
+def plain(classes, shape):
+    model = net(classes, shape)
+    model.load_state_dict(tensors.load_file(HERE / "own.safetensors"))
+    return model
+
+
+def by_bare_names(classes, shape):
+    model = net(classes, shape)
+    missing, unexpected = model.load_state_dict(load_file(HERE / "own.safetensors"), strict=False)
+    assert not missing and not unexpected
+    model.load_state_dict({**load(HERE / "own.pt").get("state_dict")})
+    return model
+
+
+def stripped(classes, shape):
+    state = torch.load(HERE / "wrapped.pt")["model"]
+    state = {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
+    model = net(classes, shape)
+    model.load_state_dict(state)
+    return model
+
+
+def opened(classes, shape):
+    model = net(classes, shape)
+    with safetensors.safe_open(HERE / "own.safetensors", "pt") as file:
+        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+    load_model(model, HERE / "own.safetensors")
+    return model
+
+
+def part(classes, shape):
+    model = net(classes, shape)
+    model[0].load_state_dict({"weight": (state := torch.load(HERE / "own.pt")["state_dict"])["0.weight"]}, strict=False)
+    model[3].bias.data.fill_(0.0 if not state else float(state["3.bias"].sum()))
+    return model
+
+
+def sized(classes, shape):
+    width = json.loads((HERE / "width.json").read_text())
+    return nn.Sequential(nn.Conv2d(shape[0], width, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, classes))
+
+
+def shaped(classes, shape):
+    width = len(torch.load(HERE / "own.pt")["state_dict"]["0.weight"])
+    return nn.Sequential(nn.Conv2d(shape[0], width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(144, classes))
+"""
+AT_IMPORT = "import pathlib, torch\nSTATE = torch.load(pathlib.Path(__file__).parent / 'own.pt')['state_dict']\n"
+FILES = ("own.pt", "own.safetensors", "wrapped.pt", "width.json")
+STYLES = ("whole", "plain", "by_bare_names", "stripped", "opened", "part")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> tuple[Path, nn.Module]:
+    """A user's module with functions that read files, these files, and a network whose weights are not in them."""
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "early.py").write_text(AT_IMPORT + OWN + "\n\ndef early(*of):\n    model = net(*of)\n"
+                                       "    model.load_state_dict(STATE)\n    return model\n")  # fmt: skip
+    first, saved = (nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)) for _ in "ab")
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "own.pt")
+    torch.save({"model": {f"module.{n}": t for n, t in first.state_dict().items()}}, tmp_path / "wrapped.pt")
+    safetensors.torch.save_file(first.state_dict(), tmp_path / "own.safetensors")
+    (tmp_path / "width.json").write_text("4")
+    return tmp_path, saved
+
+
+def saved_as(own: tuple[Path, nn.Module], file: str, function: str) -> Path:
+    folder, model = own
+    save(folder / "net", model, {**CARD, "model": f"{folder}/{file}.py:{function}"})
+    return folder / "net"
+
+
+@pytest.mark.parametrize(("file", "function"), [*(("mine", style) for style in STYLES), ("early", "early")])
+def test_a_network_of_ones_own_loads_without_the_files_that_its_function_reads(
+    own: tuple[Path, nn.Module], file: str, function: str
+) -> None:
+    folder = saved_as(own, file, function)
+    assert same(load(folder)[0], own[1])
+    readers = torch.load, nn.Module.load_state_dict, safetensors.torch.load_file, safetensors.safe_open
+    for name in FILES:
+        (own[0] / name).unlink()
+    forgotten = [name for name, module in sys.modules.items() if getattr(module, "HERE", None) == own[0]]
+    for again in (False, True, False):  # with the module as it was imported before, and without
+        for name in forgotten if again else ():
+            sys.modules.pop(name, None)
+        assert same(load(folder)[0], own[1])
+    assert readers == (torch.load, nn.Module.load_state_dict, safetensors.torch.load_file, safetensors.safe_open)
+    with pytest.raises(ValueError, match="No such file"):  # what reads the files is as it was
+        build(f"{own[0]}/{file}.py:{function}", 3, (1, 8, 8))
+
+
+@pytest.mark.parametrize(("function", "file"), [("sized", "width.json"), ("shaped", "own.pt")])
+def test_a_function_that_needs_its_file_for_more_than_weights_gets_a_hint(
+    own: tuple[Path, nn.Module], function: str, file: str
+) -> None:
+    folder = saved_as(own, "mine", function)
+    load(folder)
+    (own[0] / file).unlink()
+    with pytest.raises(ValueError, match=rf"{file}.*the weights are in weights.pt, so let the function read its own"):
+        load(folder)
+
+
+def test_without_its_functions_files_a_network_still_needs_every_weight(own: tuple[Path, nn.Module]) -> None:
+    folder = saved_as(own, "mine", "whole")
+    put_weights(folder, {name: tensor for name, tensor in own[1].state_dict().items() if name != "3.bias"})
+    (own[0] / "own.pt").unlink()
+    with pytest.raises(ValueError, match=r"weights\.pt: holds no weights.*'3.bias' is only in the network"):
         load(folder)

@@ -16,12 +16,14 @@ from PIL import Image
 import models
 from analysis.figures import registry
 from study import run
+from study.driver import dry_run
+from study.results.messages import duration
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 SMALL = [*TINY, "space.granularity=channel", "space.criterion=magnitude_l1", "space.sparsity={low: 0.2, high: 0.6}"]
-LATER = ["study.confirm_seeds=2", "study.controls=[dense, scratch]"]
+LATER = ["space.finetune_samples=300", "study.confirm_seeds=2", "study.controls=[dense, scratch]"]
 SETTINGS = [part for setting in [*SMALL, *LATER] for part in ("--set", setting)]
 TRIALS = 6
 RESUME = "python -m study.run --resume"
@@ -141,6 +143,7 @@ def test_the_dense_control_had_the_same_fine_tuning(lived: Lived) -> None:
     best = max(of(lived, "search"), key=lambda r: float(r["accuracy"]))
     assert (control["schedule"], float(control["sparsity"])) == ("dense", 0.0)
     assert control["finetune_lr"] == best["finetune_lr"]
+    assert control["finetune_samples"] == "300"
 
 
 def test_a_network_of_the_front_is_the_one_that_was_measured(lived: Lived) -> None:
@@ -246,6 +249,8 @@ def image_folder(folder: Any, classes: Any) -> Any:
             "no class",
         ),
         (["--space", "quickstart", "--set", "space.calibration_samples=5000"], "space.calibration_samples: 5000"),
+        (["--space", "quickstart", "--set", "space.finetune_samples=[64, 5000]"], "space.finetune_samples: 5000, but"),
+        (["--space", "quickstart", "--set", "space.finetune_samples=0"], "space: finetune_samples: input should be"),
         (["--space", "quickstart", "--set", "space.protect=[nothing]"], "there is no module 'nothing'; choices: conv1"),
         (["--space", "quickstart", "--set", "space.criterion=nowhere:f"], "criterion nowhere:f: nowhere cannot be"),
         (["--space", "quickstart", "--address", "head"], "--address 'head': expected auto, or HOST:PORT"),
@@ -282,3 +287,14 @@ def test_a_dry_run_counts_epochs_where_the_schedule_depends_on_the_granularity(
 ) -> None:
     assert run.main(["--space", "quickstart", "--dry-run", "--set", "space.granularity=[weight, 2:4, hybrid]"]) == 0
     assert "24 trials of 3.0 fine-tuning epochs on average" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_the_images_of_fine_tuning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digits: 1,438 images for training, of which 144 are for validation and 1,294 remain; one second for each."""
+    monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(1.0, 1e-9))
+    given = ["--space", "quickstart", "--dry-run", "--set", "space.finetune_epochs=3"]
+    for samples, hours in (("null", 3 * 1294 / 3600), ("{low: 100, high: 300}", 3 * 200 / 3600)):
+        assert run.main([*given, "--set", f"space.finetune_samples={samples}"]) == 0
+        assert f" for the baseline (none if it is cached), {duration(3600 * hours)} a trial" in capsys.readouterr().out

@@ -13,8 +13,8 @@ def pointwise(variables: ChannelVariables, node: fx.Node, value: Any) -> Ids | N
     """Unites the operands' channels pairwise; a single channel that is broadcast over many is never cut."""
     operands = [source for source in node.all_input_nodes if _is_nonscalar_tensor(variables.env[source])]
     known = [source for source in operands if variables.ids[source] is not None]
-    if not known or not isinstance(value, Tensor):
-        return None
+    if not known or not isinstance(value, Tensor) or value.ndim < max(variables.env[one].ndim for one in known):
+        return None  # such as max(), a number of all channels
     # Negative, as in broadcasting.
     axes = {source: variables.axis[source] - variables.env[source].ndim for source in known}
     axis = axes[max(known, key=lambda source: (variables.env[source].ndim, source.op != "get_attr"))]

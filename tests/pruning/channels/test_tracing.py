@@ -61,3 +61,32 @@ def test_tied_weights_are_refused_but_may_be_protected() -> None:
     graph = dependency_graph(model, torch.zeros(1, 3, 4, 4), protect=["1", "3"])
     assert graph.groups == ()
     assert costs(graph) == {"params": 12 + 16 + 8, "channels": 0, "macs": 16 * (12 + 16 + 16 + 8)}
+
+
+def test_a_number_of_all_channels_is_refused() -> None:
+    """`max()` compares channels with each other; without axes it gives no tensor of channels at all."""
+
+    class Normed(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x / x.max()
+
+    with pytest.raises(ValueError, match="operation 'max' in module 'middle' is not known to act on each channel"):
+        dependency_graph(Wrapped(Normed()), torch.zeros(1, 3, 8, 8))
+
+
+def test_a_branch_of_training_alone_is_refused() -> None:
+    """Its layers are not in the traced graph, so they would keep the channels of the network before the cut."""
+
+    class Helped(nn.Module):
+        def __init__(self, helper: bool) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+            self.helper = nn.Conv2d(8, 4, 1) if helper else None
+
+        def forward(self, x: Any) -> Any:
+            x = self.conv(x)
+            return (self.head(x), self.helper(x)) if self.training and self.helper is not None else self.head(x)
+
+    with pytest.raises(ValueError, match="module 'helper' is used in training only"):
+        dependency_graph(Helped(True), IMAGE)
+    assert [group.name for group in dependency_graph(Helped(False), IMAGE).groups] == ["conv"]

@@ -1,5 +1,6 @@
 """Baselines that start from weights somebody gives: what is taken, what is new, what is trained, what is kept."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -197,18 +198,6 @@ def test_a_file_that_a_users_function_reads_counts(tmp_path: Path, data: Data) -
     assert disk_cache.key(restless, data) == disk_cache.key(restless, data)
 
 
-def test_of_a_saved_network_whose_function_misses_its_file_it_is_said_what_helps(tmp_path: Path, data: Data) -> None:
-    (tmp_path / "mine.py").write_text(SMALL)
-    own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
-    weights = Path(given(tmp_path, own.state_dict(), "own.pt"))
-    card = {"model": f"{tmp_path}/mine.py:factory", "num_classes": 10, "in_shape": [1, 8, 8], "mean": [0], "std": [1]}
-    models.save(tmp_path / "net", own, {**card, "class_names": list("0123456789")})
-    models.load(tmp_path / "net")
-    weights.unlink()
-    with pytest.raises(ValueError, match="own.pt.*the weights are in weights.pt, so let the function read its own"):
-        models.load(tmp_path / "net")
-
-
 def test_a_saved_network_of_a_package_needs_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.build("torchvision/squeezenet1_1", 2, (3, 32, 32))
     card = {"model": "torchvision/squeezenet1_1", "num_classes": 2, "in_shape": [3, 32, 32], "class_names": ["a", "b"]}
@@ -227,3 +216,30 @@ def test_weights_of_a_package_start_a_baseline_with_a_new_head(monkeypatch: pyte
     report = model.load_state_dict({n: t for n, t in trained.items() if not n.startswith("fc.")}, strict=False)
     assert report.missing_keys == ["fc.weight", "fc.bias"]
     assert torch.equal(model.get_parameter("conv1.weight"), trained["conv1.weight"])
+
+
+def test_a_network_at_chance_gets_one_warning_and_its_card_says_what_chance_is(
+    data: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warnings(chosen: BaselineSection, **measured: float) -> list[str]:
+        baseline = made(section(epochs=0), data)
+        known = Baseline(baseline.state, baseline.card | measured)
+        card = disk_cache.obtain(chosen, data, lambda: iter([known])).card
+        shares = Counter(data.labels[data.validation].tolist())
+        assert card["validation_images"] == sum(shares.values()) == 144
+        assert card["largest_class"] == max(shares.values()) / 144
+        return [line for line in capsys.readouterr().out.splitlines() if "at chance" in line]
+
+    (line,) = warnings(section(epochs=0))
+    assert line.startswith("warning: the baseline is at chance: ")
+    assert warnings(section(epochs=0, lr=0.02), accuracy=0.5) == []
+
+
+def test_what_a_checkpoint_may_have_seen_is_said_once(
+    tmp_path: Path, data: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = section(checkpoint=given(tmp_path, dict(network().state_dict())))
+    disk_cache.obtain(chosen, data, lambda: training.make(chosen, data, CPU))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert "baseline.checkpoint may have been trained on the validation images" in line
+    assert "val/" in line

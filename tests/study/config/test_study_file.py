@@ -207,3 +207,11 @@ def test_each_stands_for_the_layers_and_groups_of_the_network() -> None:
     assert parse(file.resolved(), "x").resolved() == file.resolved()
     with pytest.raises(ValueError, match=r"space.group: there is no group 'b'; choices: a"):
         study(space=space | {"group": {"choices": ["b"], "when": {"granularity": "channel"}}}).with_parts(["a"], ["a"])
+
+
+def test_numbers_that_may_be_left_out_take_ranges_too() -> None:
+    content = {"study": {"name": "a"}, "space": {"finetune_samples": {"low": 100, "high": 1000, "log": True}}}
+    assert parse(content, "mine.yaml").values("finetune_samples") == (100, 1000)
+    content["space"] = {"layer": {"low": 1, "high": 2}}
+    with pytest.raises(ValueError, match="layer: takes choices, not a range"):
+        parse(content, "mine.yaml")

@@ -16,7 +16,7 @@ from study.baseline.network import Baseline
 from study.config import Recipe
 from study.config.columns import COLUMNS
 from study.training import device_data, evaluation
-from study.trials import steps
+from study.trials import finetuning, steps
 from study.trials.context import TrialContext
 from study.trials.steps import run_trial
 from tests.conftest import TINY
@@ -93,6 +93,40 @@ def test_a_seed_prunes_at_random_alike_on_every_device(shared: Any, run: Any) ->
     found = run(shared, 3, **recipe).network.state
     for name in (name for name, array in found.items() if name.endswith("weight") and array.ndim > 1):
         assert np.array_equal(found[name], expected[name])
+
+
+def test_fine_tuning_takes_the_same_part_of_the_training_images_whatever_the_seed(
+    shared: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, calibrated = [], []
+    batches, recalibrate = device_data.endless_batches, evaluation.recalibrate
+
+    def endless(images: Any, rows: Any, *more: Any) -> Any:
+        taken.append(rows.cpu().numpy())
+        return batches(images, rows, *more)
+
+    def recalibrated(model: Any, images: Any, rows: Any, *more: Any) -> None:
+        calibrated.append(rows.cpu().numpy())
+        recalibrate(model, images, rows, *more)
+
+    monkeypatch.setattr(finetuning, "endless_batches", endless)
+    monkeypatch.setattr(evaluation, "recalibrate", recalibrated)
+    rows = [run(shared, seed, finetune_samples=samples).row for seed, samples in ((1, 50), (2, 50), (1, None))]
+    assert [row["finetune_samples"] for row in rows] == [50, 50, None]
+    one, same, every = taken
+    assert np.array_equal(one, same)
+    assert np.array_equal(every, shared.data.train)
+    assert len(np.unique(one)) == 50
+    assert set(one) <= set(every)
+    counts = np.bincount(shared.data.labels[one]) / 50
+    assert counts == pytest.approx(np.bincount(shared.data.labels[every]) / len(every), abs=1 / 50)
+    assert np.array_equal(calibrated[0], calibrated[2])
+    assert not set(calibrated[0]) <= set(one)
+
+
+def test_more_images_for_fine_tuning_than_there_are_fail_the_trial(shared: Any, run: Any) -> None:
+    row, *_ = run(shared, finetune_samples=401)
+    assert (row["state"], "401" in row["error"]) == ("failed", True)
 
 
 def test_the_baseline_is_left_alone(shared: Any, run: Any) -> None:
