@@ -57,9 +57,10 @@ def quantization(results: Results) -> Figure:
         label, unit, scale = unit_of(cost)
         for _, both in part.groupby("trial_id"):
             ax.plot(both["value"] / scale, 100 * both["test_accuracy"], color=INK, linewidth=0.5, zorder=1)
-        for (bits, kind), group in part.groupby(["bits", "granularity"]):
-            look: dict[str, Any] = {"color": COLOUR[int(bits)], "marker": markers[kind], **EDGED}
-            ax.plot(group["value"] / scale, 100 * group["test_accuracy"], **look)
+        for bits, colour in COLOUR.items():
+            for kind, group in part[part["bits"] == bits].groupby("granularity"):
+                look: dict[str, Any] = {"color": colour, "marker": markers[kind], **EDGED}
+                ax.plot(group["value"] / scale, 100 * group["test_accuracy"], **look)
         dense = draw_baseline(ax, results, "test_accuracy")
         ax.set(xscale="log", xlabel=f"{label} ({unit})")
     figure.axes[0].set_ylabel("test accuracy (%)")
