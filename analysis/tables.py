@@ -8,7 +8,7 @@ from math import inf
 
 import pandas as pd
 
-from analysis.comparisons import ranks
+from analysis.comparisons import bits, ranks
 from analysis.comparisons.criteria import criteria, scopes
 from analysis.comparisons.effects import effects
 from analysis.figures.life import iterations_data
@@ -221,7 +221,7 @@ def _range(low: float, high: float) -> str:
 
 _TRAINING_KEYS = {  # recipe keys that take effect in a dense control
     "schedule", "finetune_epochs", "epochs_per_step", "finetune_samples", "finetune_lr", "lr_schedule", "optimizer",
-    "weight_decay",
+    "weight_decay", "distil", "temperature",
 }  # fmt: skip
 
 
@@ -242,7 +242,8 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "importance": importance,
     "schedules": schedules,
     "sizes": sizes,
+    "ways": bits.ways,
     "iterations": iterations,
     "latency": latency,
 }
-OPTIONAL = {"criteria", "scopes", "ranks", "effects", "importance", "sizes", "iterations"}
+OPTIONAL = {"criteria", "scopes", "ranks", "effects", "importance", "sizes", "ways", "iterations"}

@@ -3,7 +3,7 @@
 from models.checks import built
 from models.own_functions import called, file_module, imported, parcel, source
 from models.packages import pretrained
-from models.saved import load, save
+from models.saved import load, load_onnx, save
 from models.zoo import MODELS, build
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "file_module",
     "imported",
     "load",
+    "load_onnx",
     "parcel",
     "pretrained",
     "save",

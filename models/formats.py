@@ -42,13 +42,13 @@ def write_onnx(network: nn.Module, example: Tensor, about: About, path: Path) ->
     program.save(path, external_data=False)
 
 
-def open_onnx(path: Path) -> Run:
-    """Open an ONNX file in onnxruntime, on one CPU thread."""
+def open_onnx(file: Path | bytes, threads: int = 1) -> Run:
+    """Open an ONNX file, or its content, in onnxruntime on the CPU."""
     import onnxruntime  # of the extra `export`
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 

@@ -1,4 +1,4 @@
-"""Save and load networks: weights.pt (state_dict), card.json (metadata) and, if cut, plan.json (channel surgery)."""
+"""Save and load networks: weights.pt (state_dict), card.json (metadata), plan.json if cut, network.onnx if int8."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from models.weights import fitted, read_tensors
 from models.zoo import build
 
 LARGEST_IMAGE = 1024  # pixels of a side
+OPTIONAL = {"plan.json", "network.onnx"}
 
 
 def save(
@@ -28,6 +29,7 @@ def save(
     model: nn.Module | Mapping[str, Tensor],
     card: Mapping[str, Any],
     plan: Mapping[str, Any] | None = None,
+    onnx: bytes | None = None,
 ) -> None:
     """Save a network to `folder`, each file atomically, the card last.
 
@@ -38,6 +40,7 @@ def save(
         [0, 1] units); other keys are free (JSON; arrays become lists). The key sha256 is added: the hash of each
         other file, which `load` verifies.
       plan: JSON form of the plan that cut the network; None: not cut.
+      onnx: content of network.onnx, the same network quantized; None: it is not.
 
     Raises:
       ValueError: the card lacks a key or cannot be written as JSON; nothing is written.
@@ -53,13 +56,15 @@ def save(
     files = {"weights.pt": weights.getvalue()}
     if plan is not None:
         files["plan.json"] = _to_json(folder / "plan.json", plan)
+    if onnx is not None:
+        files["network.onnx"] = onnx
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files["card.json"] = _to_json(folder / "card.json", {**card, "sha256": hashes})
     _check_card(folder / "card.json", json.loads(files["card.json"]))
     for name, content in files.items():
         write_whole(folder / name, content)
-    if plan is None:
-        (folder / "plan.json").unlink(missing_ok=True)  # left over from a network saved here before
+    for name in OPTIONAL - files.keys():
+        (folder / name).unlink(missing_ok=True)  # left over from a network saved here before
 
 
 def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -70,11 +75,7 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     what you trust.
     """
     folder = Path(folder)
-    card = _parse_json(folder / "card.json", read_whole(folder / "card.json"))
-    _check_card(folder / "card.json", card)
-    if (folder / "plan.json").exists() and "plan.json" not in card["sha256"]:
-        raise ValueError(f"{folder / 'plan.json'}: is not part of the network that card.json describes")
-    contents = {name: _read_verified(folder / name, digest) for name, digest in card["sha256"].items()}
+    card, contents = _read(folder)
     try:
         model = _built(card)
     except Exception as error:  # of classes and sizes that no network has, torch raises other types
@@ -93,6 +94,24 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{folder / 'weights.pt'}: holds no weights for the network of card.json: {error}") from error
     return model.eval(), card
+
+
+def load_onnx(folder: str | Path) -> bytes | None:
+    """The content of network.onnx, the network saved in `folder` as it was quantized; None if it was not.
+
+    Raises ValueError like `load`.
+    """
+    return _read(Path(folder))[1].get("network.onnx")
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The card of a saved network, and the content of its other files, all of them verified."""
+    card: dict[str, Any] = _parse_json(folder / "card.json", read_whole(folder / "card.json"))
+    _check_card(folder / "card.json", card)
+    for name in OPTIONAL - card["sha256"].keys():
+        if (folder / name).exists():
+            raise ValueError(f"{folder / name}: is not part of the network that card.json describes")
+    return card, {name: _read_verified(folder / name, digest) for name, digest in card["sha256"].items()}
 
 
 def _built(card: Mapping[str, Any]) -> nn.Module:
@@ -182,8 +201,8 @@ CARD: dict[str, tuple[Callable[[Any], bool], str]] = {  # what each key holds, a
     "mean": (lambda value: _is_numbers(value, -1e6, 1e6), "a list of numbers, each -1e6 to 1e6"),
     "std": (lambda value: _is_numbers(value, 1e-9, 1e6), "a list of numbers, each 1e-9 to 1e6"),
     "sha256": (
-        lambda value: type(value) is dict and {"weights.pt"} <= value.keys() <= {"weights.pt", "plan.json"},
-        "the hashes of weights.pt and, if there is one, of plan.json",
+        lambda value: type(value) is dict and {"weights.pt"} <= value.keys() <= {"weights.pt", *OPTIONAL},
+        "the hashes of weights.pt and, where there are any, of plan.json and network.onnx",
     ),
 }
 

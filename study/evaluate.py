@@ -32,6 +32,7 @@ from study.baseline import training
 from study.config import parse
 from study.data import sources, splits
 from study.data.splits import Data
+from study.quantization import onnx_file, runtime
 from study.results import provenance
 from study.training import device_data, evaluation, precision
 
@@ -39,23 +40,32 @@ from study.training import device_data, evaluation, precision
 def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
     """Measures of the network in `folder` on the test images of `data`, normalised as in its card.
 
+    Of a quantized network, accuracy, latency and bytes are those of its 8-bit file, as onnxruntime runs it on the CPU.
     Raises ValueError if the files are damaged, or the network was trained for other classes or image sizes.
     """
     model, card = models.load(folder)
     images = images_for(folder, card, data, device)
     model = precision.placed(model, device)
     rows = device_data.rows_of(data.test, device)
-    latency = measure_latency({"network": model}, images.batch(rows[:1])[0])["network"]
+    example = images.batch(rows[:1])[0]
+    content = models.load_onnx(folder)
+    if content is None:
+        timed, accuracy = model, evaluation.evaluate(model, images, rows)
+        sizes = cost.size_bytes(model), cost.sparse_size_bytes(model)
+    else:
+        run = runtime.opened(folder / "network.onnx", content, card)
+        timed, accuracy, example = runtime.Engine(run), runtime.accuracy(run, images, rows), example.cpu().contiguous()
+        sizes = len(content), onnx_file.sparse_size_bytes(content)
     return {
         "network": folder.name.encode(errors="backslashreplace").decode(),
-        "test accuracy": evaluation.evaluate(model, images, rows),
-        "latency (ms)": latency.median,
+        "test accuracy": accuracy,
+        "latency (ms)": measure_latency({"network": timed}, example)["network"].median,
         "parameters": cost.parameters(model),
         "nonzero": cost.nonzero_parameters(model),
         "MACs": cost.macs(model, data.in_shape),
-        "size (bytes)": cost.size_bytes(model),
-        "sparse (bytes)": cost.sparse_size_bytes(model),
-        "weights": _weights_summary(model, folder),
+        "size (bytes)": sizes[0],
+        "sparse (bytes)": sizes[1],
+        "weights": _weights_summary(model, folder) + ", int8" * (content is not None),
     }
 
 

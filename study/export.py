@@ -4,9 +4,10 @@
     python -m study.export results/schedules --trial 0012 --format exported_program --out NETWORKS
 
 DIR is a results folder. The file takes float32 images (batch, channels, height, width) with any batch size, normalised
-as in training: (pixel / 255 - mean) / std, with mean and std stored in the file. It returns logits (batch, classes).
-The file is kept only if it agrees with PyTorch on the top-1 class of every test image (CPU, fp32). Then both, and the
-dense network, are timed at batch 1 on one thread.
+as in training: (pixel / 255 - mean) / std, with mean and std stored in the file; with --normalise it takes the pixels,
+uint8, and does that itself. It returns logits (batch, classes). Of a quantized network, ONNX is the 8-bit one.
+The file is kept only if it agrees with PyTorch (in 8 bits: with the study's own file) on the top-1 class of every test
+image (CPU). Then both, and the dense network, are timed at batch 1 on one thread.
 Exit codes: 0 done, 1 torch cannot export the network or the file disagrees with it, 2 the input is wrong.
 """
 
@@ -18,7 +19,6 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,16 +30,17 @@ from analysis import results_folder
 from analysis.figures import fronts
 from analysis.refusal import refused
 from models.files import replacing
-from models.formats import FORMATS, About, Format, Run
+from models.formats import FORMATS, About, Format, Run, open_onnx
 from pruning.measure.latency import measure_latency
 from study.baseline import training
 from study.config import parse
 from study.evaluate import images_for, show
+from study.quantization import onnx_file
+from study.quantization.runtime import Engine
 from study.results import provenance
 from study.training import device_data
 
 CPU = torch.device("cpu")
-BATCH = 500  # images per batch when a file is checked
 
 
 class Job(NamedTuple):
@@ -48,21 +49,25 @@ class Job(NamedTuple):
     Attributes:
       trial: id of the trial.
       network: of the trial, on the CPU.
+      int8: the content of its quantized file, if that is to be written; else None.
       dense: the dense network, timed for comparison; None if the folder has no baseline.
       about: metadata written to the file.
       images: normalised images of the data set.
       test: rows of the test images.
       form: the format.
+      normalise: whether the file takes raw pixels and normalises them itself.
       path: of the file.
     """
 
     trial: str
     network: nn.Module
+    int8: bytes | None
     dense: nn.Module | None
     about: About
     images: device_data.Images
     test: Tensor
     form: Format
+    normalise: bool
     path: Path
 
 
@@ -79,7 +84,7 @@ class Agreement(NamedTuple):
 
 
 @torch.inference_mode()
-def compare(network: nn.Module, run: Run, images: device_data.Images, rows: Tensor) -> Agreement:
+def compare(network: Run, run: Run, images: device_data.Images, rows: Tensor, normalise: bool = False) -> Agreement:
     """Compare the outputs of an exported network with the original's (CPU, fp32).
 
     Args:
@@ -87,75 +92,100 @@ def compare(network: nn.Module, run: Run, images: device_data.Images, rows: Tens
       run: the exported network: images -> logits.
       images: of the data set.
       rows: of the images to compare on.
+      normalise: whether the exported network takes raw pixels.
     """
     differ, difference = 0, torch.zeros(())
-    for chosen in rows.split(BATCH):
-        inputs = images.batch(chosen)[0].contiguous()
-        expected, actual = network(inputs), run(inputs)
+    for chosen in rows.split(images.evaluated_at_once):
+        expected, actual = network(_inputs(images, chosen)), run(_inputs(images, chosen, normalise))
         differ += int((expected.argmax(1) != actual.argmax(1)).sum())
         difference = torch.maximum(difference, (expected - actual).abs().max())  # keeps NaN, unlike Python's max
     return Agreement(len(rows), differ, difference.item())
 
 
-def export(network: nn.Module, form: Format, path: Path, images: device_data.Images, rows: Tensor, about: About) -> str:
-    """Write a network to a file atomically, after checking the file; returns a message with the check's result.
-
-    Args:
-      network: on the CPU, in eval mode.
-      form: the format.
-      path: of the file.
-      images: of the data set.
-      rows: of the images to check on.
-      about: metadata written to the file.
+def export(job: Job) -> str:
+    """Write the network to its file atomically, after checking the file; returns a message with the check's result.
 
     Raises:
       RuntimeError: the file gives another top-1 class for an image, or non-finite logits.
       Exception: whatever torch raises for a network that it cannot export.
     """
-    with replacing(path) as temporary:
-        form.write(network, _example(images, 2), about, temporary)
-        found = compare(network, form.open(temporary), images, rows)
+    original: Run = job.network if job.int8 is None else open_onnx(job.int8)
+    with replacing(job.path) as temporary:
+        if job.int8 is None:
+            job.form.write(_taking(job, job.network), _example(job, 2), job.about, temporary)
+        else:
+            temporary.write_bytes(onnx_file.with_metadata(_quantized(job, job.int8), job.about))
+        found = compare(original, job.form.open(temporary), job.images, job.test, job.normalise)
         if found.differ or not math.isfinite(found.difference):
-            raise RuntimeError(f"the {form.engine} disagrees with the network: {found}")
-    return f"{form.engine} against PyTorch: {found}"
+            raise RuntimeError(f"the {job.form.engine} disagrees with the network: {found}")
+    if job.int8 is None:
+        return f"{job.form.engine} against PyTorch: {found}"
+    before = compare(job.network, original, job.images, job.test)
+    return f"the file against the study's own: {found}\n8 bits against the network before, in PyTorch: {before}"
 
 
-def latencies(networks: Mapping[str, nn.Module], form: Format, images: device_data.Images) -> list[dict[str, Any]]:
+def latencies(job: Job) -> list[dict[str, Any]]:
     """Latencies at batch 1 in ms, a row per network: in PyTorch and in the format's engine, measured in turn.
 
-    For two networks, a third row has the speedup: the first network's time divided by the second's. fp32, on the CPU.
+    The rows are the dense network, if there is one, the pruned one and, if the file has 8 bits, that. Rows with their
+    speedups follow: the dense network's time divided by theirs. On the CPU, on one thread.
     """
-    timed: dict[str, nn.Module] = {}
+    networks = {} if job.dense is None else {"dense": _taking(job, job.dense)}
+    networks["pruned"] = _taking(job, job.network)
+    timed: dict[str, dict[str, nn.Module]] = {}  # network -> engine -> the network in it
     with tempfile.TemporaryDirectory() as folder:
         for name, network in networks.items():
-            path = Path(folder, name + form.suffix)
-            form.write(network, _example(images, 2), {}, path)
-            timed |= {f"{name} in PyTorch": network, f"{name} in {form.engine}": _EngineModule(form.open(path))}
-        found = measure_latency(timed, _example(images, 1), seconds=0.2, least=50)
-    rows = [{engine: found[f"{name} in {engine}"].median for engine in ("PyTorch", form.engine)} for name in networks]
-    if len(rows) == 2:
-        rows.append({engine: rows[0][engine] / rows[1][engine] for engine in rows[0]})
-    return [{"ms": name} | row for name, row in zip([*networks, "speedup"], rows, strict=False)]
+            path = Path(folder, name + job.form.suffix)
+            job.form.write(network, _example(job, 2), {}, path)
+            timed[name] = {"PyTorch": network, job.form.engine: Engine(job.form.open(path))}
+        if job.int8 is not None:
+            timed["8 bits"] = {job.form.engine: Engine(open_onnx(_quantized(job, job.int8)))}
+        each = {f"{name} in {engine}": one for name, engines in timed.items() for engine, one in engines.items()}
+        found = measure_latency(each, _example(job, 1), seconds=0.2, least=50)
+    times = {name: {engine: found[f"{name} in {engine}"].median for engine in timed[name]} for name in timed}
+    rows: list[dict[str, Any]] = [{"ms": name, "PyTorch": ""} | of_engines for name, of_engines in times.items()]
+    for name in list(times)[1:] if job.dense is not None else ():
+        speedup = {engine: times["dense"][engine] / time for engine, time in times[name].items()}
+        rows.append({"ms": "speedup" if len(times) == 2 else f"speedup, {name}", "PyTorch": ""} | speedup)
+    return rows
 
 
-class _EngineModule(nn.Module):
-    """An exported network as a module, for `measure_latency`.
+class _Normalising(nn.Module):
+    """A network that takes raw pixels, uint8 (B, C, H, W). images: with the mean and std that normalise them."""
 
-    The callable is kept in a tuple, so that it is not a submodule: `eval` must not reach an exported program, which
-    refuses it.
-    """
-
-    def __init__(self, run: Run) -> None:
+    def __init__(self, network: nn.Module, images: device_data.Images) -> None:
         super().__init__()
-        self._run = (run,)
+        self.network = network
+        self.scale = nn.Buffer((1 / (255 * images.std)).view(-1, 1, 1))
+        self.shift = nn.Buffer((-images.mean / images.std).view(-1, 1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The logits for `images`."""
-        return self._run[0](images)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The logits for the pixels, normalised as by `study.data.transforms.normalise`."""
+        logits: Tensor = self.network(pixels.float() * self.scale + self.shift)
+        return logits
 
 
-def _example(images: device_data.Images, batch: int) -> Tensor:
-    return images.batch(torch.arange(batch))[0].contiguous()
+def _taking(job: Job, network: nn.Module) -> nn.Module:
+    """The network with the inputs that the job's file takes."""
+    return _Normalising(network, job.images).eval() if job.normalise else network
+
+
+def _quantized(job: Job, content: bytes) -> bytes:
+    """A quantized file with the inputs that the job's file takes."""
+    mean, std = job.images.mean.tolist(), job.images.std.tolist()
+    return onnx_file.with_normalisation(content, mean, std) if job.normalise else content
+
+
+def _example(job: Job, batch: int) -> Tensor:
+    return _inputs(job.images, torch.arange(batch), job.normalise)
+
+
+def _inputs(images: device_data.Images, rows: Tensor, pixels: bool = False) -> Tensor:
+    """A batch (B, C, H, W) of images, normalised; or (pixels) as they are, in uint8."""
+    if not pixels:
+        return images.batch(rows)[0].contiguous()
+    unchanged = images._replace(mean=torch.zeros_like(images.mean), std=torch.full_like(images.std, 1 / 255))
+    return unchanged.batch(rows)[0].round().to(torch.uint8).contiguous()
 
 
 def chosen(results: results_folder.Results, trial: str) -> str:
@@ -212,6 +242,9 @@ def _arguments(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder")
     parser.add_argument("--trial", metavar="ID|best|knee", required=True, help="which of its saved networks")
     parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument(
+        "--normalise", action="store_true", help="the file takes raw pixels, and normalises them itself"
+    )
     parser.add_argument("--out", metavar="PATH", type=Path, help="a file, or a folder; default DIR/models/<trial_id>")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are now, if they were moved")
     return parser
@@ -235,7 +268,9 @@ def _read_job(args: argparse.Namespace) -> Job:
     baseline = args.folder / "baseline"
     dense = models.load(baseline)[0] if baseline.exists() else None
     path = _output_path(args.out or folder, f"{results.study['study']['name']}_{trial}", form.suffix)
-    return Job(trial, network, dense, about, images, device_data.rows_of(data.test, CPU), form, path)
+    int8 = models.load_onnx(folder) if form is FORMATS["onnx"] else None
+    test = device_data.rows_of(data.test, CPU)
+    return Job(trial, network, int8, dense, about, images, test, form, args.normalise, path)
 
 
 def _output_path(out: Path, name: str, suffix: str) -> Path:
@@ -248,10 +283,9 @@ def _output_path(out: Path, name: str, suffix: str) -> Path:
 
 
 def _export_and_time(job: Job) -> None:
-    found = export(job.network, job.form, job.path, job.images, job.test, job.about)
+    found = export(job)
     print(f"trial {job.trial}: {job.path} ({job.path.stat().st_size:,} bytes)\n{found}")
-    dense = {} if job.dense is None else {"dense": job.dense}
-    show(latencies({**dense, "pruned": job.network}, job.form, job.images))
+    show(latencies(job))
     if job.dense is None:
         print("dense: left out; the folder holds no baseline")
 

@@ -24,7 +24,7 @@ from study.baseline import disk_cache, training
 from study.config import RefusedError
 from study.driver import address, dry_run
 from study.driver.interruption import Interruption, interruptible
-from study.driver.resolution import resolve
+from study.driver.resolution import check_installed, resolve
 from study.driver.scratch import scratch
 from study.driver.session import RunOptions, StudyRun, new_study, resume_command, resumed_study
 from study.driver.sweep import run_study
@@ -49,6 +49,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
         if args.repair and not args.resume:
             raise ValueError("--repair: repairs a results folder, so it goes with --resume DIR")
         file, folder, record = resumed_study(args) if args.resume else new_study(args)
+        check_installed(file)
         if args.repair:
             repaired = repair(folder, file)
             print(f"{repaired}\nContinue with:\n  {resume_command(repaired.folder)}")

@@ -17,7 +17,7 @@ from study.baseline import disk_cache, training
 from study.config import Recipe, StudyFile, read_study
 from study.config import axes as spaces
 from study.config.columns import COLUMNS
-from study.driver.resolution import resolve
+from study.driver.resolution import check_installed, resolve, runtime_of
 from study.trials import scan
 from study.trials.context import TrialContext
 from study.trials.scan import Curves, curve_key
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> 
     args = parser.parse_args(argv)
     try:
         file = read_study(args.space, args.set)
+        check_installed(file)
         data = training.read_data(file.baseline, args.data_dir, say=print)
         file = resolve(file, data, say=print)
         if not 0 <= args.seed < 2**32:
@@ -58,7 +59,9 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> 
         return refused(error)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     baseline = disk_cache.obtain(file.baseline, data, lambda: training.make(file.baseline, data, device))
-    context = TrialContext(baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds)
+    context = TrialContext(
+        baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds, runtime=runtime_of(file)
+    )
     if recipe.scope == "sensitivity":
         context = context._replace(curves=_scan(file, recipe, context, device))
     outcome = run_trial(recipe, args.seed, context, device, say=print)

@@ -12,13 +12,14 @@ from analysis.presentation.rendering import Table
 from analysis.results_folder import RECIPE, Results, axes, candidates, networks
 from analysis.statistics.intervals import CONFIDENCE, MATCHED, holm, mean_interval, verdict
 
-COMPARED = ("criterion", "granularity", "scope", "schedule")
+COMPARED = ("criterion", "granularity", "scope", "schedule", "quantize", "distil")
 CALIPER = 0.025  # largest difference of achieved sparsity within a pair of networks
 MIN_PAIRS = 3  # of recipes that differ in one axis only; with fewer, networks are paired by sparsity
 SPARSITY_BINS, NUMBER_BINS = 10, 5  # quantile bins of sparsity, and of other numbers, if there are more values
 _DEPENDENT_KEYS = {  # axis -> keys with another meaning, or none, on another level of that axis
     "schedule": {"steps", "initial_sparsity"},
     "granularity": {"channel_share", "sparsity_of", "reduce", "min_channels", "round_to", "layer", "group"},
+    "distil": {"temperature"},
 }
 _COLUMNS = ["axis", "level", "other", "pairs", "matched", "difference", "low", "high", "p", "clear"]
 
@@ -37,8 +38,10 @@ def effects(results: Results) -> Table:
     only; "sparsity": the other COMPARED axes are equal and achieved sparsities within CALIPER), difference (mean over
     pairs, of test accuracy), low, high (95 % t interval), p (Holm-adjusted within the axis), clear.
     """
-    rows = candidates(results.trials).dropna(subset=["test_accuracy", "sparsity"])
-    frames = [_against_others(networks(results.trials), rows, axis) for axis in COMPARED if rows[axis].nunique() > 1]
+    every = networks(results.trials)
+    every = every.assign(distil=binned(every["distil"], NUMBER_BINS).map("{:g}".format, na_action="ignore"))
+    rows = every.loc[candidates(results.trials).index].dropna(subset=["test_accuracy", "sparsity"])
+    frames = [_against_others(every, rows, axis) for axis in COMPARED if rows[axis].nunique() > 1]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)
     return Table(
         frame,
@@ -95,7 +98,7 @@ def pairs(rows: pd.DataFrame, axis: str, level: object, other: object) -> Pairs:
     both = pd.merge(first.reset_index(), second.reset_index(), on=keys)
     if len(both) >= MIN_PAIRS:
         return Pairs((both["test_accuracy_x"] - both["test_accuracy_y"]).to_numpy(dtype=float), "recipe")
-    strata = [key for key in COMPARED if key != axis]
+    strata = [key for key in COMPARED if key != axis and rows[key].notna().any()]  # older folders lack some
     groups = dict(iter(two.groupby(strata, dropna=False)))
     found = [
         _paired_by_sparsity(group, groups[key]) for key, group in one.groupby(strata, dropna=False) if key in groups

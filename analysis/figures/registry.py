@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.comparisons import criteria, importance, ranks
+from analysis.comparisons import bits, criteria, importance, ranks
 from analysis.comparisons.effects import importance_data, rates_data
 from analysis.figures import costs, life, progress, ratios
 from analysis.figures.fronts import AXES, accuracy_by, compared_data, front
@@ -37,6 +37,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "criteria_ranks": ranks.figure,
     **{f"accuracy_by_{axis}": partial(accuracy_by, axis=axis) for axis in AXES},
     "costs": costs.costs,
+    "quantization": bits.quantization,
     "importance": importance.importance,
     "rates": importance.rates,
     "recipes": costs.recipes,
@@ -55,6 +56,7 @@ REQUIRED_DATA: dict[str, Callable[[Results], pd.DataFrame]] = {  # figure -> its
     "criteria": criteria.criteria_data,
     "criteria_ranks": ranks.ranks_data,
     "costs": costs.costs_data,
+    "quantization": bits.quantization_data,
     "importance": importance_data,
     "rates": rates_data,
     "recipes": costs.recipes_data,

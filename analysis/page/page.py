@@ -29,6 +29,7 @@ HEADINGS = {
     "importance": "Importance of each axis",
     "schedules": "Schedules against the baseline",
     "sizes": "Share pruned, size and accuracy",
+    "ways": "Pruned, quantized, taught: at equal size",
     "iterations": "Accuracy after each pruning step",
     "latency": "Speed and size",
 }

@@ -150,6 +150,7 @@ def _milliseconds(time: float) -> str:
 _FORMATS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "trial_id": ("trial", str),
     "sparsity_range": ("sparsity range", str),
+    "size_range": ("size, of the dense network's", str),
     "requested_sparsity": ("requested sparsity (%)", percent),
     "sparsity": ("sparsity (%)", percent),
     "compression_ratio": ("compression (×)", _times),

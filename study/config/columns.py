@@ -26,6 +26,9 @@ _MEASURED = {
     "accuracy": "float64",
     "accuracy_drop": "float64",
     "test_accuracy": "float64",
+    "float_accuracy": "float64",
+    "float_test_accuracy": "float64",
+    "bits": "Int64",
     "params": "Int64",
     "nonzero_params": "Int64",
     "macs": "Int64",
@@ -33,10 +36,13 @@ _MEASURED = {
     "theoretical_speedup": "float64",
     "size_bytes": "Int64",
     "sparse_size_bytes": "Int64",
+    "float_size_bytes": "Int64",
+    "runtime": "str",
     "latency_ms": "float64",
     "latency_low_ms": "float64",
     "latency_high_ms": "float64",
     "baseline_latency_ms": "float64",
+    "float_latency_ms": "float64",
     "speedup": "float64",
     "large_batch": "Int64",
     "batch_latency_ms": "float64",
@@ -78,12 +84,14 @@ IMPORTANCE = ["objective", "axis", "importance"]
 # Column (of any table), or measure of the baseline -> lowest and highest value; others are text, or may be any number.
 _SHARES = (
     "channel_share", "requested_sparsity", "initial_sparsity", "sparsity", "channel_sparsity", "baseline_accuracy",
-    "baseline_test_accuracy", "accuracy", "test_accuracy", "progress", "importance", "largest_class",
+    "baseline_test_accuracy", "accuracy", "test_accuracy", "float_accuracy", "float_test_accuracy", "distil",
+    "progress", "importance", "largest_class",
 )  # fmt: skip
 _SIZES = (
-    "finetune_lr", "weight_decay", "compression_ratio", "theoretical_speedup", "latency_ms", "latency_low_ms",
-    "latency_high_ms", "baseline_latency_ms", "speedup", "batch_latency_ms", "baseline_batch_latency_ms",
-    "batch_speedup", "train_seconds", "wall_seconds", "started", "finished", "seconds", "validation_images",
+    "finetune_lr", "weight_decay", "temperature", "compression_ratio", "theoretical_speedup", "latency_ms",
+    "latency_low_ms", "latency_high_ms", "baseline_latency_ms", "float_latency_ms", "speedup", "batch_latency_ms",
+    "baseline_batch_latency_ms", "batch_speedup", "train_seconds", "wall_seconds", "started", "finished", "seconds",
+    "validation_images",
 )  # fmt: skip
 _WHOLE = [name for name, dtype in TRIALS.items() if dtype == "Int64"] + [name for name in LAYERS if name[-4:] != "type"]
 RANGES: dict[str, tuple[float, float]] = {

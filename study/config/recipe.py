@@ -99,6 +99,17 @@ class Recipe(Section):
         default="sgd", description="`sgd` has Nesterov momentum 0.9"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=5e-4, description="while fine-tuning")
+    distil: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="while fine-tuning: share of the loss that compares with the dense network, the teacher",
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=4.0, description="with `distil`: what the logits of both networks are divided by"
+    )
+    quantize: Literal["none", "int8"] = Field(
+        default="none",
+        description="`int8`: after fine-tuning, 8-bit weights and activations, run by onnxruntime (the extra `export`)",
+    )
     recalibrate: bool = Field(default=True, description="recompute batch norm's statistics after every cut")
     calibration_samples: Annotated[int, Field(ge=2)] = Field(
         default=512, description="training images for recalibration and for data-dependent criteria"
@@ -131,6 +142,8 @@ class Recipe(Section):
             follows = {"steps": 1, "initial_sparsity": 0.0}
         if _values_channels_only(given.get("criterion")) and "granularity" not in given:
             follows["granularity"] = "channel"
+        if not given.get("distil"):
+            follows["temperature"] = cls.model_fields["temperature"].default
         return {**given, **follows}
 
     @model_validator(mode="after")

@@ -19,6 +19,8 @@ FINE_TUNING = (
     "lr_schedule",
     "optimizer",
     "weight_decay",
+    "distil",
+    "temperature",
     "recalibrate",
     "calibration_samples",
 )

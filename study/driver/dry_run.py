@@ -42,7 +42,8 @@ def estimate(file: StudyFile, data_dir: str | None) -> str:
     epoch = images.train * pace.train + images.validation * pace.evaluate
     baseline = (0 if section.checkpoint else section.epochs) * epoch
     epochs, trained = _fine_tuning(file, images.train)
-    tuning = trained * pace.train + epochs * images.validation * pace.evaluate
+    taught = pace.evaluate * (max(file.values("distil")) > 0)
+    tuning = trained * (pace.train + taught) + epochs * images.validation * pace.evaluate
     trial = tuning + (images.validation + images.test) * pace.evaluate
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
     if device.type == "cuda":

@@ -14,7 +14,19 @@ from pruning.weights import masks
 from study.baseline import training
 from study.config import StudyFile
 from study.data.splits import Data
+from study.quantization import int8, runtime
 from study.trials.scoring import probe
+
+
+def check_installed(file: StudyFile) -> None:
+    """Raise ValueError, with the command that installs it, if recipes need a package that is not installed."""
+    if runtime_of(file) == runtime.NAME and (missing := int8.missing()):
+        raise ValueError(f"space.quantize int8 needs {', '.join(missing)}; install the extra: pip install '.[export]'")
+
+
+def runtime_of(file: StudyFile) -> str:
+    """What runs the study's networks when latencies are measured: if any recipe quantizes, onnxruntime runs all."""
+    return runtime.NAME if "int8" in file.values("quantize") else "torch"
 
 
 def resolve(file: StudyFile, data: Data, say: Callable[[str], None] = lambda _: None) -> StudyFile:

@@ -20,8 +20,9 @@ from study.baseline.network import Baseline, arrays, save
 from study.config import RefusedError
 from study.data.stored import DiskImages
 from study.driver.agenda import Agenda
-from study.driver.resolution import resolve
+from study.driver.resolution import resolve, runtime_of
 from study.driver.session import StudyRun, resume_command
+from study.quantization import runtime
 from study.results import files
 from study.results.handlers import TrialHandlers, TrialReport
 from study.results.live_view import LiveView
@@ -67,13 +68,13 @@ def run_study(run: StudyRun) -> int:
         timed = "latency_ms" in file.study.objectives
         context = TrialContext(
             baseline, run.data, file.baseline, file.study.seed, file.study.seeds,
-            timed=timed, minutes=file.study.trial_minutes,
+            timed=timed, runtime=runtime_of(file), minutes=file.study.trial_minutes,
         )  # fmt: skip
         if scan_file := scan.scan_study(file):
             rows = _run_scan(run.of_scan(resolve(scan_file, run.data)), context)
             context = context._replace(curves=scan.curves(rows))
         _run_trials(run, context)
-        _measure_front(run, baseline, remote.on_device_alone)
+        _measure_front(run, context, remote.on_device_alone)
         files.project(run.folder, run.store.records)
         files.write_importance(run.folder, run.store.importance())
     return _finish(run)
@@ -153,8 +154,9 @@ class _DiskErrors:
         return kept
 
 
-def _measure_front(run: StudyRun, baseline: Baseline, alone: Callable[..., Any]) -> None:
+def _measure_front(run: StudyRun, context: TrialContext, alone: Callable[..., Any]) -> None:
     """Measure the latencies of saved networks, after all trials, when the study runs nothing else on the device."""
+    baseline = context.baseline
     _write_histograms(run, baseline)
     saved = sorted(
         p.name for p in (run.folder / "models").glob("*") if "latency_ms" not in run.store.records[p.name][0]
@@ -162,10 +164,17 @@ def _measure_front(run: StudyRun, baseline: Baseline, alone: Callable[..., Any])
     if not saved:
         return
     print(f"measuring the latency of {len(saved)} networks", flush=True)
-    networks = {trial_id: models.load(run.folder / "models" / trial_id)[0] for trial_id in saved}
+    folders = {trial_id: run.folder / "models" / trial_id for trial_id in saved}
+    networks: dict[str, Any] = {trial_id: models.load(folder)[0] for trial_id, folder in folders.items()}
+    measure: Callable[..., Any] = speeds
+    if context.runtime == runtime.NAME:
+        measure = runtime.speeds
+        networks = {
+            name: runtime.Finished(networks[name], models.load_onnx(folder)) for name, folder in folders.items()
+        }
     in_shape = tuple(baseline.card["in_shape"])
     dense = baseline.network(torch.device("cpu"))
-    for trial_id, columns in alone(speeds, networks, dense, in_shape).items():
+    for trial_id, columns in alone(measure, networks, dense, in_shape).items():
         run.store.measured(trial_id, columns)
 
 

@@ -98,7 +98,7 @@ class TrialRecorder:
         }
         dense = {key: self._card[key] for key in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
         folder = self._folder / "models" / ticket.trial_id
-        models.save(folder, tensors, dense | card, network.plan)
+        models.save(folder, tensors, dense | card, network.plan, network.int8)
         files.write_layers(folder / "layers.csv", self._card["layers"], network.layers)
 
     def _values(self, row: Row) -> list[float]:

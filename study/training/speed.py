@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.measure.latency import measure_latency
 from study.training.precision import gains_by_bf16
@@ -36,28 +36,41 @@ def speeds(
     Returns:
       Name -> columns. latency_ms, latency_low_ms, latency_high_ms: median and quartiles of one forward pass at batch 1;
       baseline_latency_ms: the dense network's median; speedup: baseline_latency_ms / latency_ms. batch_latency_ms,
-      baseline_batch_latency_ms, batch_speedup: the same for a batch of `large_batch` images.
+      baseline_batch_latency_ms, batch_speedup: the same for a batch of `large_batch` images. runtime: `torch`.
     """
     dtype = torch.bfloat16 if gains_by_bf16(device) else torch.float32
     dense = dense.to(device, dtype).to(memory_format=torch.channels_last)
-    large = LARGE_BATCH[device.type]
-    inputs = torch.randn(large, *in_shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    inputs = torch.randn(LARGE_BATCH[device.type], *in_shape, device=device, dtype=dtype).to(
+        memory_format=torch.channels_last
+    )
     result = {}
     for name, network in networks.items():
         pair = {"dense": dense, "pruned": network.to(device, dtype).to(memory_format=torch.channels_last)}
-        single, batched = (
-            measure_latency(pair, inputs[:batch], seconds=seconds, least=least)
-            for batch, least in ((1, 20), (large, 5))
-        )
-        result[name] = {
-            "latency_ms": single["pruned"].median,
-            "latency_low_ms": single["pruned"].lower,
-            "latency_high_ms": single["pruned"].upper,
-            "baseline_latency_ms": single["dense"].median,
-            "speedup": single["dense"].median / single["pruned"].median,
-            "large_batch": large,
-            "batch_latency_ms": batched["pruned"].median,
-            "baseline_batch_latency_ms": batched["dense"].median,
-            "batch_speedup": batched["dense"].median / batched["pruned"].median,
-        }
+        result[name] = columns(pair, inputs, seconds) | {"runtime": "torch"}
     return result
+
+
+def columns(networks: Mapping[str, nn.Module], inputs: Tensor, seconds: float) -> dict[str, Any]:
+    """The columns of a network that is measured in turn with others.
+
+    Args:
+      networks: `dense`, `pruned` and, if `pruned` is a quantized network, `float`: the same before.
+      inputs: the large batch; its first image is the small one.
+      seconds: measuring time per network and batch size.
+    """
+    single, batched = (
+        measure_latency(networks, inputs[:batch], seconds=seconds, least=least)
+        for batch, least in ((1, 20), (len(inputs), 5))
+    )
+    before = {"float_latency_ms": single["float"].median} if "float" in networks else {}
+    return before | {
+        "latency_ms": single["pruned"].median,
+        "latency_low_ms": single["pruned"].lower,
+        "latency_high_ms": single["pruned"].upper,
+        "baseline_latency_ms": single["dense"].median,
+        "speedup": single["dense"].median / single["pruned"].median,
+        "large_batch": len(inputs),
+        "batch_latency_ms": batched["pruned"].median,
+        "baseline_batch_latency_ms": batched["dense"].median,
+        "batch_speedup": batched["dense"].median / batched["pruned"].median,
+    }

@@ -39,6 +39,8 @@ class TrialContext(NamedTuple):
     score_store: cache of the baseline's scores.
     curves: curves of the sensitivity scan, by `scan.curve_key`.
     timed: whether trials measure latency; each then has a device to itself.
+    runtime: what runs the networks when latencies are measured, `torch` or `onnxruntime`; this one if any recipe of the
+        study quantizes, so that all its latencies compare.
     minutes: a trial that runs longer is ended; None: no limit.
     """
 
@@ -50,6 +52,7 @@ class TrialContext(NamedTuple):
     score_store: ScoreStore = no_store
     curves: dict[str, Curves] = {}
     timed: bool = False
+    runtime: str = "torch"
     minutes: float | None = None
 
 
@@ -76,11 +79,15 @@ class Ticket(NamedTuple):
 
 
 class NetworkState(NamedTuple):
-    """A pruned network: state_dict as arrays, the plan of its surgery (None: not cut), and one row per layer."""
+    """A pruned network: state_dict as arrays, the plan of its surgery (None: not cut), and one row per layer.
+
+    int8: its quantized ONNX file; None: not quantized.
+    """
 
     state: dict[str, np.ndarray]
     plan: Plan | None
     layers: list[Row]
+    int8: bytes | None = None
 
 
 class Outcome(NamedTuple):

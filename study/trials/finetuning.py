@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
 from pruning.pipeline import Pruned
 from pruning.weights import masks
@@ -36,16 +37,25 @@ class FineTuning:
       recipe: learning rate, its schedule, and the number of epochs.
       data: trained on `train`, evaluated on `validation`.
       section: batch size.
+      teacher: makes the network that the recipe distils from.
       seed: of shuffling and augmentation.
       history: history rows are appended to this list; the caller keeps them if the trial fails.
     """
 
     def __init__(
-        self, recipe: Recipe, data: DeviceData, section: BaselineSection, seed: int, history: list[Row]
+        self,
+        recipe: Recipe,
+        data: DeviceData,
+        section: BaselineSection,
+        teacher: Callable[[], nn.Module],
+        seed: int,
+        history: list[Row],
     ) -> None:
         self._recipe, self._data, self._history = recipe, data, history
         self._steps_per_epoch = steps_per_epoch(len(data.train), section.batch_size)
         self._batches = endless_batches(data.images, data.train, section.batch_size, seed)
+        distils = recipe.distil and recipe.epochs
+        self._distillation = loop.Distillation(teacher().eval(), recipe.distil, recipe.temperature) if distils else None
         self._step, self._losses, self._seconds = 0, 0.0, 0.0
 
     @property
@@ -61,7 +71,10 @@ class FineTuning:
             started = time.perf_counter()
             stop = min(end, (self._step // self._steps_per_epoch + 1) * self._steps_per_epoch)
             rates = [self._recipe.finetune_lr * factor(step / self.steps) for step in range(self._step, stop)]
-            loss = loop.train(pruned.model, self._batches, optimizer, rates, after_step=reapply_masks)
+            loss = loop.train(
+                pruned.model, self._batches, optimizer, rates,
+                distillation=self._distillation, after_step=reapply_masks,
+            )  # fmt: skip
             self._losses += loss * len(rates)
             self._step = stop
             epoch_ended = stop % self._steps_per_epoch == 0

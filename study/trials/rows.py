@@ -6,16 +6,22 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from models.formats import open_onnx
 from pruning.allocation.channel_budget import achieved
 from pruning.measure import cost
 from pruning.pipeline import Pruned
 from pruning.weights import masks
 from study.config import Recipe
+from study.quantization import int8, onnx_file, runtime
 from study.training import evaluation
 from study.training.device_data import DeviceData
 from study.training.epochs import Row
 from study.training.speed import speeds
 from study.trials.context import TrialContext
+
+FLOAT_BITS = 32
 
 
 def recipe_columns(recipe: Recipe) -> Row:
@@ -64,7 +70,7 @@ def stopped_row(recipe: Recipe, seed: int, history: list[Row], dense: Row) -> Ro
 
 
 def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, history: list[Row]) -> Row:
-    """Measurements of a finished network: sparsities, accuracies, costs, and latency if `context.timed`.
+    """Measurements of a finished network: sparsities, accuracies and costs.
 
     Args:
       pruned: the network.
@@ -78,7 +84,7 @@ def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, hi
     is_scan = pruned.settings.only is not None
     test = None if is_scan else evaluation.evaluate(model, data.images, data.test)
     nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, in_shape)
-    return _latency_columns(pruned, context, data) | {
+    return {
         "sparsity": masks.sparsity(model, pruned.dense_weights),
         "channel_sparsity": achieved(pruned.graph, pruned.plan)["channels"] if pruned.graph and pruned.plan else 0.0,
         "compression_ratio": dense["params"] / nonzero,
@@ -87,6 +93,7 @@ def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, hi
         "accuracy": accuracy,
         "accuracy_drop": dense["accuracy"] - accuracy,
         "test_accuracy": test,
+        "bits": FLOAT_BITS,
         "params": cost.parameters(model),
         "nonzero_params": nonzero,
         "macs": cost.macs(model, in_shape),
@@ -97,9 +104,37 @@ def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, hi
     }
 
 
-def _latency_columns(pruned: Pruned, context: TrialContext, data: DeviceData) -> Row:
+def quantized_columns(content: bytes, floats: Row, data: DeviceData) -> Row:
+    """What changes in the row of a network that is quantized: accuracies as the runtime executes it, and bytes.
+
+    Args:
+      content: the quantized file.
+      floats: the columns of the network before, which become those that begin with `float_`.
+      data: the data set on its device.
+    """
+    run = open_onnx(content, torch.get_num_threads())
+    accuracy = runtime.accuracy(run, data.images, data.validation)
+    test = None if floats["test_accuracy"] is None else runtime.accuracy(run, data.images, data.test)
+    before = {f"float_{name}": floats[name] for name in ("accuracy", "test_accuracy", "size_bytes")}
+    return before | {
+        "accuracy": accuracy,
+        "accuracy_drop": floats["baseline_accuracy"] - accuracy,
+        "test_accuracy": test,
+        "bits": int8.BITS,
+        "size_bytes": len(content),
+        "sparse_size_bytes": onnx_file.sparse_size_bytes(content),
+    }
+
+
+def latency_columns(pruned: Pruned, content: bytes | None, context: TrialContext, device: torch.device) -> Row:
+    """The latency of a finished network, beside the dense one, in the study's runtime; none if not `context.timed`.
+
+    content: of its quantized file; None: not quantized.
+    """
     if not context.timed:
         return {}
-    device = data.images.device
-    dense = context.baseline.network(device)
-    return speeds({"": copy.deepcopy(pruned.model)}, dense, context.data.in_shape, device)[""]
+    network, dense = copy.deepcopy(pruned.model), context.baseline.network(device)
+    if context.runtime == runtime.NAME:
+        networks = {"": runtime.Finished(network, content)}
+        return runtime.speeds(networks, dense, context.data.in_shape, device)[""]
+    return speeds({"": network}, dense, context.data.in_shape, device)[""]

@@ -17,14 +17,17 @@ from pruning.schedules import cut_points
 from study.baseline.network import arrays
 from study.config import Recipe
 from study.data.splits import calibration
+from study.quantization import int8
 from study.training import evaluation, optimisers
 from study.training.device_data import DeviceData, place, rows_of
 from study.training.epochs import Row, epoch_line
 from study.trials.context import NetworkState, Outcome, TrialContext
 from study.trials.finetuning import FineTuning, training_images
 from study.trials.from_scratch import train_from_scratch
-from study.trials.rows import measured_columns, recipe_columns
+from study.trials.rows import latency_columns, measured_columns, quantized_columns, recipe_columns
 from study.trials.scoring import baseline_scores, prune_settings
+
+CALIBRATION_BATCH = 32  # images; with 512 of 32x32 pixels at once a ResNet-20 took 1.8 GB
 
 
 def run_trial(
@@ -81,9 +84,13 @@ def trial_epochs(
             pruned = yield from train_from_scratch(from_scratch, recipe, seed, context, data, history)
         else:
             pruned = yield from _prune_and_finetune(recipe, seed, context, data, history)
-        row |= measured_columns(pruned, context, data, history) | {"state": "complete"}
+        measured, content = measured_columns(pruned, context, data, history), None
+        if recipe.quantize != "none":
+            content = _quantized(recipe, seed, pruned, context, data)
+            measured |= quantized_columns(content, measured, data)
+        row |= measured | latency_columns(pruned, content, context, device) | {"state": "complete"}
         layers = cost.layer_costs(pruned.model, context.data.in_shape)
-        network = NetworkState(arrays(pruned.model), pruned.plan, layers)
+        network = NetworkState(arrays(pruned.model), pruned.plan, layers, content)
     except (Exception, SystemExit) as error:  # a failing recipe is a result and must not stop the study
         trace = traceback.format_exc()
         row |= {"state": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
@@ -104,7 +111,7 @@ def _prune_and_finetune(
     scores = baseline_scores(recipe, seed, context, data.images, pruned)
     optimizer = _optimizer(recipe, pruned.model)
     tuned = data._replace(train=rows_of(training_images(context.data, recipe.finetune_samples), device))
-    tuning = FineTuning(recipe, tuned, context.section, seed, history)
+    tuning = FineTuning(recipe, tuned, context.section, lambda: context.baseline.network(device), seed, history)
     cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
     for number, sparsity in enumerate(cuts, start=1):
         before, batches = pruned, data.images.batches(calibrating)
@@ -114,6 +121,13 @@ def _prune_and_finetune(
             evaluation.recalibrate(pruned.model, data.images, calibrating, generator)
         yield from tuning.until(round(number * tuning.steps / len(cuts)), pruned, optimizer)
     return pruned
+
+
+def _quantized(recipe: Recipe, seed: int, pruned: Pruned, context: TrialContext, data: DeviceData) -> bytes:
+    """The network in 8 bits, calibrated on the recipe's calibration images, as they are."""
+    rows = rows_of(calibration(context.data, recipe.calibration_samples, seed), data.images.device)
+    batches = (inputs for inputs, _ in data.images.stream(rows.split(CALIBRATION_BATCH)))
+    return int8.quantize(pruned.model, context.data.in_shape, batches)
 
 
 def _carry_optimizer(

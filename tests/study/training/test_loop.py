@@ -1,5 +1,6 @@
 """Training, evaluation and recalibration, against torch's own and closed forms."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,69 @@ def test_one_step_of_sgd_is_the_gradient_step_worked_by_hand(images: Any, precis
     loss = loop.train(model, [(inputs, labels)], torch.optim.SGD(model.parameters(), 1.0), [0.1])
     assert torch.allclose(model[1].weight, weight - 0.1 * gradient, atol=0.1 * ROUNDING[precision])
     assert loss == pytest.approx(-share[range(32), labels].log().mean().item(), rel=10 * ROUNDING[precision])
+
+
+class Given(nn.Module):
+    """Gives these logits for each image, whatever it shows; remembers what it was shown, and in which mode."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+        self.seen: list[tuple[bool, torch.Tensor]] = []
+
+    def forward(self, images: Any) -> Any:
+        self.seen.append((self.training, images))
+        return self.logits.expand(len(images), -1)
+
+
+LN2, LN3 = math.log(2), math.log(3)
+
+
+@pytest.mark.parametrize(
+    ("weight", "temperature", "label_smoothing", "expected"),
+    [
+        # Student (1/2, 1/2), teacher (1/4, 3/4) at temperature 1: KL = 1/4 ln(1/2) + 3/4 ln(3/2) = 3/4 ln 3 - ln 2.
+        (1.0, 1.0, 0.0, 0.75 * LN3 - LN2),
+        (0.3, 1.0, 0.0, 0.7 * LN2 + 0.3 * (0.75 * LN3 - LN2)),
+        # At temperature 1/2 the teacher's logits are (0, 2 ln 3): it says (1/10, 9/10).
+        (1.0, 0.5, 0.0, 0.25 * (0.1 * math.log(0.2) + 0.9 * math.log(1.8))),
+        # Smoothed targets are (1/10, 9/10), for which a student of two equal logits still has the loss ln 2.
+        (0.5, 1.0, 0.2, 0.5 * LN2 + 0.5 * (0.75 * LN3 - LN2)),
+        (0.0, 4.0, 0.0, LN2),
+    ],
+)
+def test_distillation_is_the_loss_worked_by_hand(
+    weight: float, temperature: float, label_smoothing: float, expected: float
+) -> None:
+    student, teacher = Given(0.0, 0.0), Given(0.0, LN3).eval()
+    batch = torch.rand(3, 1, 2, 2), torch.ones(3, dtype=torch.long)
+    loss = loop.train(
+        student, [batch], torch.optim.SGD(student.parameters(), 0.1), [0.1],
+        label_smoothing=label_smoothing, distillation=loop.Distillation(teacher, weight, temperature),
+    )  # fmt: skip
+    assert loss == pytest.approx(expected, rel=1e-6)
+    ((student_trains, shown),), ((teacher_trains, same),) = student.seen, teacher.seen
+    assert (student_trains, teacher_trains) == (True, False)
+    assert shown is same
+    assert teacher.logits.grad is None
+
+
+def test_distillation_is_torchs_own_divergence_and_moves_the_student_only() -> None:
+    torch.manual_seed(0)
+    student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(16, 5)) for _ in range(2))
+    inputs, labels = torch.randn(8, 1, 4, 4), torch.randint(5, (8,))
+    before = [parameter.clone() for parameter in teacher.parameters()]
+    logits = student(inputs)
+    entropy = nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
+    loss = loop.Distillation(teacher, 0.6, 3.0).mixed(entropy, logits, inputs)
+    target, guess = (torch.softmax(net(inputs) / 3, 1) for net in (teacher, student))
+    assert loss.item() == pytest.approx(
+        0.4 * entropy.item() + 0.6 * 9 * nn.KLDivLoss(reduction="batchmean")(guess.log(), target).item(), rel=1e-5
+    )
+    loss.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
+    assert student[1].weight.grad.abs().sum() > 0
 
 
 def test_train_takes_one_batch_per_learning_rate_and_no_more(images: Any) -> None:

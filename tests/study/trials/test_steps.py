@@ -241,6 +241,22 @@ def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(
     assert row["test_accuracy"] == agrees(accuracy, device)
 
 
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_a_teacher_changes_the_fine_tuning_and_nothing_else(shared: Any, run: Any, granularity: Any) -> None:
+    recipe = {"granularity": granularity, "sparsity": 0.6, "schedule": "iterative", "steps": 2}
+    alone, taught, again = (run(shared, **recipe, distil=share) for share in (0.0, 0.7, 0.7))
+    assert (taught.row["state"], taught.row["distil"], taught.row["temperature"]) == ("complete", 0.7, 4.0)
+    assert taught.row["sparsity"] == alone.row["sparsity"]
+    assert [line["train_loss"] for line in taught.history] != [line["train_loss"] for line in alone.history]
+    assert all(np.array_equal(a, again.network.state[name]) for name, a in taught.network.state.items())
+
+
+def test_without_its_share_a_temperature_says_nothing(shared: Any, run: Any) -> None:
+    plain, warm = run(shared), run(shared, temperature=9.0)
+    assert warm.row["temperature"] == 4.0
+    assert all(np.array_equal(a, warm.network.state[name]) for name, a in plain.network.state.items())
+
+
 def test_random_is_clearly_worse_than_magnitude(shared: Any, run: Any) -> None:
     """Without fine-tuning, which would blur what the criteria are worth."""
     accuracies = {
