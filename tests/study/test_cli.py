@@ -137,10 +137,13 @@ def test_the_script_and_its_workers_run_where_packages_have_the_projects_names_a
     assert "command: pruning-study run --space quickstart" in (mine / "results/quickstart/study.yaml").read_text()
 
 
-def test_a_trial_takes_a_network_and_a_criterion_by_their_file(mine: Any) -> None:
-    run = script(mine, "trial", "--space", "quickstart", *settings(*BY_FILE, *SMALL, *ONE))
-    assert run.returncode == 0, run.stderr
-    row = json.loads(run.stdout.splitlines()[-1])
+def test_a_trial_takes_a_network_and_a_criterion_by_their_file(
+    mine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(mine)
+    monkeypatch.setattr(sys, "argv", ["pruning-study"])
+    assert cli.main(["trial", "--space", "quickstart", *settings(*BY_FILE, *SMALL, *ONE)]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (row["state"], row["criterion"]) == ("complete", "nets/mine.py:value")
     assert row["sparsity"] == pytest.approx(0.5, abs=1e-3)
 
