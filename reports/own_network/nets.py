@@ -5,6 +5,7 @@ Parameters have the names of akamaster/pytorch_resnet_cifar10, so that its publi
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import VisionTransformer
 
 
 class PadShortcut(nn.Module):
@@ -66,3 +67,11 @@ def resnet20(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
 def resnet56(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
     """The network of `resnet56-4bfd9763.th`."""
     return ResNet(9, num_classes, in_shape[0])
+
+
+def vision_transformer(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
+    """A small vision transformer (arXiv:2010.11929) of torchvision: 4 layers, 4 heads, width 96, patches of 4 pixels."""
+    return VisionTransformer(
+        image_size=in_shape[1], patch_size=4, num_layers=4, num_heads=4, hidden_dim=96, mlp_dim=192,
+        num_classes=num_classes,
+    )  # fmt: skip
