@@ -70,7 +70,7 @@ def resnet56(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
 
 
 def vision_transformer(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
-    """A small vision transformer (arXiv:2010.11929) of torchvision: 4 layers, 4 heads, width 96, patches of 4 pixels."""
+    """A small vision transformer (arXiv:2010.11929) of torchvision: 4 layers, 4 heads, width 96, patches of 4."""
     return VisionTransformer(
         image_size=in_shape[1], patch_size=4, num_layers=4, num_heads=4, hidden_dim=96, mlp_dim=192,
         num_classes=num_classes,
