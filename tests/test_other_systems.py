@@ -55,4 +55,4 @@ def test_figures_are_drawn_where_processes_cannot_be_forked(tmp_path: Path, monk
     monkeypatch.setattr(report, "get_all_start_methods", lambda: ["spawn"])
     monkeypatch.setattr(report, "ProcessPoolExecutor", None)
     results = read(make(tmp_path))
-    assert list(report._draw(results, ["front", "importance"], jobs=4)) == ["front", "importance"]
+    assert list(report._draw(results, ["layers", "latency"], jobs=4)) == ["layers", "latency"]

@@ -236,8 +236,8 @@ class BaselineSection(Section):
     def _usual_augmentation(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or values.get("augment") is not None:
             return values
-        mirrored = values.get("dataset", cls.model_fields["dataset"].default) in MIRRORED
-        return {**values, "augment": {"pad_crop": True, "flip": mirrored}}
+        dataset = values.get("dataset", cls.model_fields["dataset"].default)
+        return {**values, "augment": {"pad_crop": True, "flip": any(dataset == name for name in MIRRORED)}}
 
     @property
     def augmentation(self) -> Augmentation:

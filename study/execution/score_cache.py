@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from study.execution.remote import on_this_node
-from study.trials.context import ScoreArrays
+if TYPE_CHECKING:  # the actor's process needs nothing of torch, which takes seconds to import
+    from study.trials.context import ScoreArrays
 
 LEASE_SECONDS = 300.0  # time a worker has to compute scores before another worker may
 
@@ -44,6 +44,8 @@ class ClusterScoreStore:
     """A worker's handle to the cluster's cache actor; see `study.trials.context.ScoreStore`."""
 
     def __init__(self) -> None:
+        from study.execution.remote import on_this_node
+
         remote: Any = ray.remote
         self._actor = remote(num_cpus=0, scheduling_strategy=on_this_node())(ScoreCacheActor).remote()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,10 +225,3 @@ def test_a_file_that_is_no_table(tmp_path: Path, content: str) -> None:
     (folder / "trials.csv").write_text(content)
     with pytest.raises(ValueError, match=r"trials\.csv: "):
         read(folder)
-
-
-def test_analysis_needs_neither_torch_nor_ray_nor_the_engine() -> None:
-    code = "import sys, analysis.report; print(sorted({'torch', 'ray', 'optuna', 'study'} & set(sys.modules)))"
-    root = Path(__file__).parents[2]
-    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"

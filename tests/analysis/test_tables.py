@@ -228,12 +228,14 @@ def test_columns_of_numbers_stand_right() -> None:
     assert r"\begin{tabular}{lrl}" in as_latex(frame)
 
 
+READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=12), min_size=1))
 def test_markdown_is_read_as_it_was_meant(words: list[str]) -> None:
     frame = pd.DataFrame({"name": ["x", *NASTY, *NASTY_MARKDOWN, *words], "n": 1})
-    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
-    read = Cells(reader.render(as_markdown(frame, "a | b <b>")))
+    read = Cells(READER.render(as_markdown(frame, "a | b <b>")))
     assert read.cells[2::2] == [" ".join(word.split()) for word in frame["name"]]
     assert read.tags <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
 

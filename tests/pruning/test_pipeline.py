@@ -35,8 +35,16 @@ def test_weights_are_masked_in_place_to_the_weight(model: Any) -> None:
     assert masks.sparsity(model) == pytest.approx(0.7, abs=1e-5)
 
 
-@pytest.mark.parametrize("sparsity_of", ["params", "macs", "channels"])
-@pytest.mark.parametrize("criterion", CRITERIA)
+MEASURES = ("params", "macs", "channels")
+# Each criterion with one of them, and one criterion with each; the other pairs nightly.
+PAIRS = [
+    pytest.param(name, measure, marks=[] if name == "magnitude_l1" or number % 3 == other else [pytest.mark.slow])
+    for number, name in enumerate(CRITERIA)
+    for other, measure in enumerate(MEASURES)
+]
+
+
+@pytest.mark.parametrize(("criterion", "sparsity_of"), PAIRS)
 def test_channels_are_cut_from_a_copy_near_the_target_and_the_plan_restores_it(
     model: Any, criterion: Any, sparsity_of: Any
 ) -> None:

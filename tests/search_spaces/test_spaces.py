@@ -18,7 +18,7 @@ TOY = [
     "space.calibration_samples=64",
 ]
 SENSITIVITY = "sensitivity"  # which needs a scan: tests/test_trial.py runs one
-RECIPES = 6
+RECIPES = 4
 
 
 def toy(name: Any) -> Any:

@@ -15,6 +15,7 @@ from study import cli
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "import sys; from study.cli import main; sys.exit(main())"  # as pip writes it
+NO_FIGURES = "from analysis.figures.registry import FIGURES; FIGURES.clear(); "  # drawing all takes 10 seconds
 MINE = """
 import os
 from pathlib import Path
@@ -47,8 +48,8 @@ def typed(where: Any, *start: Any) -> Any:
     return subprocess.run([sys.executable, *start], cwd=where, env=environment, text=True, capture_output=True)
 
 
-def script(where: Any, *arguments: Any) -> Any:
-    return typed(where, "-P", "-c", SCRIPT, *arguments)
+def script(where: Any, *arguments: Any, code: str = SCRIPT) -> Any:
+    return typed(where, "-P", "-c", code, *arguments)
 
 
 @pytest.fixture
@@ -116,27 +117,19 @@ def test_what_shadows_the_project_is_named(mine: Any) -> None:
 
 def test_a_folder_without_modules_shadows_nothing(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    run = typed(tmp_path, "-m", "study.run", "--space", "nowhere")
-    assert run.returncode == 2
-    assert "shadows" not in run.stderr
-    assert "nowhere" in run.stderr
-
-
-def test_the_script_runs_where_packages_have_the_projects_names(mine: Any) -> None:
-    (mine / "study").mkdir()
-    (mine / "study" / "__init__.py").write_text("raise RuntimeError('the wrong package')")
-    run = script(mine, "run", "--space", "quickstart", "--dry-run", *settings(*BY_FILE))
-    assert run.returncode == 0, run.stderr
-    assert "recipes: " in run.stdout
+    run = typed(tmp_path, "-m", "study.cli", "--help")
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.ray
-def test_so_do_the_workers_of_a_study_also_in_bf16(mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_and_its_workers_run_where_packages_have_the_projects_names_also_in_bf16(
+    mine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STUDY_PRECISION", "bf16")
     (mine / "study").mkdir()
     (mine / "study" / "__init__.py").write_text("raise RuntimeError('the wrong package')")
-    changes = [*BY_FILE, *SMALL, *ONE, "study.controls=[]", "resources.niceness=3"]
-    run = script(mine, "run", "--space", "quickstart", "--trials", "2", *settings(*changes))
+    changes = [*BY_FILE, *SMALL, *ONE, "study.controls=[]", "resources.niceness=3", "resources.concurrency=1"]
+    run = script(mine, "run", "--space", "quickstart", "--trials", "2", *settings(*changes), code=NO_FIGURES + SCRIPT)
     assert run.returncode == 0, run.stdout + run.stderr
     with (mine / "results/quickstart/trials.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["complete"] * 2
@@ -144,10 +137,13 @@ def test_so_do_the_workers_of_a_study_also_in_bf16(mine: Any, monkeypatch: pytes
     assert "command: pruning-study run --space quickstart" in (mine / "results/quickstart/study.yaml").read_text()
 
 
-def test_a_trial_takes_a_network_and_a_criterion_by_their_file(mine: Any) -> None:
-    run = script(mine, "trial", "--space", "quickstart", *settings(*BY_FILE, *SMALL, *ONE))
-    assert run.returncode == 0, run.stderr
-    row = json.loads(run.stdout.splitlines()[-1])
+def test_a_trial_takes_a_network_and_a_criterion_by_their_file(
+    mine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(mine)
+    monkeypatch.setattr(sys, "argv", ["pruning-study"])
+    assert cli.main(["trial", "--space", "quickstart", *settings(*BY_FILE, *SMALL, *ONE)]) == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (row["state"], row["criterion"]) == ("complete", "nets/mine.py:value")
     assert row["sparsity"] == pytest.approx(0.5, abs=1e-3)
 

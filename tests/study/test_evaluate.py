@@ -18,8 +18,15 @@ from study.trials.steps import run_trial
 @pytest.fixture(scope="module")
 def saved(shared_in_both: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A masked and a cut network on disk, with their rows."""
-    shared = shared_in_both
-    folder = tmp_path_factory.mktemp("networks")
+    return networks(shared_in_both, tmp_path_factory.mktemp("networks"))
+
+
+@pytest.fixture(scope="module")
+def saved_in_fp32(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return networks(shared, tmp_path_factory.mktemp("networks"))
+
+
+def networks(shared: Any, folder: Path) -> Any:
     rows = {}
     for granularity in ("weight", "channel"):
         recipe = Recipe(granularity=granularity, sparsity=0.5, finetune_epochs=1, calibration_samples=64)
@@ -30,8 +37,8 @@ def saved(shared_in_both: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return folder, rows
 
 
-def test_a_fresh_process_finds_the_same_accuracy_and_cost(saved: Any) -> None:
-    folder, rows = saved
+def test_a_fresh_process_finds_the_same_accuracy_and_cost(saved_in_fp32: Any) -> None:
+    folder, rows = saved_in_fp32
     code = (
         "import json, sys, torch; from pathlib import Path; from study import evaluate; from study.data import splits\n"
         "torch.set_num_threads(1); d = splits.load('digits')\n"

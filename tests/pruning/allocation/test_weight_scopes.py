@@ -71,7 +71,7 @@ def scores_of(*layers: list[float]) -> Scores:
 
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("sparsity", SPARSITIES)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(scores=networks)
 def test_masks_are_exact_to_the_weight_and_empty_no_layer(scope: str, sparsity: float, scores: Scores) -> None:
     total = sum(score.numel() for score in scores.values())
@@ -211,7 +211,7 @@ schedules = st.lists(st.floats(0, 0.98), min_size=2, max_size=5).map(sorted)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(scores=networks, points=schedules, seed=st.integers(0, 99))
 def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(
     scope: Any, scores: Any, points: Any, seed: Any

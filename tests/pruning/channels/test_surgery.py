@@ -49,7 +49,15 @@ def check_cut(model: Any, graph: Any, plan: Any, images: Any) -> Any:
     return small
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "convnext_tiny"])  # see test_norms.py
+DEEPER = ("resnet34", "resnet50", "vgg16_bn", "vgg19_bn")  # of the same blocks as others, which do every night
+CUT = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER else [])
+    for name in NETWORKS
+    if name != "convnext_tiny"  # see test_norms.py
+]
+
+
+@pytest.mark.parametrize("name", CUT)
 def test_cut_is_masked(name: Any, device: torch.device) -> None:
     factory, side = NETWORKS[name]
     torch.manual_seed(0)

@@ -1,6 +1,8 @@
 """Ray's side, as far as it can be tested without a cluster; `test_run.py` runs the rest."""
 
 import gc
+import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -27,8 +29,6 @@ from study.execution.tune_adapters import (
 )
 from study.results.handlers import WAIT
 from study.trials.context import Ticket
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_a_ctrl_c_that_a_callback_swallowed_comes_up_at_the_next_step() -> None:
@@ -93,29 +93,30 @@ def test_a_worker_that_ended_for_lack_of_time_takes_its_trial_with_it_and_no_oth
     assert list(searcher.again) == ([] if error else [TICKET])
 
 
-HANGING = """
-import time
-from types import SimpleNamespace
-from study.execution.trainable import Trainable
-from study.trials.context import Ticket
-
-def hang():
+def hang() -> Any:
     time.sleep(60)
     yield
 
-trial = object.__new__(Trainable)
-trial._context, trial._ticket = SimpleNamespace(minutes={minutes}), Ticket("0000", "search", {{}}, 1)
-trial._epochs, trial._started = hang(), time.monotonic()
-trial.step()
-"""
+
+def hanging_trial(errors: int) -> None:
+    """A trial that is given 0.3 seconds; what it says goes to a file."""
+    os.dup2(errors, 2)
+    trial: Any = object.__new__(Trainable)
+    trial._context, trial._ticket = SimpleNamespace(minutes=0.005), TICKET
+    trial._epochs, trial._started = hang(), time.monotonic()
+    trial.step()
 
 
-def test_a_worker_whose_trial_hangs_ends_and_says_where() -> None:
-    code = HANGING.format(minutes=0.005)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50)
-    assert done.returncode == 1
-    assert "Timeout" in done.stderr
-    assert "in hang" in done.stderr
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="it would import everything again")
+def test_a_worker_whose_trial_hangs_ends_and_says_where(tmp_path: Path) -> None:
+    with (tmp_path / "errors").open("w") as errors:
+        worker = multiprocessing.get_context("fork").Process(target=hanging_trial, args=(errors.fileno(),))
+        worker.start()
+        worker.join(50)
+    assert worker.exitcode == 1
+    said = (tmp_path / "errors").read_text()
+    assert "Timeout" in said
+    assert "in hang" in said
 
 
 def test_a_trial_does_not_begin_where_another_has_broken_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +253,11 @@ def test_scores_are_computed_by_the_first_to_ask_and_handed_to_the_others(monkey
     assert cache.claim("obs") is True
     cache.keep("obs", "scores")
     assert cache.claim("obs") == ["where scores lie"]
+
+
+def test_the_process_that_keeps_scores_does_without_torch() -> None:
+    code = "import sys; from study.execution.score_cache import ScoreCacheActor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0
 
 
 def test_a_worker_killed_for_memory_is_to_tune_an_actor_that_died(monkeypatch: pytest.MonkeyPatch) -> None:

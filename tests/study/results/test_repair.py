@@ -139,7 +139,9 @@ def test_no_trial_is_lost_that_the_journal_or_the_tables_hold(
     assert f"cannot be read: {damaged}\n" in out
     assert "kept 5 trials; lost 0" in out
     for table in ("trials", "history"):
-        assert getattr(read(new), table).equals(getattr(read(SOUND), table))
+        kept, before = getattr(read(new), table), getattr(read(SOUND), table)
+        assert set(kept.columns) == set(before.columns)  # columns that are newer than the folder may stand elsewhere
+        assert kept[before.columns].equals(before)
     assert (new / "models" / "0002" / "layers.csv").read_bytes() == (SOUND / "models/0002/layers.csv").read_bytes()
     queue = TrialQueue(new, study_of(new, trials=6))
     recipe, row = queue.store.recipe("0000"), queue.store.records["0000"][0]
