@@ -62,7 +62,8 @@ def quantization(results: Results) -> Figure:
                 look: dict[str, Any] = {"color": colour, "marker": markers[kind], **EDGED}
                 ax.plot(group["value"] / scale, 100 * group["test_accuracy"], **look)
         dense = draw_baseline(ax, results, "test_accuracy")
-        ax.set(xscale="log", xlabel=f"{label} ({unit})")
+        ax.set(xlabel=f"{label} ({unit})")
+        ax.set_xlim(left=0)
     figure.axes[0].set_ylabel("test accuracy (%)")
     series = [style.key(f"{bits} bits", marker="o", color=colour) for bits, colour in COLOUR.items()]
     kinds = [style.key(style.plain(name), marker=markers[name], color=INK) for name in ordered(markers)]
