@@ -208,7 +208,7 @@ def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(share
 
 
 def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared: Any, run: Any) -> None:
-    row, history, (state, plan, _), _ = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
+    row, history, (state, plan, *_), _ = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
     assert (row["state"], row["error"], plan) == ("complete", None, None)
     assert (row["requested_sparsity"], row["scope"], row["steps"]) == (0.5, "layer", 1)
     weights = {name: array for name, array in state.items() if name.endswith("weight") and array.ndim > 1}
@@ -225,7 +225,7 @@ def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(
     shared: Any, run: Any, device: torch.device, tmp_path: Path
 ) -> None:
     recipe = {"granularity": "hybrid", "schedule": "iterative", "steps": 4, "finetune_epochs": 4, "channel_share": 0.6}
-    row, history, (state, plan, _), _ = run(shared, sparsity=0.8, **recipe)
+    row, history, (state, plan, *_), _ = run(shared, sparsity=0.8, **recipe)
     assert (row["state"], row["error"], row["channel_share"]) == ("complete", None, 0.6)
     weights = sum(a.size for n, a in shared.baseline.state.items() if n.endswith("weight") and a.ndim > 1)
     exact = [round(target * weights) / weights for target in (0.2, 0.4, 0.6, 0.8)]
