@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from study.data import stored
+from study.data import sources, stored
 from study.data.splits import load
 from study.data.stored import DiskImages, ImageWriter, open_images
 from study.data.transforms import Augmentation
@@ -140,3 +140,19 @@ def test_fewer_large_images_are_evaluated_at_once(both: Any) -> None:
         return images._replace(images=torch.empty(1, size, size, 3, dtype=torch.uint8)).evaluated_at_once
 
     assert [at_once(size) for size in (8, 32, 64, 128, 224, 1024)] == [500, 500, 500, 125, 40, 8]
+
+
+def test_large_sets_and_those_that_ask_are_kept_as_jpegs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_CACHE", str(tmp_path))
+    pixels, asked = load("digits"), load("digits", store="jpeg")
+    monkeypatch.setattr(sources, "DECODED", 1000)
+    large, unwilling = load("digits"), load("digits", store="decoded")
+    assert isinstance(pixels.images, np.ndarray)
+    assert isinstance(unwilling.images, np.ndarray)
+    for data in (asked, large):
+        assert isinstance(data.images, DiskImages)
+        assert data.images.jpeg
+        every = data.images.read(np.arange(len(data.images))).astype(int)
+        assert np.abs(every - pixels.images).mean() < 3
+        assert np.array_equal(data.labels, pixels.labels)
+    assert asked.fingerprint == large.fingerprint != pixels.fingerprint
