@@ -12,11 +12,12 @@ study: $(VENV)/.installed
 	then $(BIN)/python -m study.run --resume results/quickstart; \
 	else $(BIN)/python -m study.run --space quickstart; fi
 
-# Three at a time on two cores: Ray's tests wait half of their time. Nothing else may run what another of these runs.
+# Three at a time on two cores: Ray's tests wait half of their time. Nothing else may run what another of these runs, and
+# they are dealt out so that all end at about the same time.
 # Compiled first: where Python writes no bytecode by itself, every process of every study would compile all modules.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m compileall -q study pruning models analysis search_spaces
-	$(MAKE) --jobs 3 test-ray test-analysis test-rest check
+	$(MAKE) --jobs 3 test-ray test-rest test-analysis check
 
 test-ray test-analysis test-rest: $(VENV)/.installed-dev
 
@@ -24,10 +25,10 @@ test-ray:
 	$(BIN)/python -m pytest -m "ray and not slow"
 
 test-analysis:
-	$(BIN)/python -m pytest -m "not slow" tests/analysis
+	$(BIN)/python -m pytest -m "not ray and not slow" tests/analysis tests/benchmarks
 
 test-rest:
-	$(BIN)/python -m pytest -m "not ray and not slow" --ignore tests/analysis
+	$(BIN)/python -m pytest -m "not ray and not slow" --ignore tests/analysis --ignore tests/benchmarks
 
 # What takes a minute or more each: nightly, and before a release.
 test-slow: $(VENV)/.installed-dev

@@ -167,7 +167,7 @@ STUDIES: dict[str, dict[str, Any]] = {
 
 # Of each kind of study one in `make test`; what differs from one of them in a single value, nightly.
 NIGHTLY = ("one trial", "no scope", "equal", "one network", "no granularity", "another measure")
-RENDERED = ("plain", "both granularities", *NIGHTLY)
+RENDERED = ("both granularities", *NIGHTLY)  # of which the first has most to draw
 EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in NIGHTLY else []) for name in STUDIES]
 
 
