@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning.calibration.hooks import Batches
 from pruning.criteria.registry import CRITERIA
-from pruning.criteria.scoring import Batches
 from pruning.pipeline import Pruned, begin, prune_to, score
 from pruning.settings import Granularity, PruneSettings
 from study.baseline import training

@@ -27,8 +27,8 @@ from torch import nn
 from torch_pruning.pruner import importance
 
 import models
+from pruning.calibration.hooks import Batches
 from pruning.criteria.registry import CRITERIA
-from pruning.criteria.scoring import Batches
 from pruning.pipeline import begin, score
 from pruning.settings import Granularity, PruneSettings
 

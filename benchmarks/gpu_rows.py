@@ -22,10 +22,11 @@ from torch import nn
 from benchmarks.gpu_checks import OK, SKIPPED, WRONG, Check, Given, guarded, random_data, synchronise
 from pruning.allocation.scopes import SCOPES
 from pruning.allocation.weight_budget import weight_masks
+from pruning.calibration.least_squares import RECONSTRUCTIONS
 from pruning.channels.graph import dependency_graph
 from pruning.criteria.registry import CRITERIA
 from pruning.schedules import SCHEDULES
-from pruning.settings import GRANULARITIES
+from pruning.settings import GRANULARITIES, REDUCTIONS
 from pruning.weights.masks import prunable
 from study.baseline import training
 from study.baseline.network import Baseline
@@ -86,7 +87,7 @@ def cases() -> Iterator[Case]:
     for name, form in CRITERIA.items():
         for granularity in ("weight", "channel"):
             if granularity == "channel" or form.weight is not None:
-                free = form.cost == "weights" and form.reconstruct is None
+                free = form.cost == "weights"
                 recipe = {"criterion": name, "granularity": granularity, "scope": "layer"}
                 yield Case(f"criterion {name}, {granularity}", recipe, free)
     for granularity in GRANULARITIES:
@@ -97,6 +98,12 @@ def cases() -> Iterator[Case]:
         for granularity in ("weight", "channel"):
             if granularity == "weight" or scope.channels is not None:
                 yield Case(f"scope {name}, {granularity}", {"scope": name, "granularity": granularity}, True)
+    for name in RECONSTRUCTIONS:
+        for granularity in ("weight", "channel"):
+            recipe = {"reconstruct": name, "granularity": granularity, "scope": "layer"}
+            yield Case(f"reconstruct {name}, {granularity}", recipe, name == "none")
+    for name in REDUCTIONS:
+        yield Case(f"reduce {name}", {"reduce": name, "granularity": "channel"}, True)
     trained = {"scope": "layer", "finetune_epochs": 2}
     for name in SCHEDULES:
         for granularity in ("weight", "channel"):

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from models.own_functions import called
 from models.zoo import Shape, build
-from pruning.criteria.scoring import evaluating
+from pruning.calibration.hooks import evaluating
 from pruning.weights.masks import PRUNABLE_LAYERS
 
 _EXAMPLES = 2  # images of the probe

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from pruning.allocation.channel_budget import allocate, allocate_group, largest_step
 from pruning.allocation.sensitivity import Curves
 from pruning.allocation.weight_budget import weight_masks
-from pruning.channels.graph import Graph, dependency_graph, group_scores
+from pruning.calibration.hooks import Batches
+from pruning.calibration.least_squares import RECONSTRUCTIONS
+from pruning.channels.graph import Graph, dependency_graph, group_normalised, group_scores
 from pruning.channels.plans import Plan, remainder, weight_sides
 from pruning.channels.surgery import apply_plan, slice_like
 from pruning.criteria.registry import CRITERIA, Criterion
-from pruning.criteria.scoring import Batches, check_scores
-from pruning.settings import CHANNEL, WEIGHT, Granularity, PruneSettings
+from pruning.criteria.scoring import check_scores
+from pruning.settings import CHANNEL, GROUP_NORMALISED, WEIGHT, Granularity, PruneSettings
 from pruning.weights.blocks import block_masks, input_axes
 from pruning.weights.masks import Masks, Scores, apply_masks, layer_name, prunable, weight_name
 
@@ -83,13 +85,18 @@ def score(pruned: Pruned, batches: Batches = (), generator: torch.Generator | No
     generator = generator or torch.Generator().manual_seed(0)
     criterion = pruned.settings.criterion
     graph = pruned.graph if pruned.settings.granularity.cuts_channels else None
+    normalises = pruned.settings.reduce == GROUP_NORMALISED
     if graph is not None and criterion.channel is not None:
-        return criterion.channel(graph, pruned.model, pruned.plan, batches, generator)
+        scores = criterion.channel(graph, pruned.model, pruned.plan, batches, generator)
+        return group_normalised(scores) if normalises else scores
     if criterion.weight is None:
         raise ValueError("the criterion scores channels only")
     scores = criterion.weight(pruned.model, batches, generator)
     check_scores(scores, pruned.model)
-    return scores if graph is None else group_scores(graph, scores, reduce=pruned.settings.reduce, plan=pruned.plan)
+    if graph is None:
+        return scores
+    scores = group_scores(graph, scores, reduce="mean" if normalises else pruned.settings.reduce, plan=pruned.plan)
+    return group_normalised(scores) if normalises else scores
 
 
 def prune_to(
@@ -165,24 +172,23 @@ def _channel_plan(pruned: Pruned, scores: Scores, sparsity: float) -> Plan:
 
 
 def _prune_weights(pruned: Pruned, masks: Masks, batches: Batches, generator: torch.Generator) -> Pruned:
-    """Sets weights to zero in place, after a criterion with `reconstruct` has updated the remaining ones."""
-    criterion, only = pruned.settings.criterion, pruned.settings.only
-    if criterion.reconstruct is not None:
+    """Sets weights to zero in place, after the remaining ones are updated, if the settings ask for it."""
+    only = pruned.settings.only
+    if reconstruct := RECONSTRUCTIONS[pruned.settings.reconstruct]:
         touched = {name: mask for name, mask in masks.items() if only is None or name == weight_name(only)}
-        _copy_weights(pruned.model, criterion.reconstruct(pruned.model, touched, batches, generator))
+        _copy_weights(pruned.model, reconstruct(pruned.model, touched, batches, generator))
     apply_masks(pruned.model, masks)
     return replace(pruned, masks=masks)
 
 
 def _prune_channels(pruned: Pruned, goal: Plan, batches: Batches, generator: torch.Generator) -> Pruned:
     """Removes channels and slices the masks of single weights accordingly."""
-    criterion = pruned.settings.criterion
     last = goal if pruned.plan is None else remainder(goal, pruned.plan)
     small = apply_plan(pruned.model, last)
     masks = pruned.masks and {name: slice_like(name, mask, last) for name, mask in pruned.masks.items()}
-    if criterion.reconstruct is not None:
+    if reconstruct := RECONSTRUCTIONS[pruned.settings.reconstruct]:
         left = {n: m & (pruned.masks or {}).get(n, m) for n, m in _masks_from_plan(pruned.model, last).items()}
-        moved = criterion.reconstruct(pruned.model, left, batches, generator)
+        moved = reconstruct(pruned.model, left, batches, generator)
         _copy_weights(small, {name: slice_like(name, weight, last) for name, weight in moved.items()})
     return replace(pruned, model=small, masks=masks, plan=goal, last=last)
 
@@ -252,7 +258,7 @@ def prune(
     protect: Sequence[str] = (),
     seed: int = 0,
     curves: Curves | None = None,
-    **channel_options: Any,
+    **options: Any,
 ) -> tuple[nn.Module, Masks | Plan | tuple[Plan, Masks]]:
     """Prunes `model` in one call; returns the network and what was removed.
 
@@ -268,14 +274,14 @@ def prune(
       seed: of all random draws.
       curves: for scope sensitivity, parameter (or dependency group) name -> share of it removed -> accuracy drop when
         only that is cut.
-      **channel_options: reduce, sparsity_of, min_channels, round_to, channel_share (see `PruneSettings`).
+      **options: reconstruct, reduce, sparsity_of, min_channels, round_to, channel_share (see `PruneSettings`).
 
     Returns:
       "weight": the same model with zeros, and its masks (parameter name -> bool, True = kept); `pruning.hold_masks`
       restores the zeros after every optimiser step. "n:m": the same; layers without whole blocks of m inputs have no
       masks (see `pruning.weights.blocks`). "channel": a smaller copy, and its plan (JSON); `pruning.apply_plan` builds
-      the same network from the dense one (with the same weights, unless the criterion updates the remaining ones: see
-      `Criterion.reconstruct`). "hybrid": a smaller copy with zeros, and the pair (plan, masks).
+      the same network from the dense one (with the same weights,
+      unless `reconstruct` updates them). "hybrid": a smaller copy with zeros, and the pair (plan, masks).
 
     Raises:
       ValueError: unknown names, with the choices, and targets out of reach.
@@ -288,7 +294,7 @@ def prune(
     sparsity = kind.implied_sparsity if sparsity is None else sparsity
     if sparsity is None:
         raise ValueError(f"granularity {granularity!r} needs a sparsity")
-    settings = PruneSettings(criterion, kind, scope=scope, protect=tuple(protect), curves=curves, **channel_options)
+    settings = PruneSettings(criterion, kind, scope=scope, protect=tuple(protect), curves=curves, **options)
     pruned = begin(model, example_input, settings)
     pruned = prune_to(pruned, sparsity, batches, torch.Generator().manual_seed(seed))
     if pruned.plan and pruned.masks:

@@ -51,6 +51,9 @@ class Granularity:
         return None if self.blocks is None else (self.blocks[1] - self.blocks[0]) / self.blocks[1]
 
 
+GROUP_NORMALISED = "group_normalised"
+REDUCTIONS = ("sum", "mean", GROUP_NORMALISED)
+
 WEIGHT, CHANNEL = Granularity("weight"), Granularity("channel")
 
 
@@ -62,7 +65,10 @@ class PruneSettings:
       criterion: scores weights or channels.
       granularity: what is removed at once.
       scope: over what scores are ranked; see `pruning.allocation.scopes`.
-      reduce: reduction of weight scores to a channel's score, "sum" or "mean" (see `group_scores`).
+      reconstruct: how the remaining weights are updated after a cut; a name in RECONSTRUCTIONS (see
+        `pruning.calibration.least_squares`).
+      reduce: reduction of weight scores to a channel's score, "sum" or "mean" (see `group_scores`), or
+        "group_normalised", the mean divided by that of its dependency group, which other scores of channels are too.
       sparsity_of: what a channel target counts: "params", "channels" or "macs".
       min_channels: channels that every group keeps at least.
       round_to: every group that is cut keeps a multiple of this number of channels.
@@ -78,6 +84,7 @@ class PruneSettings:
     criterion: Criterion = CRITERIA["magnitude_l1"]
     granularity: Granularity = WEIGHT
     scope: str = "global"
+    reconstruct: str = "none"
     reduce: str = "sum"
     sparsity_of: str = "params"
     min_channels: int = 1

@@ -59,9 +59,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> 
         return refused(error)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     baseline = disk_cache.obtain(file.baseline, data, lambda: training.make(file.baseline, data, device))
-    context = TrialContext(
-        baseline, data, file.baseline, seed=file.study.seed, draws=file.study.seeds, runtime=runtime_of(file)
-    )
+    context = TrialContext(baseline, data, file.baseline, seed=file.study.seed, runtime=runtime_of(file))
     if recipe.scope == "sensitivity":
         context = context._replace(curves=_scan(file, recipe, context, device))
     outcome = run_trial(recipe, args.seed, context, device, say=print)

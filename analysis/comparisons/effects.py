@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,9 +35,10 @@ class Pairs(NamedTuple):
 def effects(results: Results) -> Table:
     """Compares the best level of every axis with each other level, in pairs of networks at equal sparsity.
 
-    Columns: axis, level (best by marginal effect), other, pairs (count), matched ("recipe": a pair differs in this axis
-    only; "sparsity": the other COMPARED axes are equal and achieved sparsities within CALIPER), difference (mean over
-    pairs, of test accuracy), low, high (95 % t interval), p (Holm-adjusted within the axis), clear.
+    Columns: axis, level (best by marginal effect on validation accuracy), other, pairs (count), matched ("recipe": a
+    pair differs in this axis only; "sparsity": the other COMPARED axes are equal and achieved sparsities within
+    CALIPER), difference (mean over pairs, of test accuracy), low, high (95 % t interval), p (Holm-adjusted over all
+    pairs of levels of the axis, so that the choice of the best one among them counts), clear.
     """
     every = networks(results.trials)
     every = every.assign(distil=binned(every["distil"], NUMBER_BINS).map("{:g}".format, na_action="ignore"))
@@ -45,29 +47,28 @@ def effects(results: Results) -> Table:
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)
     return Table(
         frame,
-        "The best level of each axis (by mean test accuracy at equal sparsity) against each other level: mean "
-        "difference of test accuracy over pairs of networks, its 95 % interval (Student's t) and p, adjusted for the "
-        "number of comparisons in the axis (Holm). Matched by recipe: the two networks differ in this axis only; seeds "
-        "are averaged. Matched by sparsity: the other axes of this table are equal and achieved sparsities within "
-        f"{100 * CALIPER:g} points, but fine-tuning rates and epochs may differ. The best level was selected on the "
-        "same networks, and an adaptive sampler runs promising levels more often and with better settings: a clear "
-        "difference is more than chance, but the level need not be its cause.",
+        "The best level of each axis (by mean validation accuracy at equal sparsity) against each other level: mean "
+        "difference of test accuracy over pairs of networks, its 95 % interval (Student's t) and p, adjusted for all "
+        "pairs of levels of the axis (Holm), as any of them might have been the best. Matched by recipe: the two "
+        "networks differ in this axis only; seeds are averaged. Matched by sparsity: the other axes of this table are "
+        f"equal and achieved sparsities within {100 * CALIPER:g} points, but fine-tuning rates and epochs may differ. "
+        "An adaptive sampler runs promising levels more often and with better settings: a clear difference is more "
+        "than chance, but the level need not be its cause.",
     )
 
 
 def _against_others(every: pd.DataFrame, rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    gains = marginal(rows, axis)
-    best = gains.sort_values("effect").iloc[-1]["level"]
+    gains = marginal(rows, axis, "accuracy").sort_values("effect", ascending=False, kind="stable")
+    best, *_ = levels = list(gains["level"])
     lines = []
-    for other in gains["level"]:
-        if other != best:
-            found = pairs(every, axis, best, other)
-            gap = mean_interval(found.differences)
-            line = {"axis": axis, "level": best, "other": other, "pairs": len(found.differences)}
-            line |= {"matched": found.matched, "difference": gap.value, "low": gap.low, "high": gap.high}
-            lines.append(line | {"p": _p_value(found.differences)})
-    frame = pd.DataFrame(lines)
-    adjusted = holm(frame["p"].to_numpy())
+    for level, other in itertools.combinations(levels, 2):
+        found = pairs(every, axis, level, other)
+        gap = mean_interval(found.differences)
+        line = {"axis": axis, "level": level, "other": other, "pairs": len(found.differences)}
+        line |= {"matched": found.matched, "difference": gap.value, "low": gap.low, "high": gap.high}
+        lines.append(line | {"p": _p_value(found.differences)})
+    adjusted = holm([line["p"] for line in lines])[: len(levels) - 1]
+    frame = pd.DataFrame(lines[: len(levels) - 1])  # combinations begin with those of the best level
     words = [
         None if np.isnan(line["difference"]) else "not clear" if p >= 1 - CONFIDENCE else verdict(*line)
         for (_, line), p in zip(frame[["difference", "low", "high"]].iterrows(), adjusted, strict=True)
@@ -137,9 +138,9 @@ def binned(values: pd.Series, most: int) -> pd.Series:
     return numbers.groupby(ranges, observed=True).transform("median")
 
 
-def residuals(rows: pd.DataFrame) -> pd.Series:
-    """Test accuracy minus the mean of all networks at the same requested sparsity, or in the same sparsity bin."""
-    return rows["test_accuracy"] - rows.groupby(_sparsities(rows))["test_accuracy"].transform("mean")
+def residuals(rows: pd.DataFrame, measure: str = "test_accuracy") -> pd.Series:
+    """Accuracy minus the mean of all networks at the same requested sparsity, or in the same sparsity bin."""
+    return rows[measure] - rows.groupby(_sparsities(rows))[measure].transform("mean")
 
 
 def _sparsities(rows: pd.DataFrame) -> pd.Series:
@@ -147,13 +148,13 @@ def _sparsities(rows: pd.DataFrame) -> pd.Series:
     return binned(known, SPARSITY_BINS if len(rows) >= 4 * SPARSITY_BINS else max(2, len(rows) // 4))
 
 
-def marginal(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
+def marginal(rows: pd.DataFrame, axis: str, measure: str = "test_accuracy") -> pd.DataFrame:
     """Mean gain of each level of `axis` over all networks of the same sparsity, with its 95 % t interval.
 
-    Columns: axis, level, n, effect, low, high (of test accuracy, fractions). Numbers with more than NUMBER_BINS values
+    Columns: axis, level, n, effect, low, high (of `measure`, fractions). Numbers with more than NUMBER_BINS values
     are grouped into quantile bins, named by their median. Other differences between levels are not controlled for.
     """
-    gains = residuals(rows)
+    gains = residuals(rows, measure)
     lines = []
     for level, part in gains.groupby(_levels(rows[axis])):
         found = mean_interval(part)

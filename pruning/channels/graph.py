@@ -227,6 +227,20 @@ def group_scores(
     return {g.name: torch.from_numpy(values[g.start : g.start + g.size].copy()) for g in graph.groups}
 
 
+def group_normalised(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each group's scores divided by their mean, units that were removed (-inf) aside, so that groups compare.
+
+    DepGraph (Fang et al. 2023, arXiv:2301.12900) and torch-pruning's normalizer="mean". A group whose mean is not
+    positive stays as it is.
+    """
+    found = {}
+    for name, score in scores.items():
+        left = score[score > -torch.inf]
+        mean = left.mean() if len(left) else torch.zeros(())
+        found[name] = score / mean if mean > 0 else score
+    return found
+
+
 def costs(graph: Graph, plan: Plan | None = None) -> dict[str, int]:
     """What remains after `plan` (default: nothing removed): `params` (prunable weights), `channels` (units), `macs`.
 

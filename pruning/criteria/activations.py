@@ -9,22 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from pruning.calibration.hooks import Batches, columns, evaluating, exact, require_batches, users, watching
 from pruning.channels.graph import Graph
 from pruning.channels.plans import Plan
 from pruning.channels.rules.variables import operation
 from pruning.channels.tracing import Tracker, track
-from pruning.criteria.scoring import (
-    Batches,
-    by_group,
-    columns,
-    evaluating,
-    exact,
-    gone_units,
-    require_batches,
-    units_left,
-    users,
-    watching,
-)
+from pruning.criteria.scoring import by_group, gone_units, units_left
 from pruning.weights.masks import Scores, prunable
 
 EXACT_ZEROS = ("relu", "relu6")  # activations that map all negative numbers to exactly 0
@@ -32,12 +22,23 @@ ACTIVATIONS = (*EXACT_ZEROS, "leaky_relu", "elu", "selu", "celu", "gelu", "silu"
 
 
 def activation(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
-    """|w| times the L2 norm of w's inputs over all images and positions: Wanda (Sun et al. 2024, arXiv:2306.11695).
+    """Share of the weights of w's filter that have a lower |w| * (L2 norm of the inputs that w multiplies).
 
-    A convolution counts as a linear layer on its unfolded input, zero padding included.
+    Wanda (Sun et al. 2024, arXiv:2306.11695) compares weights of one output with each other only, as norms of
+    different layers' inputs do not compare: large feature maps would win. A convolution counts as a linear layer on
+    its unfolded input, zero padding included.
     """
-    squares = _input_sums(model, batches, torch.square)
-    return {name: weight.detach().abs() * squares[name][0].sqrt() for name, weight in prunable(model).items()}
+    scores = {}
+    for name, norm in input_norms(model, batches).items():
+        filters = (prunable(model)[name].detach().abs() * norm).flatten(1)
+        lower = torch.searchsorted(filters.sort(1).values, filters.contiguous())
+        scores[name] = (lower / filters.shape[1]).to(norm.dtype).reshape(norm.shape)
+    return scores
+
+
+def input_norms(model: nn.Module, batches: Batches) -> Scores:
+    """L2 norm, over all images and positions, of the input that each weight multiplies, in the weights' shapes."""
+    return {name: sums.sqrt() for name, (sums, _, _) in _input_sums(model, batches, torch.square).items()}
 
 
 def apoz(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.calibration.grams import damped, grams, place_products
+from pruning.calibration.hooks import Batches, require_batches
 from pruning.channels.graph import Graph
 from pruning.channels.layers import CONVS
 from pruning.channels.plans import Plan
-from pruning.criteria.reconstruction import damped, grams, place_products
-from pruning.criteria.scoring import Batches, by_group, gone_units, require_batches, units_left
+from pruning.criteria.scoring import by_group, gone_units, units_left
 from pruning.weights.masks import Scores
 
 RIDGE = 1e-8  # share of the mean diagonal added to the diagonal, so that nearly equal channels have one solution

@@ -14,23 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pruning.calibration.hooks import Batches, columns, evaluating, exact, require_batches, rows, users, watching
 from pruning.channels.folding import norms_behind
 from pruning.channels.graph import Graph, group_scores
 from pruning.channels.layers import makes_channels
 from pruning.channels.plans import Plan
-from pruning.criteria.scoring import (
-    Batches,
-    by_group,
-    columns,
-    evaluating,
-    exact,
-    require_batches,
-    rows,
-    unit_sums,
-    units_left,
-    users,
-    watching,
-)
+from pruning.criteria.scoring import by_group, unit_sums, units_left
 from pruning.weights.masks import Scores, prunable
 
 CHUNK = 2**24  # tensor elements held at once while per-image gradients are formed
@@ -74,7 +63,9 @@ def taylor_channels(
     """The squared sum of w * dL/dw over a unit's filters, batch norm folded in; per batch, averaged over batches.
 
     Molchanov et al. 2019, arXiv:1906.10771, equation 8, with the gate after the batch norm: the sum over the folded
-    filter and bias is gamma * dL/dgamma + beta * dL/dbeta. (Adding the raw filter would count the channel twice.)
+    filter and bias is gamma * dL/dgamma + beta * dL/dbeta. (Adding the raw filter would count the channel twice.) On a
+    residual stream, the square of the sum over all layers that add to it, which is the first-order effect of removing
+    the channel: the authors' code (NVlabs/Taylor_pruning) has one gate for all blocks, whose gradient is that sum.
     Args: as every channel criterion, see `Criterion`.
     """
     layers = _gate_layers(graph, model, plan)

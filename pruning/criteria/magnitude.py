@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning.calibration.hooks import Batches, exact
 from pruning.channels.folding import norms_behind
 from pruning.channels.graph import Graph, group_scores
 from pruning.channels.layers import NORMS
 from pruning.channels.plans import Plan
-from pruning.criteria.scoring import Batches, exact
 from pruning.weights.masks import Scores, prunable
 
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from pruning.calibration.hooks import Batches
 from pruning.channels.graph import Graph
 from pruning.channels.plans import Plan
-from pruning.criteria import activations, consumers, gradients, reconstruction, second_order
+from pruning.criteria import activations, consumers, gradients, layerwise, second_order
 from pruning.criteria.magnitude import (
     bn_scale,
     bn_scale_channels,
@@ -25,8 +26,7 @@ from pruning.criteria.magnitude import (
     random,
     random_channels,
 )
-from pruning.criteria.scoring import Batches
-from pruning.weights.masks import Masks, Scores
+from pruning.weights.masks import Scores
 
 # What a criterion computes on calibration data: nothing, forward passes, a backward pass per batch, or gradients of
 # single images.
@@ -41,11 +41,6 @@ class Criterion(NamedTuple):
       channel: (graph, model, plan, batches, generator) -> a score per unit of every group, where `model` is what `plan`
         leaves of the network that `graph` describes. None: channel scores are reduced from weight scores by
         `pruning.channels.graph.group_scores`.
-      reconstruct: (model, masks, batches, generator) -> new weights, for criteria that also update the remaining ones;
-        None: they stay. `pruning.pipeline` calls it once the cut is decided, on the unchanged model that was scored. A
-        mask for every weight concerned says what remains: of single weights, or of filters and the weights that read
-        them. The result has the model's shapes, is zero where masked, and replaces the weights.
-        `criterion._replace(reconstruct=None)` turns this off.
       of_weight: formula of a weight's score, for the documentation.
       of_channel: formula of a channel's score, for the documentation.
       source: publications.
@@ -54,7 +49,6 @@ class Criterion(NamedTuple):
 
     weight: Callable[[nn.Module, Batches, torch.Generator], Scores] | None = None
     channel: Callable[[Graph, nn.Module, Plan | None, Batches, torch.Generator], Scores] | None = None
-    reconstruct: Callable[[nn.Module, Masks, Batches, torch.Generator], Scores] | None = None
     of_weight: str = ""
     of_channel: str = ""
     source: str = ""
@@ -117,7 +111,6 @@ CRITERIA: dict[str, Criterion] = {
     ),
     "obs": Criterion(
         second_order.obs,
-        reconstruct=second_order.obs_reconstruct,
         of_weight="w^2 / (2 [F^-1]_ii), F the empirical Fisher in blocks of at most 128 weights of a filter",
         of_channel="sum over the unit's filters, or its mean (`reduce`)",
         source="Hassibi 1993; WoodFisher: Singh 2020, arXiv:2004.14340",
@@ -126,7 +119,7 @@ CRITERIA: dict[str, Criterion] = {
     "activation": Criterion(
         activations.activation,
         activations.activation_channels,
-        of_weight="abs(w) * L2 norm of what w multiplies",
+        of_weight="rank of abs(w) * L2 norm of what w multiplies, among the weights of its filter",
         of_channel="mean abs(a), a the channel after its activation function",
         source="Wanda: Sun 2024, arXiv:2306.11695",
         cost="forward",
@@ -140,17 +133,22 @@ CRITERIA: dict[str, Criterion] = {
         cost="forward",
     ),
     "regression": Criterion(
-        reconstruction.regression,
+        layerwise.regression,
         consumers.regression_channels,
-        reconstruction.regression_reconstruct,
         of_weight="w^2 / [(X X^T)^-1]_jj, X the layer's input, relative to the energy of its output",
         of_channel="least-squares error of the next layers' outputs without it and all that the LASSO drops before",
-        source="He 2017, arXiv:1707.06168; SparseGPT: Frantar 2023, arXiv:2301.00774",
+        source="weights: OBS of a layer's output, Hassibi 1993; channels: He 2017, arXiv:1707.06168",
+        cost="forward",
+    ),
+    "obc": Criterion(
+        layerwise.obc,
+        of_weight="w^2 / [(X X^T)^-1]_jj when its turn comes, the weights before it gone and the rest updated",
+        of_channel="sum over the unit's filters, or its mean (`reduce`)",
+        source="Optimal Brain Compression: Frantar 2022, arXiv:2208.11580",
         cost="forward",
     ),
     "thinet": Criterion(
         channel=consumers.thinet_channels,
-        reconstruct=reconstruction.thinet_reconstruct,
         of_channel="energy that the next layers' outputs lose without it and all that are greedily removed before",
         source="ThiNet: Luo 2017, arXiv:1707.06342",
         cost="forward",

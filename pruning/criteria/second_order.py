@@ -14,12 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pruning.calibration.grams import damped, inverse_diagonal
+from pruning.calibration.hooks import Batches, as_matrices, evaluating, exact, require_batches, users, watching
 from pruning.criteria.gradients import Call, image_gradients, output_gradients
-from pruning.criteria.reconstruction import DAMPING, damped, inverse_diagonal, masked, partly_masked
-from pruning.criteria.scoring import Batches, as_matrices, evaluating, exact, require_batches, users, watching
-from pruning.weights.masks import Masks, Scores, prunable
+from pruning.weights.masks import Scores, prunable
 
 BLOCK = 128  # weights
+DAMPING = (
+    1e-5  # share of F's mean diagonal that is added to its diagonal; more hides what the inverse tells (WoodFisher)
+)
 HELD = 2**29  # tensor elements of layers' inputs and gradients held at once: 2 GiB of float32
 STACKED = 2**26  # tensor elements of per-image gradients held at once: 256 MiB
 
@@ -41,23 +44,6 @@ def obs(model: nn.Module, batches: Batches, generator: torch.Generator) -> Score
     return scores
 
 
-def obs_reconstruct(model: nn.Module, masks: Masks, batches: Batches, generator: torch.Generator) -> Scores:
-    """Optimal update of the remaining weights of each block, for all removed weights at once.
-
-    Minimises the second-order estimate of the loss; zero where masked. Args: as `Criterion.reconstruct`.
-    """
-    weights, moved = prunable(model), {n: w.contiguous() for n, w in masked(model, masks).items()}
-    for name, layer, block, gradients in _blocks(model, partly_masked(masks), batches):
-        weight, kept = _read_block(layer, weights[name], block), _read_block(layer, masks[name], block)
-        fisher = damped(_fisher(gradients))
-        target = kept * (fisher @ (weight * (1 - kept)).unsqueeze(2)).squeeze(2)
-        # Rows and columns of removed weights are replaced by the identity's, so that all blocks are solved in one call.
-        system = fisher * kept[:, :, None] * kept[:, None, :] + torch.diag_embed(1 - kept)
-        shift = torch.cholesky_solve(target.unsqueeze(2), torch.linalg.cholesky_ex(system).L).squeeze(2)
-        _write_block(layer, moved[name], block, kept * (weight + shift))
-    return moved
-
-
 def fisher_inverse_diagonal(gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Diagonal of the inverse of each block's `damped` Fisher, (blocks, weights), and F's mean diagonal, (blocks,).
 
@@ -67,7 +53,7 @@ def fisher_inverse_diagonal(gradients: Tensor) -> tuple[Tensor, Tensor]:
     images, size = gradients.shape[1:]
     if images >= size:
         fisher = _fisher(gradients)
-        return inverse_diagonal(damped(fisher)), fisher.diagonal(dim1=1, dim2=2).mean(1)
+        return inverse_diagonal(damped(fisher, DAMPING)), fisher.diagonal(dim1=1, dim2=2).mean(1)
     gradients = gradients.double()
     kernel = gradients @ gradients.transpose(1, 2)
     mean = kernel.diagonal(dim1=1, dim2=2).sum(1) / (images * size)  # trace(G G^T) = trace(G^T G)
@@ -78,8 +64,8 @@ def fisher_inverse_diagonal(gradients: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fisher(gradients: Tensor) -> Tensor:
-    """Summed in the gradients' dtype, which is enough: the damped matrix is well-conditioned."""
-    return (gradients.transpose(1, 2) @ gradients).double() / gradients.shape[1]
+    gradients = gradients.double()  # rounding in float32 would be as large as the damping
+    return gradients.transpose(1, 2) @ gradients / gradients.shape[1]
 
 
 Block = tuple[slice, slice]  # filters of each convolution group, and weights of each filter

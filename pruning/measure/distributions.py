@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning.calibration.hooks import Batches
 from pruning.criteria import gradients
-from pruning.criteria.scoring import Batches
 from pruning.weights.masks import layer_name, weight_name
 
 Row = dict[str, Any]

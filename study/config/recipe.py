@@ -9,14 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from pruning.allocation.scopes import SCOPES
+from pruning.calibration.least_squares import RECONSTRUCTIONS
 from pruning.criteria.registry import CRITERIA
 from pruning.schedules import SCHEDULES
-from pruning.settings import GRANULARITIES, Granularity
+from pruning.settings import GRANULARITIES, REDUCTIONS, Granularity
 from study.config.fields import Fraction, Section, one_of
 from study.training.optimisers import LR_SCHEDULES, OPTIMIZERS
 
 EACH = "each"  # value of `layer` or `group`: one recipe for each layer or group of the network
 BLOCKS_ONLY = {"scope": "layer", "schedule": "one_shot", "sparsity_of": "params"}  # the only values valid for n:m
+
+# Defaults that have changed, as they were in folders whose study.yaml does not record `recipe_defaults`.
+EARLIER_DEFAULTS = {"reduce": "sum", "lr_schedule": "cosine"}
 
 _GRANULARITY_SCHEMA = {
     "anyOf": [
@@ -60,9 +64,16 @@ class Recipe(Section):
         default=0.5,
         description="hybrid recipes: share of `sparsity` reached by removing channels; single weights make up the rest",
     )
-    reduce: Literal["sum", "mean"] = Field(
-        default="sum",
-        description="how the scores of a channel's weights become its score; `sum` favours large filters if global",
+    reduce: Annotated[str, one_of("reduce", REDUCTIONS)] = Field(
+        default="group_normalised",
+        description="how the scores of a channel's weights become its score; `group_normalised`: their mean, divided "
+        "by that of the channel's dependency group",
+    )
+    reconstruct: Annotated[str, one_of("reconstruct", RECONSTRUCTIONS)] = Field(
+        default="none",
+        description="after every cut, the weights that stay are moved so that each layer's output is restored (least "
+        "squares, on the calibration images): every `layer` by itself, or each on the inputs that the pruned and "
+        "restored layers before it give (`sequential`)",
     )
     scope: Annotated[str, one_of("scope", SCOPES)] = Field(
         default="global", description="how scores are ranked (globally or per layer), or how layers share the target"
@@ -93,7 +104,8 @@ class Recipe(Section):
     )
     finetune_lr: Annotated[float, Field(gt=0)] = Field(default=0.01, description="highest learning rate of fine-tuning")
     lr_schedule: Annotated[str, one_of("lr_schedule", LR_SCHEDULES)] = Field(
-        default="cosine", description="how the rate changes over the whole fine-tuning"
+        default="cosine_restarts",
+        description="how the rate changes over the whole fine-tuning; `cosine_restarts`: anew after every cut",
     )
     optimizer: Annotated[str, one_of("optimizer", OPTIMIZERS)] = Field(
         default="sgd", description="`sgd` has Nesterov momentum 0.9"

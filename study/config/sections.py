@@ -81,7 +81,7 @@ class StudySection(Section):
         default=None, description="start no trial after this many hours"
     )
     seeds: Annotated[int, Field(ge=1)] = Field(
-        default=1, description="runs of every recipe with different seeds, one row each"
+        default=1, description="runs of every recipe with different seeds and calibration images, one row each"
     )
     confirm_seeds: Annotated[int, Field(ge=0)] = Field(
         default=0, description="after the search: further runs of the recipes on the front, with other seeds"

@@ -11,6 +11,7 @@ from pathlib import Path
 from analysis.results_folder import read_study
 from study.config import StudyFile, parse
 from study.config import read_study as read_space
+from study.config.recipe import EARLIER_DEFAULTS
 from study.data.splits import Data
 from study.driver.interruption import Interruption
 from study.results import provenance
@@ -103,6 +104,7 @@ def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
     if args.set or args.seed is not None:
         raise ValueError("--resume: only --trials and --hours can change; the rest of the study stays as it began")
     content, record = read_study(path)
+    content["space"] = record.get("recipe_defaults", EARLIER_DEFAULTS) | content["space"]
     for key in ("trials", "hours"):
         if getattr(args, key) is not None:
             content["study"][key] = getattr(args, key)

@@ -67,7 +67,7 @@ def run_study(run: StudyRun) -> int:
         save(run.folder / "baseline", baseline, about)
         timed = "latency_ms" in file.study.objectives
         context = TrialContext(
-            baseline, run.data, file.baseline, file.study.seed, file.study.seeds,
+            baseline, run.data, file.baseline, file.study.seed,
             timed=timed, runtime=runtime_of(file), minutes=file.study.trial_minutes,
         )  # fmt: skip
         if scan_file := scan.scan_study(file):

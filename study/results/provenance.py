@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from study.config.columns import SCHEMA_VERSION
+from study.config.recipe import EARLIER_DEFAULTS, Recipe
 
 PACKAGES = ["torch", "torchvision", "ray", "optuna", "numpy", "pandas", "matplotlib"]
 
 
 def provenance(command: Sequence[str]) -> dict[str, Any]:
-    """The schema version, command, start time, package versions, git commit and hardware."""
+    """The schema version, recipe defaults, command, start time, package versions, git commit and hardware."""
     import torch
 
     cuda = torch.cuda.is_available()
     return {
         "schema_version": SCHEMA_VERSION,
+        "recipe_defaults": {key: Recipe.model_fields[key].default for key in EARLIER_DEFAULTS},
         "command": " ".join(command),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},

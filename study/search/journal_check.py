@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from study.config import RefusedError, StudyFile, parse
 from study.config.columns import HISTORY_TYPES, RANGES, TRIALS
+from study.config.recipe import EARLIER_DEFAULTS
 from study.samplers import optuna_adapter
 from study.search import suggestions
 from study.training.epochs import Row
@@ -216,6 +217,9 @@ def identity(file: StudyFile) -> Row:
 
 def check_identity(stored: Any, file: StudyFile) -> None:
     """Raise RefusedError if a journal holds another study file; `trials` and `hours` may differ."""
+    space = dict(file.resolved()["space"])
+    added = {key: space[key] for key in EARLIER_DEFAULTS if key in space and key not in stored["space"]}
+    stored = {**stored, "space": {**added, **stored["space"]}}  # as `resumed_study` adds them
     # Parsed, so that it has the defaults of keys that are newer than the journal.
     if differences := "; ".join(_differences(identity(parse(stored, "the study file in it")), identity(file))):
         raise RefusedError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from study.search import recovery, suggestions
 from study.search.journal_check import KINDS, Known
 from study.search.trial_store import TrialStore, trial_seed
 from study.training.epochs import Row
-from study.trials.context import Ticket
+from study.trials.context import CONFIRMING, RUNS, Ticket
 from study.trials.rows import failed_row
 
 NO_ROW = "no readable line holds its row (it was running, ran again, or its line is damaged)"
@@ -53,6 +54,10 @@ class TrialQueue:
         # Recipes started by the search, without further seeds and runs after a loss.
         self._begun = sum(_is_fresh(trial) for trial in trials if trial.state != TrialState.WAITING)
         self._first_complete: dict[str, str] = {}  # recipe as JSON -> id of its first complete trial
+        self._runs: defaultdict[str, set[int]] = defaultdict(set)  # parameters as JSON -> runs that have begun
+        for trial in trials:
+            if "seed" in trial.user_attrs:
+                self._runs[_json(trial.params)].add(trial.user_attrs["seed"] % RUNS)
         self._indexed = 0  # of the store's told trials, how many are in _first_complete
         self._search.sampler = suggestions.sampler(file, len(trials))
 
@@ -65,6 +70,7 @@ class TrialQueue:
             self._begun += _is_fresh(trial)
             recipe = suggestions.draw(trial, self._axes, self._sampler_name)
             self._enqueue_copy(trial)
+            self._seed(trial)
             ticket = self.store.open(trial, "search", recipe)
             try:
                 Recipe(**recipe)
@@ -99,15 +105,25 @@ class TrialQueue:
                     return ticket
         return None
 
-    def _ask_extra(self, kind: str, recipe: Row, attributes: Mapping[str, Any]) -> Ticket | None:
-        """A control or confirmation; None if it finished or runs."""
+    def _seed(self, trial: Trial) -> None:
+        """Give a trial of the search its seed; one that runs again after a loss has it."""
+        begun = self._runs[_json(trial.params)]
+        if "seed" not in trial.user_attrs:
+            run = next(number for number in itertools.count() if number not in begun)
+            trial.set_user_attr("seed", trial_seed(self.file.study.seed, "search", trial.number, run=run))
+        begun.add(trial.user_attrs["seed"] % RUNS)
+
+    def _ask_extra(self, kind: str, recipe: Row, attributes: Mapping[str, Any], seed: int = 0) -> Ticket | None:
+        """A control or confirmation; None if it finished or runs. seed: if it had one."""
         job = _json([kind, attributes])
         if job in self._jobs:
             return None
         self._jobs.add(job)
         confirmed = [] if attributes["confirms"] is None else [int(attributes["confirms"])]
         trial = self.store.studies[kind].ask()
-        seed = trial_seed(self.file.study.seed, kind, attributes.get("copy", 0), *confirmed)
+        copy = attributes.get("copy", 0)
+        run = CONFIRMING + copy if kind == "confirm" else None
+        seed = seed or trial_seed(self.file.study.seed, kind, copy, *confirmed, run=run)
         trial.set_user_attr("aside", {**attributes, "job": job, "recipe": recipe, "seed": seed})
         return self.store.open(trial, kind, recipe)
 
@@ -131,6 +147,7 @@ class TrialQueue:
             runs[_json(labels)] += 1
             trial = self._search.ask()
             suggestions.draw(trial, self._axes, self._sampler_name)
+            self._seed(trial)
             self.store.tell(self.store.open(trial, "search", recipe), known.row, known.history)
             assert trial.number == number
         self._enqueue_missing(runs, begun=sum(1 for _ in _numbered(trials, "search")))
@@ -171,8 +188,10 @@ class TrialQueue:
             return self.ask_control(row["schedule"], recipe, confirms)
         numbers = [] if confirms is None else [int(confirms)]
         for copy in range(self.file.study.confirm_seeds):
-            if trial_seed(self.file.study.seed, kind, copy, *numbers) == row["seed"]:
-                return self._ask_extra(kind, recipe, {"confirms": confirms, "copy": copy})
+            # Folders of earlier versions have seeds without a run.
+            seeds = [trial_seed(self.file.study.seed, kind, copy, *numbers, run=r) for r in (CONFIRMING + copy, None)]
+            if row["seed"] in seeds:
+                return self._ask_extra(kind, recipe, {"confirms": confirms, "copy": copy}, row["seed"])
         return None
 
     def _enqueue_fixed(self) -> None:

@@ -23,7 +23,7 @@ from study.search import importance, suggestions
 from study.search.journal import Journal, lock_folder
 from study.search.journal_check import KINDS, STUDIES, Checker, identity
 from study.training.epochs import Row
-from study.trials.context import Ticket
+from study.trials.context import RUNS, Ticket
 
 LOST = "lost with its driver"  # start of the error of a trial whose driver was killed
 
@@ -204,9 +204,17 @@ def in_order(trial_ids: Iterable[str]) -> list[str]:
     return sorted(trial_ids, key=lambda trial_id: (len(trial_id), trial_id))
 
 
-def trial_seed(study_seed: int, kind: str, *numbers: int) -> int:
-    """The seed of a trial. numbers: its number; or, of a control or confirmation, its copy and the confirmed trial."""
-    return int(np.random.SeedSequence([study_seed, list(KINDS).index(kind), *numbers]).generate_state(1)[0])
+def trial_seed(study_seed: int, kind: str, *numbers: int, run: int | None = None) -> int:
+    """The seed of a trial.
+
+    Args:
+      study_seed: of the study.
+      kind: of the trial.
+      numbers: its number; or, of a control or confirmation, its copy and the confirmed trial.
+      run: how many runs of its recipe come before it, which seed % RUNS then is; None: left to chance.
+    """
+    drawn = int(np.random.SeedSequence([study_seed, list(KINDS).index(kind), *numbers]).generate_state(1)[0])
+    return drawn if run is None else drawn - drawn % RUNS + run
 
 
 def _shared_keys(line: Row) -> Row:

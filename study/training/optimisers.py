@@ -19,6 +19,14 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def cosine_restarts(progress: float) -> float:
+    """Cosine decay from 1 to 0 over the steps between two cuts, then again (Renda et al. 2020, arXiv:2003.02389).
+
+    progress: of these steps, see `RESTARTING`.
+    """
+    return cosine(progress)
+
+
 def one_cycle(progress: float, warm_up: float = 0.25) -> float:
     """Linear warm-up from 1/25 to 1, by default over the first quarter, then cosine decay to 0.
 
@@ -40,10 +48,12 @@ def adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) ->
 
 
 LR_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine_restarts": cosine_restarts,
     "cosine": cosine,
     "constant": constant,
     "one_cycle": one_cycle,
 }
+RESTARTING = {"cosine_restarts"}  # schedules that begin anew after every cut; others span the whole fine-tuning
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]] = {
     "sgd": sgd,
     "adamw": adamw,

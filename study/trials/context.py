@@ -17,6 +17,12 @@ from study.trials.scan import Curves
 ScoreArrays = dict[str, np.ndarray]  # parameter or dependency group -> its scores
 
 
+# A seed's remainder says which run of its recipe a trial is. Run k of every recipe is scored on the same calibration
+# images, so these scores are computed once, and no two runs of a recipe share them.
+RUNS = 4096
+CONFIRMING = RUNS // 2  # first run of the confirmations
+
+
 class ScoreStore(Protocol):
     """A cache of scores, called with a key and a function that computes them."""
 
@@ -34,8 +40,7 @@ class TrialContext(NamedTuple):
     """Read-only input shared by all trials of a study.
 
     baseline, data, section: the dense network, its data set and the baseline section of the study file.
-    seed, draws: the baseline is scored on `draws` samples of calibration images, drawn with the seeds
-        seed .. seed + draws - 1; each of these scores is computed once.
+    seed: of the study.
     score_store: cache of the baseline's scores.
     curves: curves of the sensitivity scan, by `scan.curve_key`.
     timed: whether trials measure latency; each then has a device to itself.
@@ -48,7 +53,6 @@ class TrialContext(NamedTuple):
     data: Data
     section: BaselineSection
     seed: int = 0
-    draws: int = 1
     score_store: ScoreStore = no_store
     curves: dict[str, Curves] = {}
     timed: bool = False

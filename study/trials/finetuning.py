@@ -56,6 +56,8 @@ class FineTuning:
         self._batches = endless_batches(data.images, data.train, section.batch_size, seed)
         distils = recipe.distil and recipe.epochs
         self._distillation = loop.Distillation(teacher().eval(), recipe.distil, recipe.temperature) if distils else None
+        self._factor = optimisers.LR_SCHEDULES[recipe.lr_schedule]
+        self._restarts = recipe.lr_schedule in optimisers.RESTARTING
         self._step, self._losses, self._seconds = 0, 0.0, 0.0
 
     @property
@@ -64,13 +66,13 @@ class FineTuning:
         return self._recipe.epochs * self._steps_per_epoch
 
     def until(self, end: int, pruned: Pruned, optimizer: torch.optim.Optimizer) -> Iterator[Row]:
-        """Train up to step `end`; yields the history row of every epoch completed."""
+        """Train up to step `end`, from one cut to the next; yields the history row of every epoch completed."""
         reapply_masks = masks.hold_masks(pruned.model, pruned.masks) if pruned.masks else _no_masks
-        factor = optimisers.LR_SCHEDULES[self._recipe.lr_schedule]
+        start, steps = (self._step, end - self._step) if self._restarts else (0, self.steps)
         while self._step < end:
             started = time.perf_counter()
             stop = min(end, (self._step // self._steps_per_epoch + 1) * self._steps_per_epoch)
-            rates = [self._recipe.finetune_lr * factor(step / self.steps) for step in range(self._step, stop)]
+            rates = [self._recipe.finetune_lr * self._factor((i - start) / steps) for i in range(self._step, stop)]
             loss = loop.train(
                 pruned.model, self._batches, optimizer, rates,
                 distillation=self._distillation, after_step=reapply_masks,

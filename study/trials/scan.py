@@ -19,7 +19,7 @@ from study.training.epochs import Row
 Curves = dict[str, dict[float, float]]  # parameter or dependency group -> ratio removed -> accuracy drop
 RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 # Recipe keys that determine a curve, and those that determine a row of the scan.
-_CURVE_KEYS = ("criterion", "granularity", "reduce", "recalibrate", "calibration_samples", "protect")
+_CURVE_KEYS = ("criterion", "granularity", "reduce", "reconstruct", "recalibrate", "calibration_samples", "protect")
 _ROW_KEYS = (*_CURVE_KEYS, "layer", "group", "sparsity", "min_channels", "round_to")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,7 +17,7 @@ from pruning.weights.masks import Scores
 from study.config import Recipe
 from study.data.splits import calibration
 from study.training.device_data import Images, rows_of
-from study.trials.context import ScoreArrays, TrialContext
+from study.trials.context import RUNS, ScoreArrays, TrialContext
 from study.trials.scan import Curves, curve_key
 
 PROBED = 4  # images of a batch
@@ -61,6 +62,7 @@ def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:
         granularity=Granularity(recipe.granularity),
         scope=recipe.scope,
         reduce=recipe.reduce,
+        reconstruct=recipe.reconstruct,
         sparsity_of=recipe.sparsity_of,
         min_channels=recipe.min_channels,
         round_to=recipe.round_to,
@@ -78,14 +80,14 @@ def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Im
 
     Args:
       recipe: criterion and calibration settings.
-      seed: of the trial; selects one of `context.draws` samples of calibration images.
+      seed: of the trial; `seed % RUNS` selects the calibration images.
       context: the study's baseline, data and score store.
       images: the data set on its device.
       dense: the baseline, not yet pruned.
     """
     if dense.settings.criterion.cost in ("", "weights"):
         return None
-    draw = context.seed + seed % context.draws
+    draw = int(np.random.SeedSequence([context.seed, seed % RUNS]).generate_state(1)[0])
     device = images.device
 
     def compute() -> ScoreArrays:

@@ -92,12 +92,12 @@ def test_masks_go_with_their_weights_and_still_hold_what_training_moved() -> Non
     assert {n: m.shape for n, m in second.masks.items()} == {n: w.shape for n, w in prunable(second.model).items()}
 
 
-@pytest.mark.parametrize("criterion", ["regression", "obs"])
-def test_criteria_that_move_weights_leave_zeros_where_masks_are(criterion: Any) -> None:
+@pytest.mark.parametrize("reconstruct", ["layer", "sequential"])
+def test_weights_that_moved_are_zero_where_masks_are(reconstruct: Any) -> None:
     total = held(network("resnet8"))
     state = begin(network("resnet8"), IMAGES, "hybrid")
     for target in (0.3, 0.6):
-        state = prune_to(state, target, criterion=CRITERIA[criterion], batches=BATCHES)
+        state = prune_to(state, target, reconstruct=reconstruct, batches=BATCHES)
         for name, mask in state.masks.items():
             assert not state.model.get_parameter(name)[~mask].any()
         assert sum(int(mask.sum()) for mask in state.masks.values()) == total - round(target * total)

@@ -18,7 +18,7 @@ TOY = [
     "space.calibration_samples=64",
 ]
 SENSITIVITY = "sensitivity"  # which needs a scan: tests/test_trial.py runs one
-RECIPES = 4
+RECIPES = 2
 
 
 def toy(name: Any) -> Any:

@@ -121,6 +121,7 @@ def test_a_folder_without_modules_shadows_nothing(tmp_path: Path) -> None:
     assert (run.returncode, run.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_script_and_its_workers_run_where_packages_have_the_projects_names_also_in_bf16(
     mine: Any, monkeypatch: pytest.MonkeyPatch

@@ -27,7 +27,7 @@ LATER = [
     "baseline.epochs=10",  # time to interrupt
 ]  # fmt: skip
 SETTINGS = [part for setting in [*SMALL, *LATER] for part in ("--set", setting)]
-TRIALS = 6
+TRIALS = 4
 RESUME = "python -m study.run --resume"
 
 

@@ -19,11 +19,13 @@ from study import run
 from study.config import parse
 from study.execution import cluster
 from study.search.trial_queue import TrialQueue
+from study.trials import scan
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.ray
 SETTINGS = [*TINY, "baseline.model=tests.networks:tiny", "baseline.dataset=digits"]
-LAYERS, GROUPS, SHARES = 3, 2, 9
+LAYERS, GROUPS = 3, 2
+SHARES = [0.25, 0.5, 0.75]  # that the scan tries, of nine
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,9 +85,10 @@ def finished(output: str) -> list[str]:
 def scopes(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The space of scopes with a criterion that looks at data; the scan by itself; and the first one resumed."""
     out, extra = tmp_path_factory.mktemp("out"), ["study.confirm_seeds=1", "study.controls=[dense, scratch]"]
-    with one_ray(tmp_path_factory.mktemp("ray")):
+    with one_ray(tmp_path_factory.mktemp("ray")), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "RATIOS", SHARES)
         runs = [study("scopes", out, "space.criterion=taylor", "space.sparsity=0.5", "study.seeds=1", *extra)]
-        runs.append(study("layer_sensitivity", out, "space.criterion=taylor", "space.finetune_epochs=0"))
+        runs.append(study("layer_sensitivity", out, "space.criterion=taylor", f"space.sparsity={SHARES}"))
         runs.append(ended("--resume", out / "scopes"))
     assert [code for code, _ in runs] == [0] * 3, runs
     return out, *(told for _, told in runs)
@@ -100,17 +103,17 @@ def test_every_scope_meets_its_target_for_weights_and_channels(scopes: Any) -> N
 
 def test_the_scan_cut_every_layer_and_group_alone(scopes: Any) -> None:
     scan = rows(scopes[0] / "scopes" / "scan")
-    assert len(scan) == SHARES * (LAYERS + GROUPS)
+    assert len(scan) == len(SHARES) * (LAYERS + GROUPS)
     assert {row["state"] for row in scan} == {"complete"}
-    assert Counter(row["layer"] for row in scan)["0"] == SHARES
-    assert Counter(row["group"] for row in scan)["3"] == SHARES
+    assert Counter(row["layer"] for row in scan)["0"] == len(SHARES)
+    assert Counter(row["group"] for row in scan)["3"] == len(SHARES)
     whole = next(row for row in scan if row["layer"] == "3" and row["requested_sparsity"] == "0.5")
     assert float(whole["sparsity"]) == pytest.approx(108 / (36 + 216 + 60), abs=0.01)
 
 
 def test_what_was_scanned_is_not_scanned_again(scopes: Any) -> None:
     out, first, second, _ = scopes
-    assert sum(line.startswith("trial ") for line in first.splitlines()) >= SHARES * (LAYERS + GROUPS)
+    assert sum(line.startswith("trial ") for line in first.splitlines()) >= len(SHARES) * (LAYERS + GROUPS)
     assert not [line for line in second.splitlines() if line.startswith("trial ")]
     kept = rows(out / "layer_sensitivity")
     known = {

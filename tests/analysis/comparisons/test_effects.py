@@ -69,12 +69,28 @@ def read_keys() -> list[str]:
 
 
 def test_no_difference_is_rarely_called_clear(tmp_path: Path) -> None:
-    results = read(grid(tmp_path / "study", AXES, seeds=1, worth={}, noise=0.01))
-    random, clear = np.random.default_rng(0), 0
-    for _ in range(30):
-        results.trials["test_accuracy"] = random.normal(0.8, 0.02, len(results.trials))
-        clear += int(effects(results).frame["clear"].isin(["yes", "worse"]).sum())
-    assert clear <= 10  # of 60 comparisons, at most one of ten: the winner was picked on the same data
+    """In 5 % of studies, though the best of five is picked on the same networks; of sixty, six are still chance."""
+    axes = {"criterion": list("abcde"), "requested_sparsity": [0.3, 0.5, 0.7, 0.8, 0.9]}
+    results = read(grid(tmp_path / "study", axes, seeds=1, worth={}, noise=0.01))
+    random, studies, told = np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        luck = random.normal(0.8, 0.02, len(results.trials))  # of a network: on validation and test images alike
+        results.trials["accuracy"] = luck + random.normal(0, 0.002, len(luck))
+        results.trials["test_accuracy"] = luck + random.normal(0, 0.002, len(luck))
+        clear = effects(results).frame["clear"]
+        assert len(clear) == 4
+        told += int(clear.isin(["yes", "worse"]).sum())
+        studies += bool(clear.isin(["yes", "worse"]).any())
+    assert studies <= 0.1 * 60
+    assert told <= 0.05 * 4 * 60
+
+
+def test_the_best_level_is_chosen_on_validation(results: Results) -> None:
+    swapped = results.trials.assign(accuracy=results.trials["schedule"].map({"one_shot": 0.9, "iterative": 0.5}))
+    line = effects(results._replace(trials=swapped)).frame.set_index("axis").loc["schedule"]
+    assert (line["level"], line["other"]) == ("one_shot", "iterative")
+    assert line["difference"] < 0
+    assert line["clear"] == "worse"
 
 
 def test_marginal_effects_are_gains_over_the_same_sparsity() -> None:

@@ -72,6 +72,7 @@ def test_it_is_trained_on_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(loaded(IMAGES), small.eval()(IMAGES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_it_is_exported(name: Any, tmp_path: Path) -> None:
     model, _, plan = cut()

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import models
+from pruning.allocation.weight_budget import weight_masks
+from pruning.calibration.hooks import as_matrices
 from pruning.channels.graph import dependency_graph, plan_without
 from pruning.channels.surgery import apply_plan
 from pruning.criteria import activations
-from pruning.criteria.scoring import as_matrices
 from tests.networks import Mixed
 
 GENERATOR = torch.Generator()
@@ -34,10 +35,13 @@ def by_hand() -> Any:
 
 def test_by_hand() -> None:
     model, batches = by_hand()
+    norms = activations.input_norms(model, batches)
+    assert norms["2.weight"].tolist() == 2 * [pytest.approx([5, math.sqrt(53)])]
+    assert norms["0.weight"].tolist() == 2 * [pytest.approx([math.sqrt(26), math.sqrt(79)])]
+    # Of the products each filter has a lower and a higher one: [5, 2 sqrt 53], [2.5, 3 sqrt 53], [sqrt 26, 0], ...
     scores = activations.activation(model, batches, GENERATOR)
-    root = math.sqrt
-    assert scores["2.weight"].flatten().tolist() == pytest.approx([5, 2 * root(53), 2.5, 3 * root(53)])
-    assert scores["0.weight"].flatten().tolist() == pytest.approx([root(26), 0, root(26), root(79)])
+    assert scores["2.weight"].tolist() == [[0, 0.5], [0, 0.5]]
+    assert scores["0.weight"].tolist() == [[0.5, 0], [0, 0.5]]
     scores = activations.apoz(model, batches, GENERATOR)
     assert scores["2.weight"].tolist() == [[0.5, 1.0], [0.25, 1.5]]
     assert scores["0.weight"].tolist() == [[0.75, 0.0], [0.75, 1.0]]
@@ -54,8 +58,13 @@ def test_wanda_of_a_convolution_is_wanda_of_the_linear_layer_of_its_unfolded_inp
     conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False)
     x = torch.randn(5, 4, 7, 7).relu()
     unfolded = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2).reshape(-1, 36)  # (images and positions, weights)
-    score = activations.activation(conv, [(x[:2], x[:2]), (x[2:], x[2:])], GENERATOR)["weight"]
-    torch.testing.assert_close(score, conv.weight.detach().abs() * unfolded.norm(dim=0).reshape(4, 3, 3))
+    batches = [(x[:2], x[:2]), (x[2:], x[2:])]
+    norms = unfolded.norm(dim=0)
+    torch.testing.assert_close(activations.input_norms(conv, batches)["weight"][0], norms.reshape(4, 3, 3))
+    score = activations.activation(conv, batches, GENERATOR)["weight"].flatten(1)
+    for filter_score, weight in zip(score, conv.weight.detach().flatten(1), strict=True):
+        assert filter_score.argsort().tolist() == (weight.abs() * norms).argsort().tolist()
+        assert filter_score.sort().values.tolist() == pytest.approx([i / 36 for i in range(36)])
     share = (unfolded != 0).float().mean(0).reshape(4, 3, 3)
     score = activations.apoz(conv, [(x[:2], x[:2]), (x[2:], x[2:])], GENERATOR)["weight"]
     torch.testing.assert_close(score, conv.weight.detach().abs() * share)
@@ -65,8 +74,15 @@ def test_grouped_convolutions_score_their_own_inputs() -> None:
     conv = nn.Conv2d(4, 4, 1, groups=2, bias=False)
     x = torch.randn(3, 4, 5, 5)
     norms = x.transpose(0, 1).flatten(1).norm(dim=1).reshape(2, 1, 2)
-    score = activations.activation(conv, [(x, x)], GENERATOR)["weight"]
-    torch.testing.assert_close(as_matrices(conv, score), as_matrices(conv, conv.weight.detach().abs()) * norms)
+    found = activations.input_norms(conv, [(x, x)])["weight"]
+    torch.testing.assert_close(as_matrices(conv, found), norms.expand(2, 2, 2))
+
+
+def test_the_same_share_of_every_filter_is_kept_whatever_the_scale_of_its_layer() -> None:
+    model, batches = by_hand()
+    model[0].weight.data *= 1000
+    masks = weight_masks(activations.activation(model, batches, GENERATOR), 0.5, "global")
+    assert [mask.sum(1).tolist() for mask in masks.values()] == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("cut", [False, True])

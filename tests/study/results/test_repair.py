@@ -14,6 +14,7 @@ from analysis import read
 from analysis.results_folder import read_study
 from study import run
 from study.config import Recipe, StudyFile, parse
+from study.config.recipe import EARLIER_DEFAULTS
 from study.results.repair import repair
 from study.search.trial_queue import TrialQueue
 from study.trials.rows import recipe_columns
@@ -51,6 +52,7 @@ def row_with(**cells: Any) -> Callable[[Lines], Lines]:
 def study_of(folder: Path, trials: int = 4) -> StudyFile:
     content, _ = read_study(folder / "study.yaml")
     content["study"]["trials"] = trials
+    content["space"] = EARLIER_DEFAULTS | content["space"]
     return parse(content, "study.yaml")
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pruning.criteria.scoring import as_matrices, columns, evaluating, rows
+from pruning.calibration.hooks import as_matrices, columns, evaluating, rows
 
 
 @given(
