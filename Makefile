@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: study test test-ray test-analysis test-rest test-slow test-lowest check docs clean
+.PHONY: study test test-ray test-analysis test-rest test-slow test-lowest mutate check docs clean
 
 # A finished or interrupted quickstart is taken up where it stands, so `make study` can be typed again.
 study: $(VENV)/.installed
@@ -33,6 +33,10 @@ test-rest:
 # What takes a minute or more each: nightly, and before a release.
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Breaks the study's protocol, one rule at a time; prints the rules that no test holds.
+mutate: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.mutate
 
 # The same tests with the oldest versions that pyproject.toml admits, in an environment of their own (several GB: it has
 # another torch). Those versions are for Python 3.11, so that is the PYTHON to give: make test-lowest PYTHON=python3.11

@@ -52,7 +52,7 @@ PER_STUDY = 12  # signals at most; then it may finish
 ENDING = 60  # seconds that a command may take to end after SIGTERM
 # Seconds that Ray's processes may take to end after theirs: its agent first tries to report, for a minute.
 FOLLOWING = 120
-MEASURED = re.compile(r"latency|speedup|large_batch")  # columns that are filled in after the last trial
+MEASURED = re.compile(r"latency|speedup|large_batch|^runtime$")  # columns that are filled in after the last trial
 FAULTS = ("lost", "repeated", "changed", "missing", "failed", "exits", "processes", "shared_memory", "folders", "files")
 
 

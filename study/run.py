@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
         print(f"\n{_reason(interruption)} before the study began", file=sys.stderr)
         return interruption.exit_code
     try:
-        with scratch() as temporary:
+        with interruption.while_ray_starts(), scratch() as temporary:
             options = RunOptions(args.address, args.tensorboard, deadline, temporary, interruption)
             return run_study(StudyRun(folder, record, data, queue, scans, options))
     except KeyboardInterrupt:

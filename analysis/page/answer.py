@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.layers.sensitivity import costliest, sensitivity_data
 from analysis.presentation.rendering import percent
-from analysis.results_folder import Results, candidates, dense_control, tally
+from analysis.results_folder import Results, candidates, tally
 from analysis.statistics import runs
 from analysis.statistics.baseline import at_chance, flattered, sentence
 from analysis.statistics.choice import _choose, quoted
@@ -33,6 +33,9 @@ def answer(results: Results) -> tuple[str, str]:
             f"Trials: {tally(results.trials)}.",
         )
     seen = sentence(flattered(results.study["baseline"], results.record["baseline"]))
+    untouched, control = runs.dense_accuracies(results)
+    if control < untouched:
+        seen = f"{_HARMFUL} {seen}".strip()
     change = f"At {percent(chosen['sparsity'])} % sparsity, {recipe(chosen)} {_accuracy_change(results, chosen)}"
     return (
         f"{change}{_savings(results, chosen)}.",
@@ -53,13 +56,14 @@ def recipe(row: pd.Series) -> str:
 
 def _accuracy_change(results: Results, row: pd.Series) -> str:
     """The loss of test accuracy, with an interval if there are several runs."""
-    found, count = runs.loss(results, row)
+    found, count, control = runs.loss(results, row)
+    against = " against the dense control" if control else ""
     if pd.isna(found.value):
         return f"has an unknown test accuracy{_of_runs(count)}"
     if count == 1:
         verb = "lost" if found.value >= 0 else "gained"
-        return f"{verb} {percent(abs(found.value))} points of test accuracy in its only run"
-    change = f"{percent(abs(found.value))} ± {percent(found.high - found.value)} points of test accuracy"
+        return f"{verb} {percent(abs(found.value))} points of test accuracy{against} in its only run"
+    change = f"{percent(abs(found.value))} ± {percent(found.high - found.value)} points of test accuracy{against}"
     text = f"{'loses' if found.value >= 0 else 'gains'} {change} (mean and 95 % interval over {count} runs)"
     return f"{text}, which may be zero," if found.low <= 0 <= found.high else text
 
@@ -86,10 +90,7 @@ def _selection(results: Results, row: pd.Series, count: int) -> str:
     why = _choose(runs.front(results), results)[1]
     tested = runs.runs_of(results, row)["test_accuracy"].dropna()
     spread = f" ({percent(tested.min())} to {percent(tested.max())} %)" if len(tested) > 1 else ""
-    known = {
-        "the baseline's": (results.record.get("baseline") or {}).get("test_accuracy"),
-        "the dense control's": dense_control(results.trials)["test_accuracy"].mean(),
-    }
+    known = dict(zip(("the baseline's", "the dense control's"), runs.dense_accuracies(results), strict=True))
     dense = "".join(f", {name} {percent(value)} %" for name, value in known.items() if not pd.isna(value))
     selected = f"selected from {count} complete networks as {why} on validation data"
     which = selected if count > 1 else "the only complete network"
@@ -112,6 +113,10 @@ def _limitations(results: Results, row: pd.Series) -> str:
     )
 
 
+_HARMFUL = (
+    "The dense control fell below the untouched baseline, so this fine-tuning harms by itself: part of the loss may be "
+    "its doing, and a lower rate or more epochs may lose less."
+)
 _SCHEDULES = {
     "one shot": "in one shot",
     "iterative": "with an iterative schedule",

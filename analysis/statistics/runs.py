@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.results_folder import RECIPE, Results, networks
+from analysis.results_folder import RECIPE, Results, dense_control, networks
 from analysis.statistics import pareto
 from analysis.statistics.intervals import Interval, mean_interval
 
@@ -15,10 +15,15 @@ MEANS = [f"{name}_{what}" for name in MEASURED for what in ("mean", "std")]
 
 
 class Loss(NamedTuple):
-    """A recipe's drop of test accuracy below the baseline (a fraction), and its number of runs."""
+    """A recipe's drop of test accuracy (a fraction) below the better of baseline and dense control.
+
+    runs: of the recipe. control: whether the control was the better one: a baseline that was not trained to its end
+    gains by any further training, pruned or not.
+    """
 
     loss: Interval
     runs: int
+    control: bool
 
 
 def recipes(trials: pd.DataFrame) -> pd.Series:
@@ -65,7 +70,15 @@ def runs_of(results: Results, row: pd.Series) -> pd.DataFrame:
 
 
 def loss(results: Results, row: pd.Series) -> Loss:
-    """Drop of test accuracy of `row`'s recipe below the baseline (a single seed): mean and 95 % t interval."""
-    dense = (results.record.get("baseline") or {}).get("test_accuracy")
+    """Drop of test accuracy of `row`'s recipe below the dense network (a single seed): mean and 95 % t interval."""
+    dense, control = dense_accuracies(results)
     tested = runs_of(results, row)["test_accuracy"].dropna().astype("float64")
-    return Loss(mean_interval((float("nan") if dense is None else dense) - tested), len(tested))
+    better = bool(control > dense)
+    return Loss(mean_interval((control if better else dense) - tested), len(tested), better)
+
+
+def dense_accuracies(results: Results) -> tuple[float, float]:
+    """Test accuracy of the baseline, and the mean of the dense controls; NaN where unknown."""
+    dense = (results.record.get("baseline") or {}).get("test_accuracy")
+    control = dense_control(results.trials)["test_accuracy"].astype("float64").mean()
+    return float("nan") if dense is None else float(dense), float(control)

@@ -33,6 +33,17 @@ class Interruption:
             for one in self._signals:
                 signal.signal(one, self._handle)
 
+    @contextmanager
+    def while_ray_starts(self) -> Iterator[None]:
+        """Turns SystemExit(SIGTERM) into KeyboardInterrupt: Ray's handler raises it until `install` is called again."""
+        try:
+            yield
+        except SystemExit as error:
+            if error.code != signal.SIGTERM:
+                raise
+            self.received = signal.SIGTERM
+            raise KeyboardInterrupt from None
+
     def happened(self) -> bool:
         """Whether one of the signals was received."""
         return self.received is not None

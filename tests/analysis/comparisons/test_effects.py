@@ -85,6 +85,16 @@ def test_no_difference_is_rarely_called_clear(tmp_path: Path) -> None:
     assert told <= 0.05 * 4 * 60
 
 
+def test_confirmation_runs_count_as_runs_of_their_recipe(results: Results) -> None:
+    first = results.trials.iloc[:4]
+    again = first.assign(
+        kind="confirm", confirms=first["trial_id"], trial_id=[f"k{i:04d}" for i in range(4)], test_accuracy=0.0
+    )
+    both = results._replace(trials=pd.concat([results.trials, again], ignore_index=True))
+    before, after = (effects(one).frame.set_index("axis").loc["schedule", "difference"] for one in (results, both))
+    assert after != pytest.approx(before, abs=1e-6)
+
+
 def test_the_best_level_is_chosen_on_validation(results: Results) -> None:
     swapped = results.trials.assign(accuracy=results.trials["schedule"].map({"one_shot": 0.9, "iterative": 0.5}))
     line = effects(results._replace(trials=swapped)).frame.set_index("axis").loc["schedule"]

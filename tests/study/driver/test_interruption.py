@@ -63,3 +63,14 @@ def test_handlers_are_as_before_afterwards() -> None:
             signal.raise_signal(signal.SIGTERM)
         assert interruption.happened()
     assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_rays_handler_while_it_starts_is_an_interruption_too() -> None:
+    from study.driver.interruption import Interruption
+
+    interruption = Interruption()
+    with pytest.raises(KeyboardInterrupt), interruption.while_ray_starts():
+        sys.exit(signal.SIGTERM)  # as `ray.init` handles the signal
+    assert interruption.exit_code == 143
+    with pytest.raises(SystemExit, match="^2$"), interruption.while_ray_starts():
+        sys.exit(2)

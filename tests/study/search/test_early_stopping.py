@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.statistics.pareto import is_nondominated
+from study.config import Recipe
 from study.search import early_stopping as stopping
-from study.search.early_stopping import Stopper, epsilon_net, front_ranks
+from study.search.early_stopping import Stopper, after_last_cut, epsilon_net, front_ranks
 
 grid = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30)
 
@@ -94,3 +95,13 @@ def test_only_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_makes_no_rungs_is_refused(min_epochs: Any, reduction: Any) -> None:
     with pytest.raises(ValueError, match=f"min_epochs {min_epochs}, reduction {reduction}"):
         Stopper(min_epochs, reduction)
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "expected"),
+    [(1, 4, [1, 2, 3, 4]), (2, 4, [-1, 0, 1, 2]), (2, 3, [-1, 0, 1]), (3, 4, [-2, -1, 0, 1]), (4, 2, [-1, 0])],
+)
+def test_only_whole_epochs_after_the_last_cut_count(steps: int, epochs: int, expected: list[int]) -> None:
+    """Of three epochs over two cuts one and a half are after the last: at the end of the second it is half an epoch."""
+    recipe = Recipe(sparsity=0.5, schedule="iterative", steps=steps, finetune_epochs=epochs)
+    assert [after_last_cut(recipe, epoch) for epoch in range(1, epochs + 1)] == expected
