@@ -85,14 +85,27 @@ def test_the_answer_has_the_interval_over_all_runs(tmp_path: Path) -> None:
     results = confirmed(tmp_path / "study")
     row = quoted(results)
     assert row is not None
-    values = 0.924 - np.array([row["test_accuracy"] - 0.005 * i for i in range(3)])
+    values = 0.929 - np.array([row["test_accuracy"] - 0.005 * i for i in range(3)])
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     found = runs.loss(results, row)
     assert found.loss == pytest.approx((values.mean(), low, high))
-    assert found.runs == 3
+    assert (found.runs, found.control) == (3, True)
     sentence, limits = answer(results)
-    assert f"± {50 * (high - low):.1f} points of test accuracy (mean and 95 % interval over 3 runs)" in sentence
+    assert f"± {50 * (high - low):.1f} points of test accuracy against the dense control (mean and" in sentence
     assert "slightly optimistic" in limits
+
+
+def test_a_loss_is_against_the_better_of_baseline_and_control(tmp_path: Path) -> None:
+    results = confirmed(tmp_path / "study")
+    row = quoted(results)
+    assert row is not None
+    tested = runs.runs_of(results, row)["test_accuracy"].mean()
+    for control, reference in ((0.95, 0.95), (0.90, 0.924), (np.nan, 0.924)):
+        is_control = results.trials["kind"] == "control"
+        trials = results.trials.assign(test_accuracy=results.trials["test_accuracy"].mask(is_control, control))
+        changed = results._replace(trials=trials)
+        assert runs.loss(changed, row).loss.value == pytest.approx(reference - tested)
+        assert ("this fine-tuning harms by itself" in answer(changed)[1]) == (control < 0.924)
 
 
 def test_the_answer_chooses_by_the_mean_of_runs(tmp_path: Path) -> None:

@@ -166,6 +166,12 @@ def test_random_pruning_follows_the_trials_seed(shared: Any) -> None:
     assert not equal(one, other)
 
 
+def test_batches_follow_the_trials_seed(shared: Any) -> None:
+    states = [run(shared, seed, recalibrate=False).network.state["conv1.weight"] for seed in (1, 1, 2)]
+    assert np.array_equal(states[0], states[1])
+    assert not np.array_equal(states[0], states[2])
+
+
 def test_batch_norm_is_recalibrated_on_augmented_images_of_the_trial(
     shared: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
