@@ -16,7 +16,7 @@ from study.baseline import training
 from study.config import StudyFile
 from study.config import axes as spaces
 from study.config.recipe import sketch
-from study.driver.resolution import of_network
+from study.driver.resolution import of_network, short_budget
 from study.results.messages import duration
 from study.training import precision
 from study.trials import scan
@@ -58,7 +58,7 @@ def estimate(file: StudyFile, data_dir: str | None) -> str:
     )
     lines = [
         yaml.safe_dump(file.resolved(), sort_keys=False, width=110),
-        *([about] if about else []),
+        *filter(None, (about, short_budget(file))),
         str(images),
         f"recipes: {file.trials} ({_of_all(file)}), "
         f"{file.study.seeds} seed(s) each: {runs} trials of {epochs:.1f} fine-tuning epochs on average",

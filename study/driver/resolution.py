@@ -41,9 +41,18 @@ def resolve(file: StudyFile, data: Data, say: Callable[[str], None] = lambda _: 
         if samples > len(data.train):
             raise ValueError(f"space.{key}: {samples}, but there are {len(data.train)} train images")
     resolved = of_network(file, model, data.in_shape)
-    if about:
-        say(about)
+    for line in filter(None, (about, short_budget(file))):
+        say(line)
     return resolved
+
+
+def short_budget(file: StudyFile) -> str:
+    """A note if recipes cut more often than they have fine-tuning epochs; else ""."""
+    steps = max(file.values("steps")) if set(file.values("schedule")) - {"one_shot"} else 1
+    epochs = min(file.values("finetune_epochs"))
+    if "epochs_per_step" in file.space or not 0 < epochs < steps:
+        return ""
+    return f"note: up to {steps} cuts share {epochs} fine-tuning epochs, which is less than one after each cut"
 
 
 def of_network(file: StudyFile, model: nn.Module, in_shape: tuple[int, int, int]) -> StudyFile:

@@ -12,6 +12,7 @@ import pruning
 from pruning.allocation.scopes import SCOPES
 from pruning.calibration.least_squares import RECONSTRUCTIONS
 from pruning.channels.surgery import apply_plan
+from pruning.criteria import layerwise
 from pruning.criteria.registry import CRITERIA
 from pruning.measure import cost
 from pruning.weights import masks
@@ -19,6 +20,12 @@ from tests.cutting import begin, prune_to, score
 
 IMAGES = torch.zeros(2, 3, 32, 32)
 BATCHES = [(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2)), torch.arange(4))]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removal orders of `obc` in parts of 72 weights, a tenth of the time of whole filters."""
+    monkeypatch.setattr(layerwise, "BLOCK", 72)
 
 
 @pytest.fixture

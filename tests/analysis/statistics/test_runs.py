@@ -100,11 +100,11 @@ def test_a_loss_is_against_the_better_of_baseline_and_control(tmp_path: Path) ->
     row = quoted(results)
     assert row is not None
     tested = runs.runs_of(results, row)["test_accuracy"].mean()
-    for control, reference in ((0.95, 0.95), (0.90, 0.924), (np.nan, 0.924)):
+    for control, dense in ((0.95, 0.95), (0.90, 0.924), (np.nan, 0.924)):
         is_control = results.trials["kind"] == "control"
         trials = results.trials.assign(test_accuracy=results.trials["test_accuracy"].mask(is_control, control))
         changed = results._replace(trials=trials)
-        assert runs.loss(changed, row).loss.value == pytest.approx(reference - tested)
+        assert runs.loss(changed, row).loss.value == pytest.approx(dense - tested)
         assert ("this fine-tuning harms by itself" in answer(changed)[1]) == (control < 0.924)
 
 

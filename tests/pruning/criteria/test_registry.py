@@ -19,6 +19,7 @@ from pruning.calibration.least_squares import RECONSTRUCTIONS
 from pruning.channels.graph import dependency_graph, group_scores, plan_without
 from pruning.channels.plans import Plan
 from pruning.channels.surgery import apply_plan
+from pruning.criteria import layerwise
 from pruning.criteria.registry import COMPUTE_COSTS, CRITERIA
 from pruning.weights.masks import Scores, prunable
 from tests.networks import trained_like
@@ -26,6 +27,12 @@ from tests.networks import trained_like
 WEIGHT_CRITERIA = [name for name, criterion in CRITERIA.items() if criterion.weight is not None]
 each_criterion = pytest.mark.parametrize("name", WEIGHT_CRITERIA)
 each_of_channels = pytest.mark.parametrize("name", CRITERIA)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removal orders of `obc` in parts of 72 weights, a tenth of the time of whole filters."""
+    monkeypatch.setattr(layerwise, "BLOCK", 72)
 
 
 @pytest.fixture(autouse=True)

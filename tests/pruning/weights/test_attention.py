@@ -64,7 +64,7 @@ def test_criteria_value_them_or_say_that_they_cannot(name: Any) -> None:
     batches = [(images.double(), labels) for images, labels in BATCHES]
     if name == "bn_scale":
         return  # there is no batch norm
-    if name in ("activation", "apoz", "fisher", "obs", "regression"):
+    if name in ("activation", "apoz", "fisher", "obs", "obc", "regression"):
         with pytest.raises(ValueError, match=r"inside of module 'attention' \(MultiheadAttention\) are not seen"):
             score(pruned, CRITERIA[name], batches, torch.Generator())
         return

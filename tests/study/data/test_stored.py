@@ -53,7 +53,9 @@ def test_what_is_written_in_any_order_is_read_by_any_rows(
     assert isinstance(disk, DiskImages)
     assert (len(disk), disk.shape, disk.nbytes) == (count, images.shape, images.nbytes)
     rows = draw.integers(count, size=7)
-    assert np.abs(disk.read(rows).astype(int) - images[rows]).max() <= (4 if jpeg else 0)
+    assert np.abs(disk.read(rows).astype(int) - images[rows]).max() <= (
+        8 if jpeg else 0
+    )  # of 2x2 pixels of noise, more than of a photo
     assert disk.read(rows[:0]).shape == (0, *images.shape[1:])
 
 

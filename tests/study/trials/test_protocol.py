@@ -81,7 +81,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Any:
             ]))  # fmt: skip
             return step(*more)
 
-        optimizer.step = recorded
+        optimizer.step = recorded  # type: ignore[assignment, method-assign]
         return optimizer
 
     monkeypatch.setitem(optimisers.OPTIMIZERS, "sgd", sgd)
