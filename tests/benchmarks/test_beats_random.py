@@ -17,7 +17,7 @@ from study.trials.steps import run_trial
 SHARES = {"weight": 0.5, "channel": 0.3}
 SEEDS = range(2)
 PAIRS = [(name, "weight") for name, form in CRITERIA.items() if form.weight is not None and name != "random"]
-PAIRS += [(name, "channel") for name in ("taylor", "fisher", "obs", "regression", "thinet")]
+PAIRS += [(name, "channel") for name in ("taylor", "fisher", "regression", "thinet")]
 
 
 def accuracy(shared: Any, criterion: Any, granularity: Any) -> Any:
