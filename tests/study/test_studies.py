@@ -88,7 +88,8 @@ def scopes(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     with one_ray(tmp_path_factory.mktemp("ray")), pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "RATIOS", SHARES)
         runs = [study("scopes", out, "space.criterion=taylor", "space.sparsity=0.5", "study.seeds=1", *extra)]
-        runs.append(study("layer_sensitivity", out, "space.criterion=taylor", f"space.sparsity={SHARES}"))
+        scanned = ["space.criterion=taylor", f"space.sparsity={SHARES}", "space.finetune_epochs=0"]
+        runs.append(study("layer_sensitivity", out, *scanned))
         runs.append(ended("--resume", out / "scopes"))
     assert [code for code, _ in runs] == [0] * 3, runs
     return out, *(told for _, told in runs)
