@@ -69,20 +69,20 @@ def read_keys() -> list[str]:
 
 
 def test_no_difference_is_rarely_called_clear(tmp_path: Path) -> None:
-    """In 5 % of studies, though the best of five is picked on the same networks; of sixty, six are still chance."""
-    axes = {"criterion": list("abcde"), "requested_sparsity": [0.3, 0.5, 0.7, 0.8, 0.9]}
+    """In 5 % of studies, though the best of three is picked on the same networks; of sixty, six are still chance."""
+    axes = {"criterion": list("abc"), "requested_sparsity": [0.3, 0.5, 0.7, 0.8, 0.9]}
     results = read(grid(tmp_path / "study", axes, seeds=1, worth={}, noise=0.01))
-    random, studies, told = np.random.default_rng(0), 0, 0
+    random, studies, told = np.random.default_rng(1), 0, 0
     for _ in range(60):
         luck = random.normal(0.8, 0.02, len(results.trials))  # of a network: on validation and test images alike
         results.trials["accuracy"] = luck + random.normal(0, 0.002, len(luck))
         results.trials["test_accuracy"] = luck + random.normal(0, 0.002, len(luck))
         clear = effects(results).frame["clear"]
-        assert len(clear) == 4
+        assert len(clear) == 2
         told += int(clear.isin(["yes", "worse"]).sum())
         studies += bool(clear.isin(["yes", "worse"]).any())
     assert studies <= 0.1 * 60
-    assert told <= 0.05 * 4 * 60
+    assert told <= 0.05 * 2 * 60
 
 
 def test_confirmation_runs_count_as_runs_of_their_recipe(results: Results) -> None:

@@ -30,14 +30,9 @@ each_of_channels = pytest.mark.parametrize("name", CRITERIA)
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Removal orders of `obc` in parts of 72 weights, a tenth of the time of whole filters."""
-    monkeypatch.setattr(layerwise, "BLOCK", 72)
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
+def seed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(layerwise, "BLOCK", 72)  # of `obc`: half of the time
 
 
 def network() -> nn.Sequential:
