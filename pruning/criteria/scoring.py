@@ -1,8 +1,8 @@
-"""Shared by criteria that use data: eval mode, hooks, unfolded layer inputs, sums over units."""
+"""Shared by criteria: the check of scores, and sums over the units of channels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from pruning.channels.graph import Graph, removed_units
 from pruning.channels.plans import Plan
 from pruning.weights.masks import Scores, prunable
-
-Batches = Sequence[tuple[Tensor, Tensor]]  # images (N, C, ...) and labels (N,), on the model's device
 
 
 def check_scores(scores: Scores, model: nn.Module) -> None:

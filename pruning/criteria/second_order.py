@@ -20,9 +20,8 @@ from pruning.criteria.gradients import Call, image_gradients, output_gradients
 from pruning.weights.masks import Scores, prunable
 
 BLOCK = 128  # weights
-DAMPING = (
-    1e-5  # share of F's mean diagonal that is added to its diagonal; more hides what the inverse tells (WoodFisher)
-)
+# Share of F's mean diagonal that is added to its diagonal, as WoodFisher; more hides what the inverse tells.
+DAMPING = 1e-5
 HELD = 2**29  # tensor elements of layers' inputs and gradients held at once: 2 GiB of float32
 STACKED = 2**26  # tensor elements of per-image gradients held at once: 256 MiB
 
