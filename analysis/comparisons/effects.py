@@ -13,13 +13,25 @@ from analysis.presentation.rendering import Table
 from analysis.results_folder import RECIPE, Results, axes, candidates, networks
 from analysis.statistics.intervals import CONFIDENCE, MATCHED, holm, mean_interval, verdict
 
-COMPARED = ("criterion", "granularity", "scope", "schedule", "quantize", "distil")
+NUMBERS = ("sparse_epochs", "distil")  # compared as levels, in at most NUMBER_BINS bins
+COMPARED = ("criterion", "granularity", "scope", "schedule", "reconstruct", "quantize", *NUMBERS)
 CALIPER = 0.025  # largest difference of achieved sparsity within a pair of networks
 MIN_PAIRS = 3  # of recipes that differ in one axis only; with fewer, networks are paired by sparsity
 SPARSITY_BINS, NUMBER_BINS = 10, 5  # quantile bins of sparsity, and of other numbers, if there are more values
 _DEPENDENT_KEYS = {  # axis -> keys with another meaning, or none, on another level of that axis
     "schedule": {"steps", "initial_sparsity"},
-    "granularity": {"channel_share", "sparsity_of", "reduce", "min_channels", "round_to", "layer", "group"},
+    "granularity": {
+        "channel_share",
+        "sparsity_of",
+        "reduce",
+        "min_channels",
+        "round_to",
+        "layer",
+        "group",
+        "sparse_epochs",
+        "group_lasso",
+    },
+    "sparse_epochs": {"group_lasso"},
     "distil": {"temperature"},
 }
 _COLUMNS = ["axis", "level", "other", "pairs", "matched", "difference", "low", "high", "p", "clear"]
@@ -41,7 +53,8 @@ def effects(results: Results) -> Table:
     pairs of levels of the axis, so that the choice of the best one among them counts), clear.
     """
     every = networks(results.trials)
-    every = every.assign(distil=binned(every["distil"], NUMBER_BINS).map("{:g}".format, na_action="ignore"))
+    levels = {axis: binned(every[axis], NUMBER_BINS).map("{:g}".format, na_action="ignore") for axis in NUMBERS}
+    every = every.assign(**levels)
     rows = every.loc[candidates(results.trials).index].dropna(subset=["test_accuracy", "sparsity"])
     frames = [_against_others(every, rows, axis) for axis in COMPARED if rows[axis].nunique() > 1]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)

@@ -97,6 +97,14 @@ class Recipe(Section):
     epochs_per_step: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="epochs after each cut; give it instead of `finetune_epochs`"
     )
+    sparse_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="channel recipes: so many of the epochs come before the first cut, with a group lasso that shrinks "
+        "whole channels (sparse learning)",
+    )
+    group_lasso: Annotated[float, Field(gt=0)] = Field(
+        default=5e-4, description="with `sparse_epochs`: strength of the group lasso"
+    )
     finetune_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="fine-tune on only this many training images, stratified by class and the same for every recipe "
@@ -154,8 +162,9 @@ class Recipe(Section):
             follows = {"steps": 1, "initial_sparsity": 0.0}
         if _values_channels_only(given.get("criterion")) and "granularity" not in given:
             follows["granularity"] = "channel"
-        if not given.get("distil"):
-            follows["temperature"] = cls.model_fields["temperature"].default
+        for key, follower in {"distil": "temperature", "sparse_epochs": "group_lasso"}.items():
+            if not given.get(key):
+                follows[follower] = cls.model_fields[follower].default
         return {**given, **follows}
 
     @model_validator(mode="after")
@@ -168,6 +177,7 @@ class Recipe(Section):
             both = ", ".join(name for name in CRITERIA if not _values_channels_only(name))
             raise ValueError(f"criterion {self.criterion} values channels only; for weights there are {both}")
         self._check_granularity()
+        self._check_sparse_learning()
         for key, granularity in (("layer", "weight"), ("group", "channel")):
             if getattr(self, key) is None:
                 continue
@@ -192,6 +202,17 @@ class Recipe(Section):
         if self.granularity == "hybrid" and self.scope == "sensitivity":
             raise ValueError("scope: sensitivity scans weights or channels, so granularity is not hybrid")
 
+    def _check_sparse_learning(self) -> None:
+        if not self.sparse_epochs:
+            return
+        if self.granularity not in ("channel", "hybrid"):
+            raise ValueError(
+                f"sparse_epochs: the group lasso shrinks whole channels, so granularity is channel or hybrid, not "
+                f"{self.granularity}; for some recipes only: {{choices: [...], when: {{granularity: channel}}}}"
+            )
+        if self.sparse_epochs > self.epochs:
+            raise ValueError(f"sparse_epochs: is {self.sparse_epochs}, of {self.epochs} epochs in all")
+
     @property
     def part(self) -> str | None:
         """The single layer or dependency group to cut, if the recipe names one."""
@@ -200,4 +221,6 @@ class Recipe(Section):
     @property
     def epochs(self) -> int:
         """Total fine-tuning epochs."""
-        return self.finetune_epochs if self.epochs_per_step is None else self.epochs_per_step * self.steps
+        if self.epochs_per_step is None:
+            return self.finetune_epochs
+        return self.sparse_epochs + self.epochs_per_step * self.steps

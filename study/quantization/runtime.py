@@ -80,10 +80,10 @@ def speeds(
 
     Of a quantized network, latency_ms is that of its 8-bit file, and float_latency_ms that of the network before.
     """
-    in_floats = _engine(dense, in_shape)
+    in_floats = engine(dense, in_shape)
     result = {}
     for name, (network, int8) in networks.items():
-        before = _engine(network, in_shape)
+        before = engine(network, in_shape)
         timed = {"dense": in_floats, "pruned": before}
         if int8 is not None:
             timed |= {"pruned": Engine(open_onnx(int8)), "float": before}
@@ -92,7 +92,8 @@ def speeds(
     return result
 
 
-def _engine(network: nn.Module, in_shape: tuple[int, int, int]) -> Engine:
+def engine(network: nn.Module, in_shape: tuple[int, int, int]) -> Engine:
+    """The network as onnxruntime runs it, on one thread. in_shape: (channels, height, width) of its inputs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
         write_onnx(network.cpu().float().eval(), torch.zeros(2, *in_shape), {}, path)

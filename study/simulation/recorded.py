@@ -49,7 +49,7 @@ class Recorded:
         except ValueError as error:
             raise ValueError(f"{folder / 'trials.csv'}: {error}") from None
         if not self.runs:
-            raise ValueError(f"{folder}: no complete trial to simulate with")
+            raise ValueError(f"{folder / 'trials.csv'}: no complete trial to simulate with")
         self._points = np.array([self._coordinates(run.recipe) for run in self.runs])
         self._is_choice = np.array([axis.choices is not None for axis in self.axes.values()])
         worst = [0.0 if direction == "max" else max(column) for direction, column in zip(*self._columns(), strict=True)]

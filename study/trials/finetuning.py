@@ -65,8 +65,22 @@ class FineTuning:
         """Total number of optimiser steps."""
         return self._recipe.epochs * self._steps_per_epoch
 
-    def until(self, end: int, pruned: Pruned, optimizer: torch.optim.Optimizer) -> Iterator[Row]:
-        """Train up to step `end`, from one cut to the next; yields the history row of every epoch completed."""
+    @property
+    def sparse_steps(self) -> int:
+        """Those before the first cut."""
+        return self._recipe.sparse_epochs * self._steps_per_epoch
+
+    def until(
+        self,
+        end: int,
+        pruned: Pruned,
+        optimizer: torch.optim.Optimizer,
+        before_step: Callable[[], None] = lambda: None,
+    ) -> Iterator[Row]:
+        """Train up to step `end`, from one cut to the next; yields the history row of every epoch completed.
+
+        before_step: see `loop.train`.
+        """
         reapply_masks = masks.hold_masks(pruned.model, pruned.masks) if pruned.masks else _no_masks
         start, steps = (self._step, end - self._step) if self._restarts else (0, self.steps)
         while self._step < end:
@@ -75,7 +89,7 @@ class FineTuning:
             rates = [self._recipe.finetune_lr * self._factor((i - start) / steps) for i in range(self._step, stop)]
             loss = loop.train(
                 pruned.model, self._batches, optimizer, rates,
-                distillation=self._distillation, after_step=reapply_masks,
+                distillation=self._distillation, before_step=before_step, after_step=reapply_masks,
             )  # fmt: skip
             self._losses += loss * len(rates)
             self._step = stop

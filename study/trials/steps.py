@@ -14,6 +14,7 @@ from pruning.channels.surgery import carry_state
 from pruning.measure import cost
 from pruning.pipeline import Pruned, begin, prune_to
 from pruning.schedules import cut_points
+from pruning.sparse_learning import group_lasso
 from study.baseline.network import arrays
 from study.config import Recipe
 from study.data.splits import calibration
@@ -108,18 +109,25 @@ def _prune_and_finetune(
     calibrating = rows_of(calibration(context.data, recipe.calibration_samples, seed), device)
     example = data.images.batch(data.validation[:1])[0]
     pruned = begin(context.baseline.network(device), example, prune_settings(recipe, context.curves))
-    scores = baseline_scores(recipe, seed, context, data.images, pruned)
     optimizer = _optimizer(recipe, pruned.model)
     tuned = data._replace(train=rows_of(training_images(context.data, recipe.finetune_samples), device))
     tuning = FineTuning(recipe, tuned, context.section, lambda: context.baseline.network(device), seed, history)
     cuts = cut_points(recipe.schedule, recipe.sparsity, recipe.steps, recipe.initial_sparsity)
+    if recipe.sparse_epochs:
+        assert pruned.graph is not None
+        lasso = group_lasso(pruned.graph, pruned.model, recipe.group_lasso)
+        yield from tuning.until(tuning.sparse_steps, pruned, optimizer, lasso)
+        scores = None  # of the baseline, which this no longer is
+    else:
+        scores = baseline_scores(recipe, seed, context, data.images, pruned)
     for number, sparsity in enumerate(cuts, start=1):
         before, batches = pruned, data.images.batches(calibrating)
         pruned = prune_to(before, sparsity, batches, generator, scores)
         optimizer, scores = _carry_optimizer(optimizer, recipe, before, pruned), None
         if recipe.recalibrate:
             evaluation.recalibrate(pruned.model, data.images, calibrating, generator)
-        yield from tuning.until(round(number * tuning.steps / len(cuts)), pruned, optimizer)
+        end = tuning.sparse_steps + round(number * (tuning.steps - tuning.sparse_steps) / len(cuts))
+        yield from tuning.until(end, pruned, optimizer)
     return pruned
 
 
