@@ -54,7 +54,11 @@ def evaluate(folder: Path, data: Data, device: torch.device) -> dict[str, Any]:
         sizes = cost.size_bytes(model), cost.sparse_size_bytes(model)
     else:
         run = runtime.opened(folder / "network.onnx", content, card)
-        timed, accuracy, example = runtime.Engine(run), runtime.accuracy(run, images, rows), example.cpu().contiguous()
+        timed, accuracy, example = (
+            runtime.Engine(run),
+            evaluation.accuracy(runtime.correct(run, images, rows)),
+            example.cpu().contiguous(),
+        )
         sizes = len(content), onnx_file.sparse_size_bytes(content)
     return {
         "network": folder.name.encode(errors="backslashreplace").decode(),

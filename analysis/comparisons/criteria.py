@@ -14,6 +14,7 @@ from analysis.presentation import style
 from analysis.presentation.rendering import Table, label, percent
 from analysis.presentation.style import DASHED, INK, styled
 from analysis.results_folder import RECIPE, Results, networks, ordered
+from analysis.statistics import tested_images
 from analysis.statistics.intervals import against, matched
 
 CONTROL = "random"  # the criterion that the others are compared with
@@ -44,14 +45,15 @@ def _comparison(results: Results, axis: str, reference: str, within: list[str]) 
     rows = networks(results.trials).dropna(subset=["test_accuracy", axis])
     cell = _cell_keys(rows, within)
     shared = matched(rows, axis, cell)
-    frame = against(shared, axis, reference, cell)[[axis, *cell, *_COLUMNS]]
+    frame = against(shared, axis, reference, cell, tested_images.of_difference(results))[[axis, *cell, *_COLUMNS]]
     count = int(frame["clear"].isin(["yes", "worse", "not clear"]).sum())
     chance = f" About {count / 20:.0f} of these {count} intervals miss the true value by chance." if count >= 20 else ""
     unmatched = len(rows) - len(shared)
     left_out = f" Left out: {style.counted(unmatched)} at sparsities with a single {axis}." if unmatched else ""
     return frame, (
         f"Test accuracy by {axis} at the same requested sparsity: mean and standard deviation over runs, and the "
-        f"difference from {reference}'s mean with its 95 % interval (Welch's t; none for a single run). The last "
+        f"difference from {reference}'s mean with its 95 % interval (over runs, Welch's t, and, where each network's "
+        f"answers are kept, over the test images; none for a single run). The last "
         f"column: yes, the interval lies above zero; worse, below; not clear, it contains zero.{chance}"
         f"{_uncontrolled(shared, [axis, *cell])}{left_out}"
     )

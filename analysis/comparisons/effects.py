@@ -11,7 +11,9 @@ from scipy import stats
 
 from analysis.presentation.rendering import Table
 from analysis.results_folder import RECIPE, Results, axes, candidates, networks
-from analysis.statistics.intervals import CONFIDENCE, MATCHED, holm, mean_interval, verdict
+from analysis.statistics import tested_images
+from analysis.statistics.intervals import CONFIDENCE, MATCHED, holm, mean_interval, p_value, verdict
+from analysis.statistics.tested_images import ImageVariance
 
 NUMBERS = ("sparse_epochs", "distil")  # compared as levels, in at most NUMBER_BINS bins
 COMPARED = ("criterion", "granularity", "scope", "schedule", "reconstruct", "quantize", *NUMBERS)
@@ -38,10 +40,14 @@ _COLUMNS = ["axis", "level", "other", "pairs", "matched", "difference", "low", "
 
 
 class Pairs(NamedTuple):
-    """Differences of test accuracy between paired networks of two levels, and how they were paired."""
+    """Differences of test accuracy between paired networks of two levels, and how they were paired.
+
+    images: what the draw of the test images adds to the variance of their mean.
+    """
 
     differences: np.ndarray
     matched: str
+    images: float = 0.0
 
 
 def effects(results: Results) -> Table:
@@ -56,7 +62,8 @@ def effects(results: Results) -> Table:
     levels = {axis: binned(every[axis], NUMBER_BINS).map("{:g}".format, na_action="ignore") for axis in NUMBERS}
     every = every.assign(**levels)
     rows = every.loc[candidates(results.trials).index].dropna(subset=["test_accuracy", "sparsity"])
-    frames = [_against_others(every, rows, axis) for axis in COMPARED if rows[axis].nunique() > 1]
+    images = tested_images.of_difference(results)
+    frames = [_against_others(every, rows, axis, images) for axis in COMPARED if rows[axis].nunique() > 1]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_COLUMNS)
     return Table(
         frame,
@@ -70,16 +77,16 @@ def effects(results: Results) -> Table:
     )
 
 
-def _against_others(every: pd.DataFrame, rows: pd.DataFrame, axis: str) -> pd.DataFrame:
+def _against_others(every: pd.DataFrame, rows: pd.DataFrame, axis: str, images: ImageVariance) -> pd.DataFrame:
     gains = marginal(rows, axis, "accuracy").sort_values("effect", ascending=False, kind="stable")
     best, *_ = levels = list(gains["level"])
     lines = []
     for level, other in itertools.combinations(levels, 2):
-        found = pairs(every, axis, level, other)
-        gap = mean_interval(found.differences)
+        found = pairs(every, axis, level, other, images)
+        gap = mean_interval(found.differences, found.images)
         line = {"axis": axis, "level": level, "other": other, "pairs": len(found.differences)}
         line |= {"matched": found.matched, "difference": gap.value, "low": gap.low, "high": gap.high}
-        lines.append(line | {"p": _p_value(found.differences)})
+        lines.append(line | {"p": p_value(found.differences, found.images)})
     adjusted = holm([line["p"] for line in lines])[: len(levels) - 1]
     frame = pd.DataFrame(lines[: len(levels) - 1])  # combinations begin with those of the best level
     words = [
@@ -89,7 +96,9 @@ def _against_others(every: pd.DataFrame, rows: pd.DataFrame, axis: str) -> pd.Da
     return frame.assign(p=adjusted, clear=pd.Series(words, index=frame.index, dtype="str"))
 
 
-def pairs(rows: pd.DataFrame, axis: str, level: object, other: object) -> Pairs:
+def pairs(
+    rows: pd.DataFrame, axis: str, level: object, other: object, images: ImageVariance = lambda one, other: 0.0
+) -> Pairs:
     """Pairs networks of two levels of `axis`: by recipe if there are at least MIN_PAIRS, otherwise by sparsity.
 
     Args:
@@ -97,6 +106,7 @@ def pairs(rows: pd.DataFrame, axis: str, level: object, other: object) -> Pairs:
       axis: the column that holds both levels.
       level: the first level; differences are its test accuracy minus the other's.
       other: the second level.
+      images: see `intervals.against`.
     """
     rows = rows.dropna(subset=["test_accuracy", "sparsity"])
     one, two = rows[rows[axis] == level], rows[rows[axis] == other]
@@ -105,41 +115,38 @@ def pairs(rows: pd.DataFrame, axis: str, level: object, other: object) -> Pairs:
     ]
     first, second = (
         part.assign(requested_sparsity=part["requested_sparsity"].round(MATCHED))
-        .groupby(keys, dropna=False)["test_accuracy"]
-        .mean()
+        .groupby(keys, dropna=False)
+        .agg(test_accuracy=("test_accuracy", "mean"), ids=("trial_id", list))
         for part in (one, two)
     )
     both = pd.merge(first.reset_index(), second.reset_index(), on=keys)
     if len(both) >= MIN_PAIRS:
-        return Pairs((both["test_accuracy_x"] - both["test_accuracy_y"]).to_numpy(dtype=float), "recipe")
+        differences = (both["test_accuracy_x"] - both["test_accuracy_y"]).to_numpy(dtype=float)
+        return Pairs(differences, "recipe", images(*(itertools.chain(*both[ids]) for ids in ("ids_x", "ids_y"))))
     strata = [key for key in COMPARED if key != axis and rows[key].notna().any()]  # older folders lack some
     groups = dict(iter(two.groupby(strata, dropna=False)))
     found = [
-        _paired_by_sparsity(group, groups[key]) for key, group in one.groupby(strata, dropna=False) if key in groups
+        pair
+        for key, group in one.groupby(strata, dropna=False)
+        if key in groups
+        for pair in _paired_by_sparsity(group, groups[key])
     ]
-    return Pairs(np.concatenate(found) if found else np.empty(0), "sparsity")
+    accuracy, name = rows["test_accuracy"], rows["trial_id"]
+    differences = np.array([accuracy[i] - accuracy[j] for i, j in found], dtype=float)
+    return Pairs(differences, "sparsity", images([name[i] for i, _ in found], [name[j] for _, j in found]))
 
 
-def _paired_by_sparsity(one: pd.DataFrame, two: pd.DataFrame) -> np.ndarray:
-    """Differences over disjoint pairs within CALIPER of sparsity. Greedy matching in sorted order is maximal."""
+def _paired_by_sparsity(one: pd.DataFrame, two: pd.DataFrame) -> list[tuple[Any, Any]]:
+    """Disjoint pairs of rows, by index, within CALIPER of sparsity. Greedy matching in sorted order is maximal."""
     one, two = one.sort_values("sparsity"), two.sort_values("sparsity")
-    places, values = two["sparsity"].to_numpy(), two["test_accuracy"].to_numpy()
-    found, j = [], 0
-    for sparsity, accuracy in zip(one["sparsity"], one["test_accuracy"], strict=True):
+    places, found, j = two["sparsity"].to_numpy(), [], 0
+    for i, sparsity in one["sparsity"].items():
         while j < len(places) and places[j] < sparsity - CALIPER:
             j += 1
         if j < len(places) and places[j] <= sparsity + CALIPER:
-            found.append(accuracy - values[j])
+            found.append((i, two.index[j]))
             j += 1
-    return np.array(found, dtype=float)
-
-
-def _p_value(differences: np.ndarray) -> float:
-    if len(differences) < 2:
-        return float("nan")
-    if np.ptp(differences) == 0:
-        return 0.0 if differences[0] else 1.0
-    return float(stats.ttest_1samp(differences, 0).pvalue)
+    return found
 
 
 def binned(values: pd.Series, most: int) -> pd.Series:

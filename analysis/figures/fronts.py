@@ -31,8 +31,8 @@ from analysis.presentation.looks import (
 from analysis.presentation.style import COLOURS, EDGED, INK, QUIET, STAR, styled
 from analysis.results_folder import Results, dense_control, ordered
 from analysis.statistics import pareto, runs
-from analysis.statistics.intervals import mean_interval
 from analysis.statistics.objectives import abscissa, unit_of
+from analysis.statistics.tested_images import mean_with_images
 
 AXES = ("criterion", "schedule", "granularity", "scope")  # recipe axes with an accuracy_by figure
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ def front_data(results: Results) -> pd.DataFrame:
     Columns: trial_id, schedule, scope, granularity, x, test_accuracy, place, mean, low, high, n, knee. x is the first
     objective other than accuracy (sparsity if there is none), in the column's unit; test_accuracy is a fraction; place
     is "front", "dominated" or "infeasible" (a constraint is not met). For front rows only: mean, low, high are the mean
-    test accuracy over the recipe's n runs and its 95 % t interval (missing for n = 1); knee is true for the knee.
+    test accuracy over the recipe's n runs and its 95 % interval (missing for n = 1); knee is true for the knee.
     """
     rows = complete(results)
     best = runs.with_runs(pareto.front(rows, results.objectives), results.trials)
@@ -76,7 +76,7 @@ def knee(results: Results) -> Any:
 def _intervals(results: Results, best: pd.DataFrame) -> pd.DataFrame:
     ran = runs.runs(results.trials)
     ran = ran[ran["recipe"].isin(runs.recipes(results.trials).loc[best.index])]
-    found = {number: mean_interval(group) for number, group in ran.groupby("recipe")["test_accuracy"]}
+    found = {number: mean_with_images(results, group) for number, group in ran.groupby("recipe")}
     numbers = runs.recipes(results.trials).loc[best.index]
     frame = pd.DataFrame([found[number] for number in numbers], index=best.index, columns=["mean", "low", "high"])
     return frame.astype("float64").assign(n=best["n"])

@@ -11,8 +11,8 @@ from analysis.presentation import style
 from analysis.presentation.looks import draw_baseline, not_drawn
 from analysis.presentation.style import COLOURS, MARKERS, styled
 from analysis.results_folder import RECIPE, Results
-from analysis.statistics.intervals import mean_interval
 from analysis.statistics.runs import runs
+from analysis.statistics.tested_images import mean_with_images
 
 MAX_RECIPES = 8  # more lines cannot be told apart
 
@@ -20,7 +20,7 @@ MAX_RECIPES = 8  # more lines cannot be told apart
 def ratios_data(results: Results) -> pd.DataFrame:
     """Mean test accuracy of each recipe at each requested sparsity.
 
-    Columns: recipe (its name), requested_sparsity, test_accuracy (mean over runs), low, high (95 % t interval), n. No
+    Columns: recipe (its name), requested_sparsity, test_accuracy (mean over runs), low, high (95 % interval), n. No
     rows unless there are two to MAX_RECIPES recipes, all with the same two or more sparsities.
     """
     rows = runs(results.trials).dropna(subset=["requested_sparsity", "test_accuracy"])
@@ -32,7 +32,7 @@ def ratios_data(results: Results) -> pd.DataFrame:
         rows = rows.iloc[:0]
     found = []
     for (recipe, sparsity), group in rows.groupby(["recipe", "requested_sparsity"], sort=False):
-        mean, low, high = mean_interval(group["test_accuracy"].astype("float64"))
+        mean, low, high = mean_with_images(results, group)
         found.append((recipe, sparsity, mean, low, high, len(group)))
     table = pd.DataFrame(found, columns=["recipe", "requested_sparsity", "test_accuracy", "low", "high", "n"])
     return table.sort_values("requested_sparsity", kind="stable")
@@ -82,6 +82,10 @@ def ratios(results: Results) -> Figure:
     ax.set(xlabel="requested sparsity (%)", ylabel="test accuracy (%)")
     style.legend(figure, {"recipe": entries, "network": dense})
     most = int(rows["n"].max())
-    caption = f"Bars: Student's 95 % interval over {most} seeds." if most > 1 else "Each point is one run."
+    caption = (
+        f"Bars: 95 % interval over {most} seeds and, where each network's answers are kept, the test images."
+        if most > 1
+        else "Each point is one run."
+    )
     style.head(figure, "Test accuracy at each requested sparsity", f"{caption} {not_drawn(results)}".strip())
     return figure

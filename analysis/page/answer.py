@@ -56,7 +56,7 @@ def recipe(row: pd.Series) -> str:
 
 def _accuracy_change(results: Results, row: pd.Series) -> str:
     """The loss of test accuracy, with an interval if there are several runs."""
-    found, count, control = runs.loss(results, row)
+    found, count, control, images = runs.loss(results, row)
     against = " against the dense control" if control else ""
     if pd.isna(found.value):
         return f"has an unknown test accuracy{_of_runs(count)}"
@@ -64,7 +64,8 @@ def _accuracy_change(results: Results, row: pd.Series) -> str:
         verb = "lost" if found.value >= 0 else "gained"
         return f"{verb} {percent(abs(found.value))} points of test accuracy{against} in its only run"
     change = f"{percent(abs(found.value))} ± {percent(found.high - found.value)} points of test accuracy{against}"
-    text = f"{'loses' if found.value >= 0 else 'gains'} {change} (mean and 95 % interval over {count} runs)"
+    text = f"{'loses' if found.value >= 0 else 'gains'} {change} (mean and 95 % interval over {count} runs"
+    text += " and the test images)" if images else ")"
     return f"{text}, which may be zero," if found.low <= 0 <= found.high else text
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import nan, sqrt
+from collections.abc import Callable, Iterable, Sequence
+from math import hypot, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import norm
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
@@ -23,10 +25,18 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """The mean of `values` (n,) and its Student's t interval. NaN values are ignored.
+def mean_interval(values: npt.ArrayLike, images: float = 0.0, confidence: float = CONFIDENCE) -> Interval:
+    """The mean of `values` (n,), one per run, and its interval over runs and test images. NaN values are ignored.
 
-    Exact for independent, normally distributed values, for any n >= 2.
+    Over runs alone it is Student's t, exact for independent, normally distributed values and any n >= 2. What the draw
+    of the images adds is independent of that, and half-widths add up in squares, which is at least as wide as it must
+    be (Graybill & Wang 1980, doi:10.1080/01621459.1980.10477565).
+
+    Args:
+      values: accuracies, or differences of them.
+      images: variance of the mean over draws of the test images (`analysis.statistics.tested_images.variance`); 0: over
+        runs alone.
+      confidence: in (0, 1).
     """
     known = _known(values)
     if not len(known):
@@ -34,15 +44,40 @@ def mean_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> Inte
     mean = float(known.mean())
     if len(known) < 2:
         return Interval(mean, nan, nan)
-    half = float(student.ppf((1 + confidence) / 2, len(known) - 1)) * float(known.std(ddof=1)) / sqrt(len(known))
+    half = _half(float(known.var(ddof=1)) / len(known), len(known) - 1, images, confidence)
     return Interval(mean, mean - half, mean + half)
 
 
-def difference_interval(values: npt.ArrayLike, others: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """The mean of `values` (n,) minus that of `others` (m,), and its Welch t interval.
+def _half(runs: float, freedom: float, images: float, confidence: float) -> float:
+    """Half the width of an interval. runs, images: variances; freedom: degrees of it, of the former."""
+    quantile = (1 + confidence) / 2
+    return hypot(float(student.ppf(quantile, freedom)) * sqrt(runs), float(norm.ppf(quantile)) * sqrt(images))
 
-    For independent samples with unequal variances (Satterthwaite's degrees of freedom). NaN values are ignored; the
-    bounds are NaN unless n >= 2 and m >= 2. Source: Welch, 1947, doi:10.1093/biomet/34.1-2.28.
+
+def p_value(values: npt.ArrayLike, images: float = 0.0) -> float:
+    """One minus the largest confidence at which `mean_interval` does not contain 0; NaN for fewer than two values."""
+    known = _known(values)
+    if len(known) < 2:
+        return nan
+    mean, runs = abs(float(known.mean())), float(known.var(ddof=1)) / len(known)
+    if not mean or not runs + images:
+        return 0.0 if mean else 1.0
+
+    def reach(confidence: float) -> float:
+        return mean - _half(runs, len(known) - 1, images, confidence)
+
+    most = 1 - 1e-12
+    return 1 - most if reach(most) > 0 else 1 - float(brentq(reach, 0, most, xtol=1e-12))
+
+
+def difference_interval(
+    values: npt.ArrayLike, others: npt.ArrayLike, images: float = 0.0, confidence: float = CONFIDENCE
+) -> Interval:
+    """The mean of `values` (n,) minus that of `others` (m,), and its interval over runs and test images.
+
+    Over runs alone it is Welch's t, for independent samples with unequal variances (Satterthwaite's degrees of
+    freedom). NaN values are ignored; the bounds are NaN unless n >= 2 and m >= 2. Source: Welch, 1947,
+    doi:10.1093/biomet/34.1-2.28. images, confidence: see `mean_interval`.
     """
     one, other = _known(values), _known(others)
     if not len(one) or not len(other):
@@ -51,16 +86,21 @@ def difference_interval(values: npt.ArrayLike, others: npt.ArrayLike, confidence
     if min(len(one), len(other)) < 2:
         return Interval(difference, nan, nan)
     parts = np.array([one.var(ddof=1) / len(one), other.var(ddof=1) / len(other)])
-    if not parts.any():
-        return Interval(difference, difference, difference)
-    shares = parts / parts.sum()  # normalised first, because squares of tiny variances would underflow
-    freedom = 1 / (shares**2 / [len(one) - 1, len(other) - 1]).sum()
-    half = float(student.ppf((1 + confidence) / 2, freedom)) * sqrt(parts.sum())
+    freedom = 1.0
+    if parts.any():
+        shares = parts / parts.sum()  # normalised first, because squares of tiny variances would underflow
+        freedom = 1 / float((shares**2 / [len(one) - 1, len(other) - 1]).sum())
+    half = _half(float(parts.sum()), freedom, images, confidence)
     return Interval(difference, difference - half, difference + half)
 
 
 def against(
-    rows: pd.DataFrame, axis: str, reference: str, within: Sequence[str], measure: str = "test_accuracy"
+    rows: pd.DataFrame,
+    axis: str,
+    reference: str,
+    within: Sequence[str],
+    images: Callable[[Iterable[str], Iterable[str]], float] = lambda one, other: 0.0,
+    measure: str = "test_accuracy",
 ) -> pd.DataFrame:
     """Compares every level of `axis` with `reference` in each cell: runs with the same values of `within`.
 
@@ -69,20 +109,23 @@ def against(
       axis: the column whose levels are compared.
       reference: the level to compare with.
       within: the columns that define a cell.
+      images: what the draw of the test images adds to the variance of the difference of two sets of trials, by id.
       measure: the column that is averaged.
 
     Returns: columns `within`, `axis`, n, mean, std, difference (mean minus the reference's mean in the cell), low,
-    high (its Welch 95 % interval), clear (see `verdict`). The reference itself, and cells without it, have no
-    difference. Sorted by `within`, then by descending mean.
+    high (its 95 % interval, see `difference_interval`), clear (see `verdict`). The reference itself, and cells without
+    it, have no difference. Sorted by `within`, then by descending mean.
     """
     known = rows.dropna(subset=[measure, axis])
     lines = []
     for cell, group in known.groupby(list(within), dropna=False):
-        levels = {name: values.to_numpy(dtype=float) for name, values in group.groupby(axis)[measure]}
+        levels = {name: part[measure].to_numpy(dtype=float) for name, part in group.groupby(axis)}
+        ids = {name: list(part["trial_id"]) for name, part in group.groupby(axis)}
         for name, values in sorted(levels.items(), key=lambda item: -item[1].mean()):
-            other = levels.get(reference, np.empty(0)) if name != reference else np.empty(0)
+            compared = name != reference and reference in levels
+            other = levels[reference] if compared else np.empty(0)
             line = {**dict(zip(within, cell, strict=True)), axis: name, "n": len(values), "mean": values.mean()}
-            gain = difference_interval(values, other)
+            gain = difference_interval(values, other, images(ids[name], ids[reference]) if compared else 0.0)
             spread = values.std(ddof=1) if len(values) > 1 else nan
             lines.append({**line, "std": spread, "difference": gain.value, "low": gain.low, "high": gain.high})
     frame = pd.DataFrame(lines, columns=[*within, axis, "n", "mean", "std", "difference", "low", "high"])

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.results_folder import RECIPE, Results, dense_control, networks
-from analysis.statistics import pareto
+from analysis.statistics import pareto, tested_images
 from analysis.statistics.intervals import Interval, mean_interval
+from analysis.statistics.tested_images import shares
 
 MEASURED = ("accuracy", "test_accuracy")
 MEANS = [f"{name}_{what}" for name in MEASURED for what in ("mean", "std")]
@@ -18,12 +19,13 @@ class Loss(NamedTuple):
     """A recipe's drop of test accuracy (a fraction) below the better of baseline and dense control.
 
     runs: of the recipe. control: whether the control was the better one: a baseline that was not trained to its end
-    gains by any further training, pruned or not.
+    gains by any further training, pruned or not. images: whether the interval is over the test images too.
     """
 
     loss: Interval
     runs: int
     control: bool
+    images: bool
 
 
 def recipes(trials: pd.DataFrame) -> pd.Series:
@@ -70,11 +72,14 @@ def runs_of(results: Results, row: pd.Series) -> pd.DataFrame:
 
 
 def loss(results: Results, row: pd.Series) -> Loss:
-    """Drop of test accuracy of `row`'s recipe below the dense network (a single seed): mean and 95 % t interval."""
+    """Drop of test accuracy of `row`'s recipe below the dense network (a single seed): mean and 95 % interval."""
     dense, control = dense_accuracies(results)
-    tested = runs_of(results, row)["test_accuracy"].dropna().astype("float64")
+    ran = runs_of(results, row).dropna(subset=["test_accuracy"])
     better = bool(control > dense)
-    return Loss(mean_interval((control if better else dense) - tested), len(tested), better)
+    reference = dense_control(results.trials)["trial_id"] if better else [tested_images.BASELINE]
+    gap = tested_images.difference(shares(results, reference), shares(results, ran["trial_id"]))
+    losses = (control if better else dense) - ran["test_accuracy"].astype("float64")
+    return Loss(mean_interval(losses, tested_images.variance(gap)), len(ran), better, gap is not None)
 
 
 def dense_accuracies(results: Results) -> tuple[float, float]:

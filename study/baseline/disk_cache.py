@@ -9,12 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 
 import models
 from analysis.statistics.baseline import at_chance, flattered
 from models import packages
+from models.files import replacing
 from study.baseline.network import Baseline, arrays
 from study.baseline.training import SEED
 from study.config import BaselineSection
@@ -27,6 +29,7 @@ from study.training.epochs import Row, epoch_line
 FORMAT = 3  # increase when the meaning of a cached baseline changes
 # Keys that baselines kept before do not know.
 LATER = ("init_from", "weights", "init_missing", "freeze", "mean", "std", "resize", "labels", "store")
+CORRECT = "correct.npy"  # whether the network classifies each test image correctly, beside it
 BOOLEAN = {Augmentation(True, True): True, Augmentation(): False}  # as which baselines kept before know these two
 
 
@@ -115,11 +118,18 @@ def _load(folder: Path) -> Baseline | None:
         model, card = models.load(folder)
     except (ValueError, OSError):
         return None
-    return Baseline(arrays(model), card)
+    try:
+        correct = np.load(folder / CORRECT, allow_pickle=False)
+    except (ValueError, OSError, EOFError):  # kept by a version that did not ask
+        correct = None
+    return Baseline(arrays(model), card, correct)
 
 
 def _save(folder: Path, baseline: Baseline) -> None:
     models.save(folder, {name: torch.tensor(a) for name, a in baseline.state.items()}, baseline.card)
+    if baseline.correct is not None:
+        with replacing(folder / CORRECT) as temporary:
+            np.save(temporary, baseline.correct)
 
 
 def _training_lock(folder: Path) -> FileLock:

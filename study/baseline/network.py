@@ -23,10 +23,12 @@ class Baseline:
 
     state: its state_dict as arrays, which Ray shares between workers without a copy.
     card: JSON metadata: what `card_of` returns, and its measurements (see `study.baseline.training.make`).
+    correct: whether it classifies each test image correctly, bool; None: made by an older version.
     """
 
     state: dict[str, np.ndarray]
     card: dict[str, Any]
+    correct: np.ndarray | None = None
 
     def network(self, device: torch.device) -> nn.Module:
         """A private copy of the network on `device`."""

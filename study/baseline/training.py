@@ -56,14 +56,14 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
     for record in () if section.checkpoint else train_epochs(section, model, placed, SEED, begun.new):
         history.append(record)
         yield record
-    example = images.batch(placed.validation[:1])[0]
+    example, correct = images.batch(placed.validation[:1])[0], evaluation.correct(model, images, placed.test)
     calibration_rows = device_data.rows_of(splits.calibration(data, min(512, len(data.train)), SEED), device)
     yield Baseline(
         arrays(model),
         card_of(section, data)
         | {
             "accuracy": evaluation.evaluate(model, images, placed.validation),
-            "test_accuracy": evaluation.evaluate(model, images, placed.test),
+            "test_accuracy": evaluation.accuracy(correct),
             "params": cost.parameters(model),
             "macs": cost.macs(model, data.in_shape),
             "size_bytes": cost.size_bytes(model),
@@ -74,6 +74,7 @@ def make(section: BaselineSection, data: Data, device: torch.device) -> Iterator
             "layers": cost.layer_costs(model, data.in_shape),
             "layer_scores": layer_scores(model, images.batches(calibration_rows)),
         },
+        correct,
     )
 
 

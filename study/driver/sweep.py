@@ -83,6 +83,7 @@ def run_study(run: StudyRun) -> int:
 def _write_study(run: StudyRun, baseline: Baseline) -> None:
     files.write_study(run.folder, run.file.resolved(), run.record)
     files.write_rows(run.folder / "layer_scores.csv", SCORES, baseline.card["layer_scores"])
+    files.write_correct(run.folder, "baseline", baseline.correct)
 
 
 def _run_scan(run: StudyRun, context: TrialContext) -> list[Row]:

@@ -68,7 +68,10 @@ class Trainable(tune.Trainable):
             outcome: Outcome = end.value
             self._say(outcome.traceback or row_line(outcome.row))
             network = ray.put(outcome.network)
-            return {"done": True, "outcome": [outcome.row, outcome.history, network, outcome.traceback]}
+            return {
+                "done": True,
+                "outcome": [outcome.row, outcome.history, network, outcome.traceback, outcome.correct],
+            }
         finally:
             faulthandler.cancel_dump_traceback_later()
 

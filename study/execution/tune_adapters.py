@@ -128,12 +128,12 @@ class ResultListener(_NeverPickled, tune.Callback):
         """Report an outcome, and remove it from Tune's copy of the result. Args: see `tune.Callback`."""
         if "outcome" not in result or not (ticket := self._searcher.over(trial.trial_id)):
             return
-        row, history, network, traceback = result.pop("outcome")
+        row, history, network, traceback, correct = result.pop("outcome")
         if self._shares and OUT_OF_MEMORY.search(row["error"] or ""):
             self._searcher.short.append(ticket)
             return
         try:
-            self._report(TrialReport(ticket, row, history, lambda: ray.get(network), traceback))
+            self._report(TrialReport(ticket, row, history, lambda: ray.get(network), traceback, correct))
         except RayError as error:  # the node died, and the network with it
             self._lost(ticket, str(error))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,12 +62,13 @@ def opened(path: Path, content: bytes, card: Mapping[str, Any]) -> Run:
     return run
 
 
-def accuracy(run: Run, images: Images, rows: Tensor) -> float:
-    """Accuracy on `rows` of a network that runs on the CPU, in [0, 1]; see `study.training.evaluation.evaluate`."""
-    correct = 0
-    for inputs, labels in images.stream(rows.split(images.evaluated_at_once)):
-        correct += int((run(inputs.cpu().contiguous()).argmax(1) == labels.cpu()).sum())
-    return correct / len(rows)
+def correct(run: Run, images: Images, rows: Tensor) -> np.ndarray:
+    """Which of `rows` a network that runs on the CPU classifies correctly; see `study.training.evaluation.correct`."""
+    found = [
+        run(inputs.cpu().contiguous()).argmax(1) == labels.cpu()
+        for inputs, labels in images.stream(rows.split(images.evaluated_at_once))
+    ]
+    return torch.cat(found).numpy()
 
 
 def speeds(

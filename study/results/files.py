@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from models.files import write_whole
@@ -35,6 +36,17 @@ def project(folder: Path, records: Mapping[str, tuple[Mapping[str, Any], list[di
     ordered = [records[trial_id] for trial_id in sorted(records, key=lambda trial_id: (len(trial_id), trial_id))]
     write_rows(folder / "trials.csv", COLUMNS, (row for row, _ in ordered))
     write_rows(folder / "history.csv", HISTORY, (line for _, history in ordered for line in history))
+
+
+def write_correct(folder: Path, name: str, correct: np.ndarray | None) -> None:
+    """Write correct/NAME.npz: packed `bits`, whether a network gets each test image right, and `images`, their number.
+
+    correct: bool (n,); None: not known, nothing is written.
+    """
+    if correct is not None:
+        content = io.BytesIO()
+        np.savez(content, bits=np.packbits(correct), images=len(correct))
+        write_whole(folder / "correct" / f"{name}.npz", content.getvalue())
 
 
 def write_importance(folder: Path, shares: Mapping[str, Mapping[str, float]]) -> None:

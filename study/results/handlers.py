@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from study.training.epochs import Row
 from study.trials.context import NetworkState, Ticket
 
@@ -20,6 +22,7 @@ class TrialReport(NamedTuple):
       history: a row of history.csv per epoch.
       fetch: returns the network, transferring it to the driver; None if there is none.
       traceback: of a failed trial.
+      correct: whether each test image is classified correctly, bool; None if there is no network.
     """
 
     ticket: Ticket
@@ -27,6 +30,7 @@ class TrialReport(NamedTuple):
     history: list[Row]
     fetch: Callable[[], NetworkState] | None = None
     traceback: str = ""
+    correct: np.ndarray | None = None
 
 
 class TrialHandlers(NamedTuple):

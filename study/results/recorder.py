@@ -21,7 +21,7 @@ from study.trials.context import NetworkState, Ticket
 
 
 class TrialRecorder:
-    """Records a finished trial: network if not dominated, traceback if failed, row, CSV, live view.
+    """Records a finished trial: network if not dominated, answers, traceback if failed, row, CSV, live view.
 
     Args:
       folder: the results folder.
@@ -50,6 +50,7 @@ class TrialRecorder:
         row["started"] = row["finished"] - row.get("wall_seconds", 0.0)
         if report.fetch is not None and self._is_worth_saving(ticket, row):
             self._save(ticket, row, report.fetch())
+        files.write_correct(self._folder, ticket.trial_id, report.correct)
         if report.traceback:
             write_whole(self._folder / "errors" / f"{ticket.trial_id}.txt", report.traceback)
         self._store.tell(ticket, row, report.history)

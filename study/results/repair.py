@@ -71,8 +71,9 @@ def _write(
         queue.store.close()
     for trial_id in queue.store.records:
         _copy(folder / "models" / trial_id, new / "models" / trial_id)
-        _copy(folder / "errors" / f"{trial_id}.txt", new / "errors" / f"{trial_id}.txt")
-    for name in ("study.yaml", "layer_scores.csv", "baseline"):
+        for name in (f"errors/{trial_id}.txt", f"correct/{trial_id}.npz"):
+            _copy(folder / name, new / name)
+    for name in ("study.yaml", "layer_scores.csv", "baseline", "correct/baseline.npz"):
         _copy(folder / name, new / name)
     with suppress(ValueError, OSError):  # if it is damaged too, the scan is done anew
         scan = folder / "scan"

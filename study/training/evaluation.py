@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,9 +10,14 @@ from study.training.device_data import Images
 from study.training.precision import precision
 
 
-@torch.inference_mode()
 def evaluate(model: nn.Module, images: Images, rows: Tensor) -> float:
-    """Accuracy of the model on `rows`, in [0, 1]; leaves the model in eval mode.
+    """Accuracy of the model on `rows`, in [0, 1]; see `correct`."""
+    return accuracy(correct(model, images, rows))
+
+
+@torch.inference_mode()
+def correct(model: nn.Module, images: Images, rows: Tensor) -> np.ndarray:
+    """Which images the model classifies correctly, bool (n,); leaves it in eval mode.
 
     Args:
       model: the network, on the images' device.
@@ -19,11 +25,16 @@ def evaluate(model: nn.Module, images: Images, rows: Tensor) -> float:
       rows: int64 (n,) indices into `images`.
     """
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=rows.device)
+    found = []
     for inputs, labels in images.stream(rows.split(images.evaluated_at_once)):
         with precision(inputs.device):
-            correct += (model(inputs).argmax(1) == labels).sum()
-    return correct.item() / len(rows)
+            found.append(model(inputs).argmax(1) == labels)
+    return torch.cat(found).cpu().numpy()
+
+
+def accuracy(correct: np.ndarray) -> float:
+    """The share of images that are classified correctly, in [0, 1]."""
+    return int(np.count_nonzero(correct)) / len(correct)
 
 
 @torch.no_grad()

@@ -97,10 +97,11 @@ class NetworkState(NamedTuple):
 class Outcome(NamedTuple):
     """Result of a trial: its row, a history row per fine-tuning epoch, and the network.
 
-    A failed trial has a traceback and no network.
+    A failed trial has a traceback and no network. correct: whether each test image is classified correctly, bool.
     """
 
     row: Row
     history: list[Row]
     network: NetworkState | None
     traceback: str = ""
+    correct: np.ndarray | None = None

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from models.formats import open_onnx
@@ -69,8 +70,10 @@ def stopped_row(recipe: Recipe, seed: int, history: list[Row], dense: Row) -> Ro
     }
 
 
-def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, history: list[Row]) -> Row:
-    """Measurements of a finished network: sparsities, accuracies and costs.
+def measured_columns(
+    pruned: Pruned, context: TrialContext, data: DeviceData, history: list[Row]
+) -> tuple[Row, np.ndarray | None]:
+    """Measurements of a finished network: sparsities, accuracies and costs; and which test images it gets right.
 
     Args:
       pruned: the network.
@@ -82,9 +85,9 @@ def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, hi
     accuracy = history[-1]["accuracy"] if history else evaluation.evaluate(model, data.images, data.validation)
     # Networks of a sensitivity scan only need validation accuracy, which takes a third of the time.
     is_scan = pruned.settings.only is not None
-    test = None if is_scan else evaluation.evaluate(model, data.images, data.test)
+    correct = None if is_scan else evaluation.correct(model, data.images, data.test)
     nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, in_shape)
-    return {
+    row = {
         "sparsity": masks.sparsity(model, pruned.dense_weights),
         "channel_sparsity": achieved(pruned.graph, pruned.plan)["channels"] if pruned.graph and pruned.plan else 0.0,
         "compression_ratio": dense["params"] / nonzero,
@@ -92,7 +95,7 @@ def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, hi
         "baseline_test_accuracy": dense["test_accuracy"],
         "accuracy": accuracy,
         "accuracy_drop": dense["accuracy"] - accuracy,
-        "test_accuracy": test,
+        "test_accuracy": None if correct is None else evaluation.accuracy(correct),
         "bits": FLOAT_BITS,
         "params": cost.parameters(model),
         "nonzero_params": nonzero,
@@ -102,10 +105,11 @@ def measured_columns(pruned: Pruned, context: TrialContext, data: DeviceData, hi
         "size_bytes": cost.size_bytes(model),
         "sparse_size_bytes": cost.sparse_size_bytes(model),
     }
+    return row, correct
 
 
-def quantized_columns(content: bytes, floats: Row, data: DeviceData) -> Row:
-    """What changes in the row of a network that is quantized: accuracies as the runtime executes it, and bytes.
+def quantized_columns(content: bytes, floats: Row, data: DeviceData) -> tuple[Row, np.ndarray | None]:
+    """What changes for a network that is quantized: accuracies as the runtime executes it, and bytes.
 
     Args:
       content: the quantized file.
@@ -113,17 +117,18 @@ def quantized_columns(content: bytes, floats: Row, data: DeviceData) -> Row:
       data: the data set on its device.
     """
     run = open_onnx(content, torch.get_num_threads())
-    accuracy = runtime.accuracy(run, data.images, data.validation)
-    test = None if floats["test_accuracy"] is None else runtime.accuracy(run, data.images, data.test)
+    accuracy = evaluation.accuracy(runtime.correct(run, data.images, data.validation))
+    correct = None if floats["test_accuracy"] is None else runtime.correct(run, data.images, data.test)
     before = {f"float_{name}": floats[name] for name in ("accuracy", "test_accuracy", "size_bytes")}
-    return before | {
+    row = before | {
         "accuracy": accuracy,
         "accuracy_drop": floats["baseline_accuracy"] - accuracy,
-        "test_accuracy": test,
+        "test_accuracy": None if correct is None else evaluation.accuracy(correct),
         "bits": int8.BITS,
         "size_bytes": len(content),
         "sparse_size_bytes": onnx_file.sparse_size_bytes(content),
     }
+    return row, correct
 
 
 def latency_columns(pruned: Pruned, content: bytes | None, context: TrialContext, device: torch.device) -> Row:

@@ -78,17 +78,18 @@ def trial_epochs(
     started = time.perf_counter()
     row: Row = {**recipe_columns(recipe), "seed": seed, "error": None}
     history: list[Row] = []
-    network, trace = None, ""
+    network, trace, correct = None, "", None
     try:
         data = place(context.data, device)
         if from_scratch:
             pruned = yield from train_from_scratch(from_scratch, recipe, seed, context, data, history)
         else:
             pruned = yield from _prune_and_finetune(recipe, seed, context, data, history)
-        measured, content = measured_columns(pruned, context, data, history), None
+        (measured, correct), content = measured_columns(pruned, context, data, history), None
         if recipe.quantize != "none":
             content = _quantized(recipe, seed, pruned, context, data)
-            measured |= quantized_columns(content, measured, data)
+            changed, correct = quantized_columns(content, measured, data)
+            measured |= changed
         row |= measured | latency_columns(pruned, content, context, device) | {"state": "complete"}
         layers = cost.layer_costs(pruned.model, context.data.in_shape)
         network = NetworkState(arrays(pruned.model), pruned.plan, layers, content)
@@ -97,7 +98,7 @@ def trial_epochs(
         row |= {"state": "failed", "error": " ".join(f"{type(error).__name__}: {error}".split())}
     row["train_seconds"] = sum(record["seconds"] for record in history)
     row["wall_seconds"] = time.perf_counter() - started
-    return Outcome(row, history, network, trace)
+    return Outcome(row, history, network, trace, correct if network else None)
 
 
 def _prune_and_finetune(

@@ -44,7 +44,7 @@ def recipes(name: Any) -> Any:
 @pytest.mark.parametrize("name", search_spaces.names())
 def test_recipes_of_every_space_run_and_meet_their_targets(shared: Any, name: Any) -> None:
     for recipe in recipes(name):
-        row, history, _, _ = run_trial(recipe, 0, shared, torch.device("cpu"))
+        row, history, *_ = run_trial(recipe, 0, shared, torch.device("cpu"))
         assert row["state"] == "complete", (recipe, row["error"])
         assert len(history) == recipe.epochs
         if recipe.part is None and recipe.granularity == "weight":
@@ -60,7 +60,7 @@ def test_the_scan_cuts_every_layer_and_group_alone_and_asks_for_no_test_accuracy
     assert len(layers) == 10
     assert groups < layers
     recipe = Recipe(sparsity=0.5, layer="conv1", finetune_epochs=0, calibration_samples=64)
-    row, _, network, _ = run_trial(recipe, 0, shared, torch.device("cpu"))
+    row, _, network, *_ = run_trial(recipe, 0, shared, torch.device("cpu"))
     assert row["test_accuracy"] is None
     kept = {name: (array != 0).mean() for name, array in network.state.items() if name.endswith("conv1.weight")}
     assert kept["conv1.weight"] == pytest.approx(0.5, abs=0.01)

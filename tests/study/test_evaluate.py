@@ -30,7 +30,7 @@ def networks(shared: Any, folder: Path) -> Any:
     rows = {}
     for granularity in ("weight", "channel"):
         recipe = Recipe(granularity=granularity, sparsity=0.5, finetune_epochs=1, calibration_samples=64)
-        rows[granularity], _, network, _ = run_trial(recipe, 0, shared, torch.device("cpu"))
+        rows[granularity], _, network, *_ = run_trial(recipe, 0, shared, torch.device("cpu"))
         card = {k: shared.baseline.card[k] for k in ("model", "num_classes", "in_shape", "class_names", "mean", "std")}
         tensors = {name: torch.tensor(array) for name, array in network.state.items()}
         models.save(folder / "models" / granularity, tensors, card | {"dataset": "digits"}, network.plan)

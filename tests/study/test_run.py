@@ -9,11 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 import models
+from analysis.results_folder import read
+from analysis.statistics.tested_images import shares
 from study import run
 from study.driver import dry_run
 from study.results.messages import duration
@@ -165,6 +168,16 @@ def test_a_network_of_the_front_is_the_one_that_was_measured(lived: Lived) -> No
     images = device_data.on_device(data, torch.device("cpu"))
     accuracy = evaluation.evaluate(model, images, torch.tensor(data.test))
     assert accuracy == pytest.approx(float(row["test_accuracy"]), abs=1e-9)
+
+
+def test_answers_to_every_test_image_are_kept_of_every_network_and_of_the_baseline(lived: Lived) -> None:
+    results = read(lived.folder)
+    tested = results.trials.set_index("trial_id")["test_accuracy"].dropna()
+    assert {path.stem for path in (lived.folder / "correct").iterdir()} == {*tested.index, "baseline"}
+    for name, accuracy in [*tested.items(), ("baseline", results.record["baseline"]["test_accuracy"])]:
+        found = shares(results, [str(name)])
+        assert found is not None
+        assert float(np.mean(found)) == pytest.approx(accuracy)
 
 
 def test_a_finished_study_can_be_given_more_trials_and_its_folder_is_not_taken_twice(

@@ -53,7 +53,7 @@ def test_pairs_by_sparsity_are_disjoint_and_near() -> None:
     columns = {"criterion": "l1", "granularity": "weight", "scope": "global", "requested_sparsity": np.nan}
     one = pd.DataFrame({"schedule": "a", "sparsity": [0.50, 0.51, 0.70], "test_accuracy": [0.9, 0.8, 0.7]})
     two = pd.DataFrame({"schedule": "b", "sparsity": [0.52, 0.90, 0.49], "test_accuracy": [0.1, 0.2, 0.3]})
-    rows = pd.concat([one, two], ignore_index=True).assign(**columns)
+    rows = pd.concat([one, two], ignore_index=True).assign(**columns, trial_id=list("abcdef"))
     rows = rows.assign(finetune_lr=np.arange(6)).reindex(columns=[*rows.columns, *read_keys()])
     found = pairs(rows.loc[:, ~rows.columns.duplicated()], "schedule", "a", "b")
     assert found.matched == "sparsity"

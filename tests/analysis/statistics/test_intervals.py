@@ -69,7 +69,7 @@ ROWS = pd.DataFrame(
         ("l1", 0.5, 0.60), ("l1", 0.5, np.nan), ("random", 0.9, 0.2), ("taylor", 0.9, 0.1), ("l1", 0.7, 0.9),
     ],
     columns=["criterion", "requested_sparsity", "test_accuracy"],
-)  # fmt: skip
+).assign(trial_id=list("abcdefghi"))  # fmt: skip
 
 
 def test_levels_beside_a_reference_by_hand() -> None:

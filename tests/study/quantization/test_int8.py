@@ -81,8 +81,8 @@ def test_accuracy_is_the_share_of_right_answers() -> None:
     """Two pixels of two channels; the logits are the sums of the channels."""
     pixels = torch.tensor([[9, 1], [1, 9], [9, 1], [1, 9]], dtype=torch.uint8).view(4, 1, 1, 2)
     images = device_data.Images(pixels, torch.tensor([0, 1, 1, 1]), torch.zeros(2), torch.ones(2))
-    assert runtime.accuracy(lambda x: x.sum((2, 3)), images, torch.arange(4)) == 0.75
-    assert runtime.accuracy(lambda x: x.sum((2, 3)), images, torch.tensor([2])) == 0.0
+    assert runtime.correct(lambda x: x.sum((2, 3)), images, torch.arange(4)).tolist() == [True, True, False, True]
+    assert runtime.correct(lambda x: x.sum((2, 3)), images, torch.tensor([2])).tolist() == [False]
 
 
 def test_dense_pruned_and_8_bits_are_timed_in_turn(network: Any, content: bytes) -> None:

@@ -5,6 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analysis.statistics.pareto import is_nondominated
 from study.config import parse
 from study.results.handlers import TrialReport
@@ -63,3 +65,17 @@ def test_a_hypervolume_counts_costs_in_shares_of_the_dense_network(tmp_path: Pat
     recorder = TrialRecorder(tmp_path, queue.store, LiveView("x", 60, 1, ""), {"macs": 200}, {})
     recorder.front = [{"accuracy": 0.5, "macs": 50}, {"accuracy": 0.9, "macs": 150}]
     assert abs(recorder._hypervolume() - (0.5 * 0.75 + 0.4 * 0.25)) < 1e-12
+
+
+def test_answers_to_single_images_are_kept_before_the_row_is(tmp_path: Path) -> None:
+    queue, recorder = recorder_of(tmp_path)
+    row = {"state": "complete", "error": None, "accuracy": 0.5, "sparsity": 0.5, "accuracy_drop": 0.0}
+    row |= {"criterion": "c", "granularity": "g", "scope": "s", "schedule": "o", "wall_seconds": 1.0}
+    correct = np.arange(21) % 3 == 0
+    kept = tmp_path / "correct" / "0000.npz"
+    tell = queue.store.tell
+    queue.store.tell = lambda *args: (kept.stat(), tell(*args))
+    with contextlib.redirect_stdout(None):
+        recorder.record(TrialReport(queue.ask(), row, [], correct=correct))
+    with np.load(kept, allow_pickle=False) as file:
+        assert np.unpackbits(file["bits"], count=int(file["images"])).astype(bool).tolist() == correct.tolist()

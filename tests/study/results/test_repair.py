@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analysis import read
@@ -15,6 +16,7 @@ from analysis.results_folder import read_study
 from study import run
 from study.config import Recipe, StudyFile, parse
 from study.config.recipe import EARLIER_DEFAULTS
+from study.results import files
 from study.results.repair import repair
 from study.search.trial_queue import TrialQueue
 from study.trials.rows import recipe_columns
@@ -137,7 +139,10 @@ def test_no_trial_is_lost_that_the_journal_or_the_tables_hold(
     folder: Path, edit: Callable[[Lines], Lines], damaged: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(folder, edit)
+    for name in ("0001", "baseline"):
+        files.write_correct(folder, name, np.array([True, False]))
     new, out = repaired(folder, capsys)
+    assert {path.name for path in (new / "correct").iterdir()} == {"0001.npz", "baseline.npz"}
     assert f"cannot be read: {damaged}\n" in out
     assert "kept 5 trials; lost 0" in out
     for table in ("trials", "history"):

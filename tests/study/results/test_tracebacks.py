@@ -44,7 +44,7 @@ def recorded(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     recorder = TrialRecorder(folder, queue.store, LiveView("x", 3, 1, ""), shared.baseline.card, {})
     with contextlib.redirect_stdout(None):
         while ticket := queue.ask():
-            row, history, network, traceback = run_trial(
+            row, history, network, traceback, _ = run_trial(
                 Recipe(**ticket.recipe), ticket.seed, shared, torch.device("cpu")
             )
             fetch = (lambda kept=network: kept) if network else None

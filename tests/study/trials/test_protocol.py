@@ -52,6 +52,8 @@ def test_accuracy_is_that_of_the_saved_weights_on_the_validation_images(shared: 
     assert row["accuracy"] == outcome.history[-1]["accuracy"]
     assert row["test_accuracy"] == pytest.approx(1 - measured(shared, state, "test"), abs=0.2)
     assert row["test_accuracy"] < 0.2 < 0.8 < row["accuracy"]
+    assert len(outcome.correct) == len(shared.data.test)
+    assert row["test_accuracy"] == pytest.approx(outcome.correct.mean())
 
 
 def test_nothing_is_learnt_from_validation_images(shared: Any) -> None:

@@ -56,7 +56,7 @@ def test_a_row_tells_of_the_8_bits_and_of_the_network_before(shared: Any, quanti
     assert set(row) <= set(COLUMNS)
     content = quantized.network.int8
     assert row["accuracy"] == answers(content, shared, shared.data.validation)
-    assert row["test_accuracy"] == answers(content, shared, shared.data.test)
+    assert row["test_accuracy"] == answers(content, shared, shared.data.test) == quantized.correct.mean()
     assert row["accuracy_drop"] == row["baseline_accuracy"] - row["accuracy"]
     for name in ("accuracy", "test_accuracy", "size_bytes"):
         assert row[f"float_{name}"] == before[name]
@@ -78,7 +78,7 @@ def test_a_row_tells_of_the_8_bits_and_of_the_network_before(shared: Any, quanti
     ],
 )
 def test_every_granularity_keeps_its_zeros_and_its_accuracy(shared: Any, recipe: Any) -> None:
-    row, _, network, _ = outcome(shared, **recipe)
+    row, _, network, *_ = outcome(shared, **recipe)
     assert (row["state"], row["error"]) == ("complete", None)
     assert abs(row["accuracy"] - row["float_accuracy"]) < 0.03
     graph = onnx.load_model_from_string(network.int8).graph
@@ -105,7 +105,7 @@ def test_what_cannot_be_quantized_is_a_failed_row(shared: Any, monkeypatch: pyte
         raise NotImplementedError("no kernel for this")
 
     monkeypatch.setattr(int8, "quantize", refuse)
-    row, history, network, traceback = outcome(shared)
+    row, history, network, traceback, _ = outcome(shared)
     assert (row["state"], row["error"]) == ("failed", "NotImplementedError: no kernel for this")
     assert "accuracy" not in row
     assert (len(history), network) == (1, None)
