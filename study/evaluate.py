@@ -122,6 +122,11 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.evaluate") 
     except (ValueError, OSError) as error:
         return refused(error)
     show(rows)
+    if 0 < sum("int8" in row["weights"] for row in rows) < len(rows):
+        print(
+            "Latencies of int8 networks are onnxruntime's, all others PyTorch's: compare them within one kind. "
+            "trials.csv of a study that quantizes has all of them in onnxruntime."
+        )
     if any("zeros" in row["weights"] for row in rows):
         print("Zeros among the weights save no time: dense kernels multiply them too. Only cut channels do.")
     return 0

@@ -110,9 +110,9 @@ def pairs(
     """
     rows = rows.dropna(subset=["test_accuracy", "sparsity"])
     one, two = rows[rows[axis] == level], rows[rows[axis] == other]
-    keys = [
-        key for key in [*RECIPE, "requested_sparsity"] if key != axis and key not in _DEPENDENT_KEYS.get(axis, set())
-    ]
+    left_out = {axis, *_DEPENDENT_KEYS.get(axis, ())}
+    varying = [key for key in RECIPE if key not in left_out and rows[key].nunique(dropna=False) > 1]
+    keys = [*varying, "requested_sparsity"]
     first, second = (
         part.assign(requested_sparsity=part["requested_sparsity"].round(MATCHED))
         .groupby(keys, dropna=False)

@@ -178,6 +178,7 @@ class Recipe(Section):
             raise ValueError(f"criterion {self.criterion} values channels only; for weights there are {both}")
         self._check_granularity()
         self._check_sparse_learning()
+        self._check_distillation()
         for key, granularity in (("layer", "weight"), ("group", "channel")):
             if getattr(self, key) is None:
                 continue
@@ -212,6 +213,10 @@ class Recipe(Section):
             )
         if self.sparse_epochs > self.epochs:
             raise ValueError(f"sparse_epochs: is {self.sparse_epochs}, of {self.epochs} epochs in all")
+
+    def _check_distillation(self) -> None:
+        if self.distil and not self.epochs:
+            raise ValueError(f"distil: is {self.distil:g}, but there is no fine-tuning (0 epochs) to learn in")
 
     @property
     def part(self) -> str | None:

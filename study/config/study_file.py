@@ -19,8 +19,11 @@ __all__ = ["EACH", "BaselineSection", "Recipe", "RefusedError", "Resources", "St
 LARGEST = 10**12
 MOST_POINTS = 50_000  # of a space, where all are looked at
 
-# Axes with incompatible combinations of values.
-_INTERDEPENDENT = ("criterion", "granularity", "scope", "schedule", "sparsity", "sparsity_of", "layer", "group")
+# Sets of axes with incompatible combinations of values.
+_INTERDEPENDENT = (
+    ("criterion", "granularity", "scope", "schedule", "sparsity", "sparsity_of", "layer", "group"),
+    ("granularity", "finetune_epochs", "epochs_per_step", "sparse_epochs", "distil"),
+)
 DEFAULT_SPACE: dict[str, Any] = {
     "criterion": ["magnitude_l1", "random"],
     "granularity": ["weight", "channel"],
@@ -112,7 +115,11 @@ class StudyFile(Section):
 
     def _check_pairs(self) -> None:
         """Validate every combination of the axes with incompatible values as a recipe."""
-        axes = spaces.with_parents(self.axes, _INTERDEPENDENT)
+        for names in _INTERDEPENDENT:
+            self._check_combinations(names)
+
+    def _check_combinations(self, names: Sequence[str]) -> None:
+        axes = spaces.with_parents(self.axes, names)
         finite = {k: a if a.values() else a.model_copy(update={"choices": (a.low,)}) for k, a in axes.items()}
         if axis := axes.get("sparsity"):
             finite["sparsity"] = axis.model_copy(update={"choices": _bounds(axis)})  # the ends cover all between

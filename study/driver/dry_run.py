@@ -44,7 +44,10 @@ def estimate(file: StudyFile, data_dir: str | None) -> str:
     epochs, trained = _fine_tuning(file, images.train)
     taught = pace.evaluate * (max(file.values("distil")) > 0)
     tuning = trained * (pace.train + taught) + epochs * images.validation * pace.evaluate
-    trial = tuning + (images.validation + images.test) * pace.evaluate
+    evaluated = images.validation + images.test
+    kinds = file.values("quantize")  # of which int8 is calibrated, and evaluated once more
+    share = kinds.count("int8") / len(kinds)
+    trial = tuning + (evaluated + share * (evaluated + max(file.values("calibration_samples")))) * pace.evaluate
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
     if device.type == "cuda":
         at_once = max(1, int(torch.cuda.device_count() / (1 if gpus == "auto" else max(1, gpus))))

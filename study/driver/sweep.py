@@ -69,6 +69,7 @@ def run_study(run: StudyRun) -> int:
         context = TrialContext(
             baseline, run.data, file.baseline, file.study.seed,
             timed=timed, runtime=runtime_of(file), minutes=file.study.trial_minutes,
+            taught=max(file.values("distil")) > 0,
         )  # fmt: skip
         if scan_file := scan.scan_study(file):
             rows = _run_scan(run.of_scan(resolve(scan_file, run.data)), context)

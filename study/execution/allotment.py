@@ -69,7 +69,7 @@ def trial_memory(context: TrialContext, device: torch.device) -> tuple[int, int]
     """Peak bytes of a trial on `device`, and the device's total bytes; None on a CPU.
 
     Measured in one training step of the dense network at the baseline's batch size: images, weights, gradients,
-    optimiser state, activations and the CUDA context.
+    optimiser state, activations, the teacher if a recipe of the study has one, and the CUDA context.
     """
     if device.type != "cuda":
         return None
@@ -78,7 +78,8 @@ def trial_memory(context: TrialContext, device: torch.device) -> tuple[int, int]
     optimizer = optimisers.OPTIMIZERS["adamw"](network.parameters(), 1e-6, 0.0)  # the optimiser with the largest state
     section = context.section
     batches = device_data.endless_batches(data.images, data.train, section.batch_size, 0)
-    loop.train(network, batches, optimizer, [1e-6])
+    teacher = loop.Distillation(context.baseline.network(device).eval(), 0.5, 1.0) if context.taught else None
+    loop.train(network, batches, optimizer, [1e-6], distillation=teacher)
     free, total = torch.cuda.mem_get_info(device)
     outside_torch = total - free - torch.cuda.memory_reserved(device)
     return torch.cuda.max_memory_reserved(device) + outside_torch, total

@@ -47,6 +47,7 @@ class TrialContext(NamedTuple):
     runtime: what runs the networks when latencies are measured, `torch` or `onnxruntime`; this one if any recipe of the
         study quantizes, so that all its latencies compare.
     minutes: a trial that runs longer is ended; None: no limit.
+    taught: whether any recipe of the study distils from the baseline.
     """
 
     baseline: Baseline
@@ -58,6 +59,7 @@ class TrialContext(NamedTuple):
     timed: bool = False
     runtime: str = "torch"
     minutes: float | None = None
+    taught: bool = False
 
 
 class Ticket(NamedTuple):

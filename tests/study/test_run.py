@@ -307,3 +307,15 @@ def test_a_dry_run_counts_the_images_of_fine_tuning(
     for samples, hours in (("null", 3 * 1294 / 3600), ("{low: 100, high: 300}", 3 * 200 / 3600)):
         assert run.main([*given, "--set", f"space.finetune_samples={samples}"]) == 0
         assert f" for the baseline (none if it is cached), {duration(3600 * hours)} a trial" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_the_evaluation_in_8_bits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digits: 144 images for validation and 359 for tests, 100 for calibration; one second for each."""
+    monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(1e-9, 1.0))
+    given = ["--space", "quickstart", "--dry-run", "--set", "space.finetune_epochs=0"]
+    given += ["--set", "space.calibration_samples=100"]
+    for kinds, seconds in (("none", 503), ("int8", 2 * 503 + 100), ("[none, int8]", 1.5 * 503 + 50)):
+        assert run.main([*given, "--set", f"space.quantize={kinds}"]) == 0
+        assert f" {duration(seconds)} a trial" in capsys.readouterr().out

@@ -147,6 +147,14 @@ def test_the_saved_network_is_evaluated_in_8_bits(
     assert [part for part in expected if part not in line] == []
 
 
+def test_a_table_of_both_kinds_says_that_two_runtimes_were_timed(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for paths, said in ((["baseline", "models/0000"], True), (["baseline"], False), (["models/0000"], False)):
+        assert evaluate.main([str(results / path) for path in paths]) == 0
+        assert ("Latencies of int8 networks are onnxruntime's" in capsys.readouterr().out) == said
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "onnxruntime cannot run it"), (b"\x08\x0a" * 100, "onnxruntime cannot run it"), (None, "cannot be read")],
