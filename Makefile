@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev
 test-ray test-analysis test-rest: $(VENV)/.installed-dev
 
 test-ray:
-	$(BIN)/python -m pytest -m "ray and not slow"
+	$(BIN)/python -m pytest -m "ray and not slow" tests/study tests/benchmarks
 
 test-analysis:
 	$(BIN)/python -m pytest -m "not ray and not slow" tests/analysis tests/benchmarks

@@ -12,6 +12,7 @@ from analysis.comparisons import bits, ranks
 from analysis.comparisons.criteria import criteria, scopes
 from analysis.comparisons.effects import effects
 from analysis.figures.life import iterations_data
+from analysis.figures.progress import search_data
 from analysis.presentation.looks import MAX_NETWORKS
 from analysis.presentation.rendering import Table, label, text
 from analysis.results_folder import (
@@ -27,7 +28,7 @@ from analysis.results_folder import (
     ordered,
     scans,
 )
-from analysis.statistics import runs
+from analysis.statistics import measures, runs
 from analysis.statistics.baseline import at_chance, flattered, sentence
 from analysis.statistics.pareto import front
 
@@ -40,6 +41,7 @@ COMPARED = [
     "sparsity", "accuracy", "test_accuracy", "train_seconds", "nonzero_params", "size_bytes", "sparse_size_bytes",
     "macs", "nonzero_macs", "latency_ms", "speedup", "batch_speedup",
 ]  # fmt: skip
+SHARES = [0.25, 0.5, 1.0]  # of the compute, at which a search is looked at
 SPEEDS = ["latency_ms", "speedup", "batch_speedup"]
 LATENCY = [
     "trial_id", "granularity", "sparsity", "macs_ratio", "theoretical_speedup", "latency_ms", "latency_low_ms",
@@ -219,6 +221,26 @@ def _range(low: float, high: float) -> str:
     return f"{100 * low:.0f} % and above" if high == inf else f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
+def search(results: Results) -> Table:
+    """What the search had found after a quarter, half and all of its compute. No rows if the dense accuracy is unknown.
+
+    Columns: share (of the compute), seconds, trials, hypervolume (see `progress.reference`), and the measures of
+    `analysis.statistics.measures`.
+    """
+    rows = search_data(results)
+    places = (
+        [int((rows["seconds"] <= share * rows["seconds"].max()).sum()) - 1 for share in SHARES] if len(rows) else []
+    )
+    found = rows.iloc[[max(0, place) for place in places]].assign(share=SHARES[: len(places)])
+    return Table(
+        found[["share", "seconds", "trials", "hypervolume", *measures.NAMES]].reset_index(drop=True),
+        "What the search had found after a share of its compute (wall time of all trials), on validation images. Near: "
+        f"the hypervolume of accuracy above {100 * measures.MARGIN:.0f} points below the dense network, and sparsity. "
+        "Within 1, 2, 5: the highest sparsity that costs at most so many points of accuracy. The dense network is the "
+        "better of baseline and dense control.",
+    )
+
+
 _TRAINING_KEYS = {  # recipe keys that take effect in a dense control
     "schedule", "finetune_epochs", "epochs_per_step", "finetune_samples", "finetune_lr", "lr_schedule", "optimizer",
     "weight_decay", "distil", "temperature",
@@ -235,6 +257,7 @@ def applicable(results: Results) -> dict[str, Table]:
 
 TABLES: dict[str, Callable[[Results], Table]] = {
     "summary": summary,
+    "search": search,
     "criteria": criteria,
     "scopes": scopes,
     "ranks": ranks.table,
@@ -246,4 +269,4 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "iterations": iterations,
     "latency": latency,
 }
-OPTIONAL = {"criteria", "scopes", "ranks", "effects", "importance", "sizes", "ways", "iterations"}
+OPTIONAL = {"search", "criteria", "scopes", "ranks", "effects", "importance", "sizes", "ways", "iterations"}

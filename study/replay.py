@@ -67,7 +67,12 @@ def _report(recorded: Recorded, searches: list[SimulatedSearch], args: argparse.
     for share in (0.1, 0.25, 0.5, 1.0):
         volumes = np.array([search.at(share * total) for search in searches]) / best
         spread = f" +- {volumes.std(ddof=1):.3f}" if len(volumes) > 1 else ""
-        yield f"after {share * total:10.0f} s of training: {volumes.mean():.3f}{spread} of it"
+        near, *within = np.mean([search.measures_at(share * total) for search in searches], axis=0)
+        sparsities = ", ".join(f"{100 * value:.1f}" for value in within)
+        yield (
+            f"after {share * total:10.0f} s of training: {volumes.mean():.3f}{spread} of it; near the dense network "
+            f"{near:.4f}; sparsity within 1, 2, 5 points: {sparsities} %"
+        )
     mean = np.mean([[s.stopped, s.makespan, s.idle, s.driver] for s in searches], axis=0)
     yield (
         f"{args.trials} trials, {mean[0]:.0f} stopped early; with {args.workers} workers {mean[1]:,.0f} s; "

@@ -170,3 +170,12 @@ def test_sub_packages_hold_three_to_eight_modules() -> None:
 def test_no_file_is_long() -> None:
     files = [*FILES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     assert {place(path): n for path in files if (n := len(path.read_text().splitlines())) > 400} == {}
+
+
+def test_tests_of_ray_lie_where_make_looks_for_them() -> None:
+    """To collect all others takes as long as several of them."""
+    files = [path for path in (ROOT / "tests").glob("*/**/test_*.py") if re.search(r"mark\.ray\b", path.read_text())]
+    lanes = [line for line in (ROOT / "Makefile").read_text().splitlines() if '"ray and not slow" tests' in line]
+    assert [set(line.split()[-2:]) for line in lanes] == [
+        {f"tests/{path.relative_to(ROOT / 'tests').parts[0]}" for path in files}
+    ]

@@ -13,7 +13,7 @@ from analysis.presentation import style
 from analysis.presentation.looks import draw_baseline
 from analysis.presentation.style import COLOURS, styled
 from analysis.results_folder import Results, candidates
-from analysis.statistics import pareto
+from analysis.statistics import measures, pareto
 from analysis.statistics.objectives import abscissa, unit_of
 from analysis.statistics.runs import runs
 
@@ -53,20 +53,60 @@ def reference(results: Results) -> list[float]:
 def hypervolume_data(results: Results) -> pd.DataFrame:
     """The hypervolume after each trial of the search, in order of completion.
 
-    Columns: trial_id, trials (finished so far, including failed ones), seconds (their total wall time), hypervolume.
-    Trials that failed, were stopped or violate a constraint add time but no volume.
+    Columns: trial_id, trials (finished so far, including failed ones), seconds (their total wall time), hypervolume,
+    and the measures of `analysis.statistics.measures`. Trials that failed, were stopped or violate a constraint add
+    time but no volume.
     """
     rows = results.trials[(results.trials["kind"] == "search") & results.trials[["layer", "group"]].isna().all(axis=1)]
     if candidates(rows).empty:
-        return pd.DataFrame(columns=["trial_id", "trials", "seconds", "hypervolume"])
+        return pd.DataFrame(columns=["trial_id", "trials", "seconds", "hypervolume", *measures.NAMES])
     rows = rows.sort_values(["finished", "trial_id"])
     counted = rows["state"].eq("complete") & rows["feasible"].fillna(True).astype(bool)
     values = rows[list(results.objectives)].astype("float64").where(counted)
     found = pareto.volumes(values.to_numpy(), list(results.objectives.values()), reference(results))
     seconds = rows["wall_seconds"].fillna(0).cumsum()
-    return pd.DataFrame(
+    points = rows[["accuracy", "sparsity"]].astype("float64").where(counted)
+    near = measures.progress(points["accuracy"], points["sparsity"], measures.dense_accuracy(results))
+    frame = pd.DataFrame(
         {"trial_id": rows["trial_id"], "trials": range(1, len(rows) + 1), "seconds": seconds, "hypervolume": found}
-    ).reset_index(drop=True)
+    )
+    return frame.assign(**dict(zip(measures.NAMES, near.T, strict=True))).reset_index(drop=True)
+
+
+@styled
+def search(results: Results) -> Figure:
+    """Draws the hypervolume near the dense network, and the highest sparsities at little loss, against compute."""
+    rows = hypervolume_data(results)
+    scale, unit = _time_unit(rows["seconds"].iloc[-1])
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    times = [0, *rows["seconds"] / scale]
+    left.step(times, [0, *rows["near"]], where="post", color=COLOURS[0])
+    left.set_ylabel("hypervolume near the dense network")
+    entries = []
+    for i, (loss, name) in enumerate(zip(measures.LOSSES, measures.NAMES[1:], strict=True)):
+        look: dict[str, Any] = {"color": COLOURS[i], "linestyle": ("-", "--", ":")[i]}
+        right.step(times, [0, *100 * rows[name]], where="post", **look)
+        entries.append(style.key(f"{100 * loss:.0f} points", **look))
+    right.set_ylabel("highest sparsity (%)")
+    for ax in (left, right):
+        ax.set(xlabel=f"compute {unit}", xlim=(0, None), ylim=(0, None))
+    style.legend(figure, {"accuracy lost, at most": entries})
+    caption = (
+        f"On validation images, against the better of baseline and dense control. Near: accuracy counts from "
+        f"{100 * measures.MARGIN:.0f} points below it. Compute: total wall time of all trials."
+    )
+    style.head(figure, "What the search had found, and when", caption)
+    return figure
+
+
+def search_data(results: Results) -> pd.DataFrame:
+    """The rows of `hypervolume_data` if the dense accuracy is known, otherwise none."""
+    return hypervolume_data(results).dropna(subset=["near"])
+
+
+def _time_unit(seconds: float) -> tuple[float, str]:
+    return (3600.0, "hours") if seconds > 3 * 3600 else (1.0, "seconds")
 
 
 @styled
@@ -75,7 +115,7 @@ def hypervolume(results: Results) -> Figure:
     rows = hypervolume_data(results)
     if rows.empty:
         return style.words("There is no complete network, so there is no hypervolume.", results.trials)
-    scale, name = (3600.0, "hours") if rows["seconds"].iloc[-1] > 3 * 3600 else (1.0, "seconds")
+    scale, name = _time_unit(rows["seconds"].iloc[-1])
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for ax, x, label in (

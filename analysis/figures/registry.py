@@ -31,6 +31,7 @@ def applicable(results: Results) -> list[str]:
 FIGURES: dict[str, Callable[[Results], Figure]] = {
     "front": front,
     "hypervolume": progress.hypervolume,
+    "search": progress.search,
     "attainment": progress.attainment,
     "ratios": ratios.ratios,
     "criteria": criteria.accuracies,
@@ -51,6 +52,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "latency": latency,
 }
 REQUIRED_DATA: dict[str, Callable[[Results], pd.DataFrame]] = {  # figure -> its data; not drawn if empty
+    "search": progress.search_data,
     "attainment": progress.attainment_data,
     "ratios": ratios.ratios_data,
     "criteria": criteria.criteria_data,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from models import MODELS, packages
 from study.config.fields import Direction, Fraction, Section, Seed, one_of
@@ -22,6 +23,15 @@ DIRECTIONS = {
     "latency_ms": "min",
 }
 BOUND = r"^(<=|>=) *-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"  # of a constraint: `<= 0.02`
+
+
+def _bound(value: Any) -> str:
+    if not isinstance(value, str) or not re.match(BOUND, value):
+        raise ValueError(f"is a sign and a number, such as '<= 0.02' or '>= 0.5', not {value!r}")
+    return value
+
+
+Bound = Annotated[str, BeforeValidator(_bound), WithJsonSchema({"type": "string", "pattern": BOUND})]
 CONSTRAINABLE = [
     "accuracy",
     "accuracy_drop",
@@ -56,7 +66,7 @@ class StudySection(Section):
         default={"accuracy": "max", "sparsity": "max"},
         description="one to three measures to optimise, each with its direction",
     )
-    constraints: dict[str, Annotated[str, Field(pattern=BOUND)]] = Field(
+    constraints: dict[str, Bound] = Field(
         default={},
         description="limits on columns, such as `{accuracy_drop: '<= 0.02'}`; a row outside is kept, never on the "
         "front",

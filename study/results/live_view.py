@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +17,19 @@ from study.training.epochs import epoch_line
 
 SHOWN = 8  # running trials listed, at most
 SILENT = 60  # seconds after the last sign of a trial from which the view says for how long
+
+
+class FrontSummary(NamedTuple):
+    """How many networks are on the front, its hypervolume, and how far it reaches near the baseline.
+
+    near: hypervolume above 10 points below the baseline's accuracy; within: the highest sparsity that costs at most two
+    points, a fraction (see `analysis.statistics.measures`).
+    """
+
+    size: int = 0
+    hypervolume: float = 0.0
+    near: float = 0.0
+    within: float = 0.0
 
 
 class LiveView:
@@ -34,8 +47,7 @@ class LiveView:
         self._console = Console(highlight=False)
         self._total, self._at_once, self._dashboard = total, at_once, dashboard
         self._started, self._done_before = time.monotonic(), finished
-        self._done, self._failed, self._front, self._volume = finished, 0, 0, 0.0
-        self._stopped = 0
+        self._done, self._failed, self._stopped, self._front = finished, 0, 0, FrontSummary()
         self._running: dict[str, tuple[str, float]] = {}  # trial -> its line, and when it was last heard of
         self._last = ""
         self._bar = Progress(
@@ -72,33 +84,34 @@ class LiveView:
         line = f"{trial_id}  {recipe_line(recipe)}  {epoch_line(record, epochs)}"
         self._running[trial_id] = line, time.monotonic()
 
-    def trial(self, row: dict[str, Any], front: int, hypervolume: float, *, search: bool) -> None:
+    def trial(self, row: dict[str, Any], front: FrontSummary, *, search: bool) -> None:
         """Show an ended trial.
 
         Args:
           row: of the trial.
-          front: size of the front.
-          hypervolume: of the front.
+          front: as it is now.
           search: whether the trial is part of the search.
         """
         self._done += search
         self._failed += row["state"] == "failed"
         self._stopped += row["state"] == "stopped"
         self._running.pop(row["trial_id"], None)
-        self._front, self._volume = front, hypervolume
+        self._front = front
         self._last = row_line(row)
         self._bar.update(self._task, completed=self._done)
         if not self._console.is_terminal:
             label = f"{self._done}/{self._total}" if search else row["kind"]
-            print(f"trial {row['trial_id']} ({label}): {self._last}; front {front}, hv {hypervolume:.4f}", flush=True)
+            found = f"front {front.size}, hv {front.hypervolume:.4f}, {front.within:.1%} within 2 points"
+            print(f"trial {row['trial_id']} ({label}): {self._last}; {found}", flush=True)
 
     def _renderable(self) -> Group:
         table = Table.grid(padding=(0, 2))
         running = min(self._at_once, self._total - self._done)
-        stopped = [f"stopped early [bold]{self._stopped}[/]"] * bool(self._stopped)
+        stopped, front = [f"stopped early [bold]{self._stopped}[/]"] * bool(self._stopped), self._front
         table.add_row(
-            f"running [bold]{running}[/]", f"failed [bold]{self._failed}[/]", *stopped, f"front [bold]{self._front}[/]",
-            f"hypervolume [bold]{self._volume:.4f}[/]", f"left [bold]{self._time_left()}[/]",
+            f"running [bold]{running}[/]", f"failed [bold]{self._failed}[/]", *stopped, f"front [bold]{front.size}[/]",
+            f"hypervolume [bold]{front.hypervolume:.4f}[/], near the baseline [bold]{front.near:.4f}[/]",
+            f"within 2 points [bold]{front.within:.1%}[/]", f"left [bold]{self._time_left()}[/]",
         )  # fmt: skip
         lines = [f"last: {self._last}" if self._last else "the first trials are running"]
         now = time.monotonic()

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 import models
-from analysis.statistics import pareto
+from analysis.statistics import measures, pareto
 from models.files import write_whole
 from study.results import files
 from study.results.handlers import TrialReport
-from study.results.live_view import LiveView
+from study.results.live_view import FrontSummary, LiveView
 from study.search.trial_store import TrialStore
 from study.training.epochs import Row
 from study.trials.context import NetworkState, Ticket
@@ -55,7 +55,7 @@ class TrialRecorder:
             write_whole(self._folder / "errors" / f"{ticket.trial_id}.txt", report.traceback)
         self._store.tell(ticket, row, report.history)
         for added in self._update_front():
-            self._view.trial(added, len(self.front), self._hypervolume(), search=added["kind"] == "search")
+            self._view.trial(added, self._summary(), search=added["kind"] == "search")
         self._project(self._store.records)
 
     def _update_front(self) -> list[Row]:
@@ -113,6 +113,14 @@ class TrialRecorder:
         for folder in (self._folder / "models").glob("*"):
             if folder.name not in kept:
                 shutil.rmtree(folder)
+
+    def _summary(self) -> FrontSummary:
+        if not self.front:
+            return FrontSummary()
+        accuracy, sparsity = ([float(row[name]) for row in self.front] for name in ("accuracy", "sparsity"))
+        last = measures.progress(accuracy, sparsity, self._card.get("accuracy", np.nan))[-1]
+        found = dict(zip(measures.NAMES, last, strict=True))
+        return FrontSummary(len(self.front), self._hypervolume(), found["near"], found["within_2"])
 
     def _hypervolume(self) -> float:
         """Of the front, with costs as fractions of the dense network's. Reference: 0 if maximised, 1 if minimised."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis import results_folder
-from analysis.statistics import pareto
+from analysis.statistics import measures, pareto
 from study.config import axes as spaces
 from study.config import parse
 
@@ -24,12 +25,14 @@ class RecordedTrial(NamedTuple):
     Attributes:
       recipe: axis -> value.
       values: of the objectives.
+      point: validation accuracy and achieved sparsity.
       seconds: duration of the whole trial.
       epochs: per epoch, the seconds since the trial's start and the accuracy.
     """
 
     recipe: RecipeDict
     values: tuple[float, ...]
+    point: tuple[float, float]
     seconds: float
     epochs: list[tuple[float, float]]
 
@@ -50,6 +53,7 @@ class Recorded:
             raise ValueError(f"{folder / 'trials.csv'}: {error}") from None
         if not self.runs:
             raise ValueError(f"{folder / 'trials.csv'}: no complete trial to simulate with")
+        self._dense = measures.dense_accuracy(results)
         self._points = np.array([self._coordinates(run.recipe) for run in self.runs])
         self._is_choice = np.array([axis.choices is not None for axis in self.axes.values()])
         worst = [0.0 if direction == "max" else max(column) for direction, column in zip(*self._columns(), strict=True)]
@@ -73,6 +77,7 @@ class Recorded:
         return RecordedTrial(
             recipe,
             tuple(float(row[name]) for name in self.file.study.objectives),
+            (float(row["accuracy"]), float(row["sparsity"])),
             float(row["wall_seconds"]),
             [(float(seconds), float(accuracy)) for seconds, accuracy in epochs],
         )
@@ -87,6 +92,11 @@ class Recorded:
         distances = np.where(self._is_choice, distances > 0, distances).astype(float)
         only_one = np.isnan(self._points) != np.isnan(point)
         return int(np.argmin(np.where(only_one, 1.0, np.nan_to_num(distances)).sum(axis=1)))
+
+    def progress(self, runs: Sequence[int]) -> npt.NDArray[np.float64]:
+        """The measures of `analysis.statistics.measures` after each of these recorded trials, (n, len(NAMES))."""
+        points = np.array([self.runs[run].point for run in runs]).reshape(-1, 2)
+        return measures.progress(points[:, 0], points[:, 1], self._dense)
 
     def volume(self, runs: set[int]) -> float:
         """The hypervolume of the recorded trials with these indices."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from analysis.statistics import measures
 from study.config import Recipe
 from study.search.early_stopping import Stopper, after_last_cut
 from study.simulation.recorded import Recorded, RecordedTrial
@@ -23,6 +24,7 @@ class SimulatedSearch(NamedTuple):
     Attributes:
       compute: after each ended trial, the total seconds of training so far.
       volume: after each ended trial, the hypervolume.
+      measures: after each ended trial, those of `analysis.statistics.measures`, (n, len(NAMES)).
       stopped: number of trials stopped early.
       makespan: simulated seconds from the start to the end of the last trial.
       idle: fraction of the workers' time spent waiting for the driver, until the last trial started.
@@ -31,6 +33,7 @@ class SimulatedSearch(NamedTuple):
 
     compute: npt.NDArray[np.float64]
     volume: npt.NDArray[np.float64]
+    measures: npt.NDArray[np.float64]
     stopped: int
     makespan: float
     idle: float
@@ -38,8 +41,16 @@ class SimulatedSearch(NamedTuple):
 
     def at(self, compute: float) -> float:
         """The hypervolume after this many seconds of training."""
-        reached = int(np.searchsorted(self.compute, compute, side="right"))
+        reached = self._ended(compute)
         return float(self.volume[reached - 1]) if reached else 0.0
+
+    def measures_at(self, compute: float) -> npt.NDArray[np.float64]:
+        """The measures after this many seconds of training."""
+        reached = self._ended(compute)
+        return self.measures[reached - 1] if reached else np.zeros(self.measures.shape[1])
+
+    def _ended(self, compute: float) -> int:
+        return int(np.searchsorted(self.compute, compute, side="right"))
 
 
 def replay(
@@ -74,7 +85,8 @@ def replay(
     queue = [(0.0, worker) for worker in range(workers)]  # (time of the worker's next event, worker)
     running: dict[int, _RunningTrial] = {}
     done: set[int] = set()
-    curve: list[tuple[float, float]] = []  # compute and hypervolume after each ended trial
+    curve: list[tuple[float, float, int]] = []  # compute, hypervolume and number of networks after each ended trial
+    order: list[int] = []  # recorded trials in the order in which they were first reached
     spent = volume = makespan = driver_free = waited = measured = 0.0
     started = stops = 0
     while queue:
@@ -92,8 +104,9 @@ def replay(
             spent, makespan, stops = spent + now - trial.started, now, stops + stopped
             if not stopped and trial.run not in done:
                 done.add(trial.run)
+                order.append(trial.run)
                 volume = recorded.volume(done)
-            curve.append((spent, volume))
+            curve.append((spent, volume, len(order)))
         if started < trials and spent < compute:
             handle, recipe = search.ask()
             run = recorded.nearest(recipe)
@@ -106,8 +119,9 @@ def replay(
             heapq.heappush(queue, (driver_free + next(events), worker))
             started += 1
     columns = np.array(curve).T
+    found = np.vstack([np.zeros(len(measures.NAMES)), recorded.progress(order)])[columns[2].astype(int)]
     idle = waited / (driver_free * workers) if driver_free else 0.0
-    return SimulatedSearch(columns[0], columns[1], stops, makespan, min(idle, 1.0), measured / max(1, started))
+    return SimulatedSearch(columns[0], columns[1], found, stops, makespan, min(idle, 1.0), measured / max(1, started))
 
 
 class _RunningTrial(NamedTuple):

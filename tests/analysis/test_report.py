@@ -30,11 +30,11 @@ from tests.results_folder import ERRORS, make
 
 ROOT = Path(__file__).parents[2]
 NAMES = (
-    "front", "hypervolume", "accuracy_by_schedule", "accuracy_by_scope", "costs", "importance", "rates", "recipes",
-    "life", "pruned", "layers", "latency",
+    "front", "hypervolume", "search", "accuracy_by_schedule", "accuracy_by_scope", "costs", "importance", "rates",
+    "recipes", "life", "pruned", "layers", "latency",
 )  # fmt: skip
-ALWAYS = {"front", "hypervolume", "accuracy_by_schedule", "life", "layers", "latency", "summary", "schedules"}
-MADE = ("summary", "effects", "schedules", "sizes", "iterations", "latency")
+ALWAYS = {"front", "hypervolume", "search", "accuracy_by_schedule", "life", "layers", "latency", "summary", "schedules"}
+MADE = ("summary", "search", "effects", "schedules", "sizes", "iterations", "latency")
 TABLES = [f"tables/{name}.{kind}" for name in MADE for kind in ("csv", "md", "tex")]
 FIGURES = [f"figures/{name}.{kind}" for name in NAMES for kind in ("png", "pdf")]
 WRITTEN = sorted(["pareto.csv", "report.html", "tables/layers.csv", *TABLES, *FIGURES])

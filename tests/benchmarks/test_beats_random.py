@@ -17,6 +17,7 @@ from study.trials.steps import run_trial
 SHARES = {"weight": 0.5, "channel": 0.3}
 SEEDS = range(2)
 PAIRS = [(name, "weight") for name, form in CRITERIA.items() if form.weight is not None and name != "random"]
+SLOW = {"obc", "obs", "regression"}  # take seconds a score; they are compared with exact answers in tests/pruning
 PAIRS += [(name, "channel") for name in ("taylor", "fisher", "regression", "thinet")]
 
 
@@ -46,6 +47,9 @@ def random(shared: Any) -> Any:
     return {granularity: accuracy(shared, "random", granularity) for granularity in SHARES}
 
 
-@pytest.mark.parametrize(("criterion", "granularity"), PAIRS)
+@pytest.mark.parametrize(
+    ("criterion", "granularity"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if pair[0] in SLOW else []) for pair in PAIRS],
+)
 def test_every_criterion_beats_random_clearly(shared: Any, random: Any, criterion: Any, granularity: Any) -> None:
     assert accuracy(shared, criterion, granularity) > random[granularity] + 0.05

@@ -81,6 +81,11 @@ def test_defaults_are_those_of_the_design() -> None:
         ({"study": {"name": "x", "objectives": {"beauty": "max"}}}, r"unknown objective 'beauty'"),
         ({"study": {"name": "x", "constraints": {"beauty": "<= 1"}}}, r"unknown column 'beauty'"),
         (
+            {"study": {"name": "x", "constraints": {"accuracy_drop": 0.02}}},
+            r"study.constraints.accuracy_drop: is a sign and a number, such as '<= 0.02' or '>= 0.5', not 0.02",
+        ),
+        ({"study": {"name": "x", "constraints": {"accuracy_drop": "<= 1.2.3"}}}, r"such as .*, not '<= 1.2.3'"),
+        (
             {"study": {"name": "x", "stop_early": {"min_epochs": 0}}},
             r"stop_early.min_epochs: .*greater than or equal to 1",
         ),

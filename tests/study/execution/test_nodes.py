@@ -84,7 +84,8 @@ class Node:
         self._process.wait()
 
 
-@pytest.mark.parametrize("gpu", [0.25, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", [0.25, 0])
 def test_a_study_over_two_nodes_outlives_one_of_them(tmp_path: Path, gpu: Any) -> None:
     """The user's module and file travel to the nodes; trials that are lost, or short of a GPU's memory, run again."""
     home = tmp_path / "home"
