@@ -82,19 +82,19 @@ def search(results: Results) -> Figure:
     left, right = figure.subplots(1, 2)
     times = [0, *rows["seconds"] / scale]
     left.step(times, [0, *rows["near"]], where="post", color=COLOURS[0])
-    left.set_ylabel("hypervolume near the dense network")
+    left.set_ylabel("hypervolume, near")
     entries = []
     for i, (loss, name) in enumerate(zip(measures.LOSSES, measures.NAMES[1:], strict=True)):
         look: dict[str, Any] = {"color": COLOURS[i], "linestyle": ("-", "--", ":")[i]}
         right.step(times, [0, *100 * rows[name]], where="post", **look)
-        entries.append(style.key(f"{100 * loss:.0f} points", **look))
+        entries.append(style.key(f"{100 * loss:.0f} point{'s' * (loss > 0.01)}", **look))
     right.set_ylabel("highest sparsity (%)")
     for ax in (left, right):
         ax.set(xlabel=f"compute {unit}", xlim=(0, None), ylim=(0, None))
     style.legend(figure, {"accuracy lost, at most": entries})
     caption = (
-        f"On validation images, against the better of baseline and dense control. Near: accuracy counts from "
-        f"{100 * measures.MARGIN:.0f} points below it. Compute: total wall time of all trials."
+        "On validation images, against D, the better of baseline and dense control. Hypervolume, near: accuracy counts "
+        f"from {100 * measures.MARGIN:.0f} points below D. Compute: total wall time of all trials."
     )
     style.head(figure, "What the search had found, and when", caption)
     return figure

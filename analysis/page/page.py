@@ -22,6 +22,7 @@ from analysis.results_folder import Results, tally
 
 HEADINGS = {
     "summary": "Pareto front",
+    "search": "What the search had found, and when",
     "criteria": "By criterion",
     "scopes": "By scope",
     "ranks": "Mean ranks of the criteria",

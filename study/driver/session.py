@@ -93,7 +93,7 @@ def new_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
             f"{folder}: this results folder is taken; continue it with --resume {folder}, "
             f"or choose another --out or --set study.name=..."
         )
-    return file, folder, provenance.provenance([_command(), *sys.argv[1:]])
+    return file, folder, provenance.provenance([command("run"), *sys.argv[1:]])
 
 
 def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
@@ -113,8 +113,9 @@ def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
 
 def resume_command(folder: Path) -> str:
     """The command that continues the study in `folder`."""
-    return f"{_command()} --resume {folder}"
+    return f"{command('run')} --resume {folder}"
 
 
-def _command() -> str:
-    return sys.argv[0] if sys.argv[0].startswith("pruning-study ") else "python -m study.run"
+def command(name: str) -> str:
+    """How the user types a command of the project, such as `run`."""
+    return f"pruning-study {name}" if sys.argv[0].startswith("pruning-study ") else f"python -m study.{name}"

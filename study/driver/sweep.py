@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import torch
 
 import models
+from analysis.page.answer import answer
 from analysis.report import report as write_report
+from analysis.results_folder import read
+from analysis.statistics.choice import quoted
 from models.files import write_whole
 from pruning.measure.distributions import HISTOGRAM, SCORES, histograms
 from study.baseline import disk_cache
@@ -21,7 +25,7 @@ from study.config import RefusedError
 from study.data.stored import DiskImages
 from study.driver.agenda import Agenda
 from study.driver.resolution import resolve, runtime_of
-from study.driver.session import StudyRun, resume_command
+from study.driver.session import StudyRun, command, resume_command
 from study.quantization import runtime
 from study.results import files
 from study.results.handlers import TrialHandlers, TrialReport
@@ -206,4 +210,10 @@ def _finish(run: StudyRun) -> int:
         errors = [row_line(row) for row in rows][:3]
         print("error: no trial was completed. " + "; ".join(errors), file=sys.stderr)
         return 1
+    results = read(folder)
+    print(f"answer: {answer(results)[0]}\nreport: {folder / 'report.html'}")
+    chosen = quoted(results)
+    if chosen is not None and (folder / "models" / chosen["trial_id"]).is_dir():
+        export = f"{command('export')} {shlex.quote(str(folder))} --trial {chosen['trial_id']}"
+        print(f"next: {export} --format exported_program   # that network as one file for other programs")
     return 0

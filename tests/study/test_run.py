@@ -1,6 +1,7 @@
 """The command, end to end and from outside: a study on Ray, interrupted, killed and finished; and wrong input."""
 
 import csv
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import yaml
 from PIL import Image
 
 import models
+from analysis.page.answer import answer
 from analysis.results_folder import read
 from analysis.statistics.tested_images import shares
-from study import run
+from study import export, run
 from study.driver import dry_run
 from study.results.messages import duration
 from tests.conftest import TINY
@@ -168,6 +170,19 @@ def test_a_network_of_the_front_is_the_one_that_was_measured(lived: Lived) -> No
     images = device_data.on_device(data, torch.device("cpu"))
     accuracy = evaluation.evaluate(model, images, torch.tensor(data.test))
     assert accuracy == pytest.approx(float(row["test_accuracy"]), abs=1e-9)
+
+
+def test_it_ends_with_the_answer_the_page_and_a_command_that_works(
+    lived: Lived, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = dict(line.split(": ", 1) for line in lived.outputs[2].splitlines()[-3:])
+    assert list(said) == ["answer", "report", "next"]
+    assert said["answer"] == answer(read(lived.folder))[0]
+    assert Path(said["report"]).is_file()
+    _, _, name, *arguments = shlex.split(said["next"], comments=True)
+    assert name == "study.export"
+    assert export.main([*arguments, "--out", str(tmp_path / "network.pt2")]) == 0, capsys.readouterr()
+    assert (tmp_path / "network.pt2").is_file()
 
 
 def test_answers_to_every_test_image_are_kept_of_every_network_and_of_the_baseline(lived: Lived) -> None:

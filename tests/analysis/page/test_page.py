@@ -19,8 +19,8 @@ from PIL import Image
 
 from analysis import Results, read
 from analysis.page import interactive, watch
-from analysis.page.page import page, smaller
-from analysis.tables import applicable
+from analysis.page.page import HEADINGS, page, smaller
+from analysis.tables import TABLES, applicable
 from tests.results_folder import make
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -261,3 +261,7 @@ def test_the_live_page_alone_may_ask_its_server(results: Results) -> None:
     assert "connect-src" not in plain
     assert "connect-src 'self'" in live
     assert watch.PROGRAM in live
+
+
+def test_every_table_has_a_heading() -> None:
+    assert list(HEADINGS) == list(TABLES)
