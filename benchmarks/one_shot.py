@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sparsity", nargs="+", type=float, default=[0.5])
     parser.add_argument("--sparsity-of", nargs="+", default=["params"])
     parser.add_argument("--samples", type=int, default=512, help="calibration images")
+    parser.add_argument("--test-images", type=int, help="evaluate on so many, drawn at random; default: all")
     parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -72,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         baseline = disk_cache.obtain(section, data, lambda: training.make(section, data, torch.device("cpu")))
     placed = place(data, torch.device("cpu"))
+    if args.test_images:
+        drawn = torch.randperm(len(placed.test), generator=torch.Generator().manual_seed(0))[: args.test_images]
+        placed = placed._replace(test=placed.test[drawn])
     table = csv.writer(sys.stdout)
     table.writerow([*AXES, *MEASURED])
     for values in itertools.product(*([v] if isinstance(v := getattr(args, key), str) else v for key in AXES)):

@@ -15,7 +15,7 @@ GROWTH = 4.0  # the weakest unit of a group is shrunk 2 ** GROWTH times as fast 
 def group_lasso(graph: Graph, model: nn.Module, strength: float) -> Callable[[], None]:
     """A function that adds the group lasso's gradient to that of every weight of a dense network that can be cut.
 
-    DepGraph's sparse learning (Fang et al. 2023, arXiv:2301.12900, equations 5 and 6): the loss gains
+    DepGraph's sparse learning (Fang et al. 2023, arXiv:2301.12900): the loss gains
     strength / 2 * sum over units k of gamma(k) * norm(k) ** 2, where norm(k) is over all weights that are cut with the
     unit, and gamma(k), held constant, is 2 ** (GROWTH * (largest - norm(k)) / (largest - smallest)) with the largest
     and smallest norm of k's group. Unimportant channels so go to zero in all of their layers at once, and important

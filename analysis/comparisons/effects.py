@@ -68,7 +68,8 @@ def effects(results: Results) -> Table:
     return Table(
         frame,
         "The best level of each axis (by mean validation accuracy at equal sparsity) against each other level: mean "
-        "difference of test accuracy over pairs of networks, its 95 % interval (Student's t) and p, adjusted for all "
+        "difference of test accuracy over pairs of networks, its 95 % interval (over pairs and, where "
+        "each network's answers are kept, test images) and p, adjusted for all "
         "pairs of levels of the axis (Holm), as any of them might have been the best. Matched by recipe: the two "
         "networks differ in this axis only; seeds are averaged. Matched by sparsity: the other axes of this table are "
         f"equal and achieved sparsities within {100 * CALIPER:g} points, but fine-tuning rates and epochs may differ. "

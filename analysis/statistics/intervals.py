@@ -29,8 +29,8 @@ def mean_interval(values: npt.ArrayLike, images: float = 0.0, confidence: float 
     """The mean of `values` (n,), one per run, and its interval over runs and test images. NaN values are ignored.
 
     Over runs alone it is Student's t, exact for independent, normally distributed values and any n >= 2. What the draw
-    of the images adds is independent of that, and half-widths add up in squares, which is at least as wide as it must
-    be (Graybill & Wang 1980, doi:10.1080/01621459.1980.10477565).
+    of the images adds is independent of that, and half-widths add up in squares: wider than it must be for few runs
+    (97 to 98 % instead of 95 % in a simulation of 400 images), and never narrower.
 
     Args:
       values: accuracies, or differences of them.
