@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from analysis import Results, read
 from analysis.comparisons.effects import binned, effects, importance_data, marginal, pairs, rates_data
@@ -83,6 +84,20 @@ def test_no_difference_is_rarely_called_clear(tmp_path: Path) -> None:
         studies += bool(clear.isin(["yes", "worse"]).any())
     assert studies <= 0.1 * 60
     assert told <= 0.05 * 2 * 60
+
+
+def test_p_is_adjusted_for_all_pairs_of_levels_not_for_those_of_the_best(tmp_path: Path) -> None:
+    axes = {"criterion": list("abc"), "requested_sparsity": [0.3, 0.5, 0.7, 0.8, 0.9]}
+    results = read(grid(tmp_path / "study", axes, seeds=1, worth={}, noise=0.01))
+    levels = {name: part["test_accuracy"].to_numpy() for name, part in results.trials.groupby("criterion")}
+    raw = {frozenset(pair): stats.ttest_rel(*(levels[name] for name in pair)).pvalue for pair in ("ab", "ac", "bc")}
+    order = sorted(raw, key=lambda pair: raw[pair])
+    factors = dict(zip(order, (3, 2, 1), strict=True))
+    adjusted = {pair: min(1, max(raw[p] * factors[p] for p in order[: order.index(pair) + 1])) for pair in order}
+    frame = effects(results).frame
+    assert len(frame) == 2
+    for _, line in frame.iterrows():
+        assert line["p"] == pytest.approx(adjusted[frozenset((line["level"], line["other"]))])
 
 
 def test_confirmation_runs_count_as_runs_of_their_recipe(results: Results) -> None:

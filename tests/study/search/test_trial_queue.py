@@ -12,6 +12,7 @@ from study.config import parse
 from study.search import journal, recovery
 from study.search.trial_queue import TrialQueue
 from study.search.trial_store import in_order
+from study.trials.context import CONFIRMING, RUNS
 
 SPACE = {"criterion": "magnitude_l1", "granularity": "weight", "scope": ["global", "layer"], "schedule": "one_shot"}
 
@@ -138,6 +139,8 @@ def test_every_recipe_runs_with_every_seed(tmp_path: Path) -> None:
     assert len(tickets) == 6
     assert tickets[0].recipe == tickets[1].recipe == tickets[2].recipe != tickets[3].recipe
     assert len({t.seed for t in tickets}) == 6
+    # Run k of every recipe has draw k of the calibration images: shared by recipes, never by runs of one.
+    assert [t.seed % RUNS for t in tickets] == [0, 1, 2, 0, 1, 2]
 
 
 def test_grid_runs_each_point_once_even_over_a_restart(tmp_path: Path) -> None:
@@ -262,6 +265,7 @@ def test_every_row_of_the_front_is_confirmed_with_further_seeds_and_the_sampler_
     ]
     assert tickets[0].recipe == tickets[1].recipe == queue.store.recipe("0001")
     assert len({t.seed for t in tickets} | {r["seed"] for r in chosen}) == 6
+    assert [t.seed % RUNS for t in tickets] == [CONFIRMING, CONFIRMING + 1] * 2
     assert [r["confirms"] for r in queue.store.rows("confirm")] == ["0001", "0001", "0003", "0003"]
     assert len(queue.store.rows()) == len(queue.store.search.trials) == 4
     queue.store.close()
