@@ -28,10 +28,14 @@ def quantization_data(results: Results) -> pd.DataFrame:
     """Test accuracy and costs of every complete network, in 32 bits and, if its recipe quantizes, in 8.
 
     Columns: trial_id, granularity, cost (one of COSTS), bits, value, test_accuracy. A quantized network has two rows
-    for each known cost. Empty if no recipe quantizes.
+    for each known cost. Latencies are scaled as if the dense network, which was timed in turn with each, had taken its
+    median every time: the machine's own speed changes while many networks are measured. Empty if no recipe quantizes.
     """
     rows = candidates(results.trials)
     rows = rows.assign(granularity=rows["granularity"].fillna("none"))
+    dense = rows["baseline_latency_ms"].astype("float64")
+    scale = (dense.median() / dense).fillna(1.0)
+    rows = rows.assign(**{name: rows[name] * scale for name in ("latency_ms", "float_latency_ms")})
     quantized = rows[rows["bits"] == 8]
     parts = []
     for cost in COSTS if len(quantized) else ():
@@ -70,7 +74,8 @@ def quantization(results: Results) -> Figure:
     style.legend(figure, {"network": [*series, *dense], "granularity": kinds})
     caption = (
         "A line joins the same network before and after quantization. Bytes are those of the file, in which masked "
-        "weights take as much room as others. Latency: batch 1, one thread, in one runtime, for saved networks."
+        "weights take as much room as others. Latency: batch 1, one thread, in one runtime, for saved networks; "
+        "the ratio to the dense network's, timed in turn with each, times the median of the dense network's."
     )
     style.head(figure, f"{style.counted(rows['trial_id'].nunique())} in 32 and 8 bits", caption)
     return figure

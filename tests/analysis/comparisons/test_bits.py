@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -56,6 +57,17 @@ def test_a_quantized_network_is_drawn_twice_and_joined(results: Results) -> None
     assert len(joined) == 6
     for line in joined:
         assert line.get_xdata()[0] == pytest.approx(4 * line.get_xdata()[1], rel=1e-3)
+
+
+def test_a_machine_that_slows_down_slows_no_network_down(results: Results) -> None:
+    """Half of the networks were timed while everything took twice as long, the dense network beside them too."""
+    slow = np.where(np.arange(len(results.trials)) % 2, 2.0, 1.0)
+    timed = {name: results.trials[name] * slow for name in ("latency_ms", "float_latency_ms")}
+    rows = quantization_data(results._replace(trials=results.trials.assign(**timed, baseline_latency_ms=3.0 * slow)))
+    latencies = rows[rows["cost"] == "latency_ms"]
+    assert latencies.groupby("bits")["value"].nunique().to_dict() == {8: 1, 32: 1}
+    ratios = latencies.groupby("bits")["value"].first()
+    assert ratios[32] / ratios[8] == pytest.approx(2)
 
 
 def test_ways_are_compared_in_ranges_of_size(results: Results) -> None:
