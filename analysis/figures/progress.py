@@ -76,7 +76,9 @@ def hypervolume_data(results: Results) -> pd.DataFrame:
 @styled
 def search(results: Results) -> Figure:
     """Draws the hypervolume near the dense network, and the highest sparsities at little loss, against compute."""
-    rows = hypervolume_data(results)
+    rows = search_data(results)
+    if rows.empty:
+        return style.words("There is no complete network, or no dense accuracy to compare with.", results.trials)
     scale, unit = _time_unit(rows["seconds"].iloc[-1])
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)

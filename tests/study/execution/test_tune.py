@@ -182,7 +182,7 @@ def test_what_a_task_raised_is_one_line_and_its_traceback() -> None:
 )
 def test_a_trial_short_of_memory_on_a_shared_gpu_is_kept_for_later_and_reported_the_next_time(error: str) -> None:
     rows: list[Any] = []
-    outcome: dict[str, list[Any]] = {"outcome": [{"error": error}, [], None, ""]}
+    outcome: dict[str, list[Any]] = {"outcome": [{"error": error}, [], None, "", None]}
     for shares, short, reported in ((True, [TICKET], 0), (False, [], 1)):
         searcher = searcher_of(TICKET)
         listener = ResultListener(searcher, rows.append, lambda: False, shares)
@@ -208,7 +208,7 @@ def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch: pytest
     listener = ResultListener(searcher, report, lambda: False, False)
     for attempt in range(MAX_RETRIES + 1):
         assert searcher.suggest(f"{attempt}") == {"ticket": list(TICKET)}
-        outcome = {"outcome": [{"error": None}, [], 1, ""]}
+        outcome = {"outcome": [{"error": None}, [], 1, "", None]}
         listener.on_trial_result(0, [], SimpleNamespace(trial_id=f"{attempt}"), outcome)
         searcher.on_trial_complete(f"{attempt}")
     assert [row["error"] for row in rows] == ["its worker was lost 3 times: the node of the object is gone"]
@@ -220,7 +220,7 @@ def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it() ->
     searcher = searcher_of(TICKET)
     listener = ResultListener(searcher, lambda report: rows.append(report.row), lambda: False, False)
     searcher.suggest("a")
-    listener.on_trial_result(0, [], died, {"outcome": [{"error": None}, [], None, ""]})
+    listener.on_trial_result(0, [], died, {"outcome": [{"error": None}, [], None, "", None]})
     listener.on_trial_error(0, [], died)
     searcher.tickets["a"] = TICKET
     assert EarlyStoppingAdapter(searcher, lambda ticket, record: False)("a", {"epoch": {}})

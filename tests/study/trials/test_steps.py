@@ -47,7 +47,7 @@ def agrees(accuracy: Any, device: torch.device) -> Any:
 
 
 def test_a_row_tells_recipe_result_and_cost(shared: Any, run: Any) -> None:
-    row, history, (state, *_), _ = run(shared)
+    row, history, (state, *_), *_ = run(shared)
     assert row["state"] == "complete"
     assert set(row) <= set(COLUMNS)
     weights = sum(a.size for n, a in state.items() if n.endswith("weight") and a.ndim > 1)
@@ -73,7 +73,7 @@ def test_a_row_tells_recipe_result_and_cost(shared: Any, run: Any) -> None:
     ],
 )
 def test_every_schedule_has_the_same_budget_evenly_spread(shared: Any, run: Any, recipe: Any, sparsities: Any) -> None:
-    row, history, _, _ = run(shared, finetune_epochs=4, **recipe)
+    row, history, *_ = run(shared, finetune_epochs=4, **recipe)
     assert [h["sparsity"] for h in history] == pytest.approx(sparsities, abs=1e-4)
     assert [h["progress"] for h in history] == [0.25, 0.5, 0.75, 1.0]
     assert row["finetune_epochs"] == 4
@@ -136,7 +136,7 @@ def test_the_baseline_is_left_alone(shared: Any, run: Any) -> None:
 
 
 def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared: Any, run: Any, device: torch.device) -> None:
-    row, history, _, _ = run(shared, sparsity=0.0, finetune_epochs=0, recalibrate=False)
+    row, history, *_ = run(shared, sparsity=0.0, finetune_epochs=0, recalibrate=False)
     assert history == []
     assert row["accuracy"] == agrees(row["baseline_accuracy"], device)
     assert row["test_accuracy"] == agrees(row["baseline_test_accuracy"], device)
@@ -144,7 +144,7 @@ def test_sparsity_zero_without_fine_tuning_is_the_baseline(shared: Any, run: Any
 
 
 def test_protected_layers_stay_whole_and_still_count(shared: Any, run: Any) -> None:
-    row, _, (state, *_), _ = run(shared, protect=("conv1", "fc"), sparsity=0.9)
+    row, _, (state, *_), *_ = run(shared, protect=("conv1", "fc"), sparsity=0.9)
     assert np.count_nonzero(state["conv1.weight"]) == state["conv1.weight"].size
     assert row["sparsity"] == pytest.approx(0.9, abs=1e-4)
 
@@ -170,7 +170,7 @@ class Fussy(nn.Module):
     ],
 )
 def test_a_recipes_own_failure_is_a_row_with_its_reason(shared: Any, run: Any, recipe: Any, reason: Any) -> None:
-    row, _, network, _ = run(shared, **recipe)
+    row, _, network, *_ = run(shared, **recipe)
     assert row["state"] == "failed"
     assert reason in row["error"]
     assert network is None
@@ -183,7 +183,7 @@ def nan_scores(model: Any, batches: Any, generator: Any) -> Any:
 
 def test_a_users_model_that_raises_is_a_failed_row(shared: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Baseline, "network", lambda self, device: Fussy())
-    row, _, _, _ = run(TrialContext(shared.baseline, shared.data, shared.section))
+    row, *_ = run(TrialContext(shared.baseline, shared.data, shared.section))
     assert row["state"] == "failed"
 
 
@@ -208,7 +208,7 @@ def test_a_cut_network_trained_anew_has_its_shape_and_the_baselines_budget(share
 
 
 def test_blocks_hold_through_fine_tuning_and_the_row_says_what_they_make(shared: Any, run: Any) -> None:
-    row, history, (state, plan, *_), _ = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
+    row, history, (state, plan, *_), *_ = run(shared, sparsity=0.5, granularity="2:4", finetune_lr=0.05)
     assert (row["state"], row["error"], plan) == ("complete", None, None)
     assert (row["requested_sparsity"], row["scope"], row["steps"]) == (0.5, "layer", 1)
     weights = {name: array for name, array in state.items() if name.endswith("weight") and array.ndim > 1}
@@ -225,7 +225,7 @@ def test_a_hybrid_is_smaller_exact_at_every_cut_and_saved_whole(
     shared: Any, run: Any, device: torch.device, tmp_path: Path
 ) -> None:
     recipe = {"granularity": "hybrid", "schedule": "iterative", "steps": 4, "finetune_epochs": 4, "channel_share": 0.6}
-    row, history, (state, plan, *_), _ = run(shared, sparsity=0.8, **recipe)
+    row, history, (state, plan, *_), *_ = run(shared, sparsity=0.8, **recipe)
     assert (row["state"], row["error"], row["channel_share"]) == ("complete", None, 0.6)
     weights = sum(a.size for n, a in shared.baseline.state.items() if n.endswith("weight") and a.ndim > 1)
     exact = [round(target * weights) / weights for target in (0.2, 0.4, 0.6, 0.8)]
