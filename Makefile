@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: study test test-ray test-analysis test-rest test-slow test-lowest mutate check docs clean
+.PHONY: study test test-ray test-pruning test-analysis test-rest test-slow test-lowest mutate check docs clean
 
 # A finished or interrupted quickstart is taken up where it stands, so `make study` can be typed again.
 study: $(VENV)/.installed
@@ -17,9 +17,9 @@ study: $(VENV)/.installed
 # Compiled first: where Python writes no bytecode by itself, every process of every study would compile all modules.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m compileall -q study pruning models analysis search_spaces
-	$(MAKE) --jobs 3 test-ray test-rest test-analysis check
+	$(MAKE) --jobs 3 test-ray test-rest test-analysis test-pruning check
 
-test-ray test-analysis test-rest: $(VENV)/.installed-dev
+test-ray test-pruning test-analysis test-rest: $(VENV)/.installed-dev
 
 test-ray:
 	$(BIN)/python -m pytest -m "ray and not slow" tests/study tests/benchmarks
@@ -27,8 +27,12 @@ test-ray:
 test-analysis:
 	$(BIN)/python -m pytest -m "not ray and not slow" tests/analysis tests/benchmarks
 
+test-pruning:
+	$(BIN)/python -m pytest -m "not ray and not slow" tests/pruning tests/models
+
 test-rest:
-	$(BIN)/python -m pytest -m "not ray and not slow" --ignore tests/analysis --ignore tests/benchmarks
+	$(BIN)/python -m pytest -m "not ray and not slow" --ignore tests/analysis --ignore tests/benchmarks \
+		--ignore tests/pruning --ignore tests/models
 
 # What takes a minute or more each: nightly, and before a release.
 test-slow: $(VENV)/.installed-dev
