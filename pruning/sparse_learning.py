@@ -24,7 +24,8 @@ def group_lasso(graph: Graph, model: nn.Module, strength: float) -> Callable[[],
     Args:
       graph: dependency groups of the model.
       model: the dense network.
-      strength: at least 0; 0.0005 in the paper's experiments on CIFAR-10, over 100 epochs.
+      strength: at least 0; 0.0005 in torch-pruning's script for ResNet-56 on CIFAR-10, over 100 epochs at a rate of
+        0.01.
 
     Returns:
       To be called between `backward` and the optimiser's step. Parameters without a gradient are left out.
