@@ -26,7 +26,7 @@ BOUND = r"^(<=|>=) *-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"  # of a con
 
 
 def _bound(value: Any) -> str:
-    if not isinstance(value, str) or not re.match(BOUND, value):
+    if not isinstance(value, str) or not re.fullmatch(BOUND, value):
         raise ValueError(f"is a sign and a number, such as '<= 0.02' or '>= 0.5', not {value!r}")
     return value
 
