@@ -150,11 +150,11 @@ def _unfit(images: str | None) -> list[str]:
     def attempt() -> str:
         import importlib
 
-        try:
+        try:  # all imports are in here: one outside fails as Ray unpickles this function, with a text of its own
             importlib.import_module("study.execution.trainable")
+            return str(importlib.import_module("study.execution.cluster").lack(images))
         except ImportError as error:
             return f"{type(error).__name__}: {error}"
-        return _lack(images)
 
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     attempts = {
@@ -175,7 +175,7 @@ def _unfit(images: str | None) -> list[str]:
     return list(reasons)
 
 
-def _lack(images: str | None) -> str:
+def lack(images: str | None) -> str:
     """What this node lacks to run trials: room for temporary files, or the images; "" if nothing."""
     try:
         with tempfile.TemporaryFile() as file:
