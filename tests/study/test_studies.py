@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from analysis.figures import registry
@@ -29,10 +30,12 @@ SHARES = [0.25, 0.5, 0.75]  # that the scan tries, of nine
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_figures() -> Iterator[None]:
-    """Drawing them takes seconds."""
+def nothing_to_look_at() -> Iterator[None]:
+    """No figures, and no dashboard: they take seconds."""
+    start = ray.init
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "FIGURES", {})
+        patch.setattr(ray, "init", lambda **options: start(**options | {"include_dashboard": False}))
         yield
 
 
