@@ -21,7 +21,7 @@ TABLES: dict[str, dict[str, str]] = {
 }
 # Column name (of any table) -> pandas dtype; Int64 and boolean allow missing values.
 TYPES: dict[str, str] = {column: dtype for table in TABLES.values() for column, dtype in table.items()}
-CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stopped", "failed")}
+CHOICES = {"kind": ("search", "confirm", "control"), "state": ("complete", "stopped", "failed", "screened")}
 TRIAL_ID = re.compile("[a-z]?[0-9]{1,18}")  # names a folder too
 
 

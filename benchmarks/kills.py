@@ -3,8 +3,8 @@
     python -m benchmarks.kills --kills 50 --terms 20
     python -m benchmarks.kills --in-a-row 3
 
-`study.run` commands on the digits, with a sensitivity scan, confirmations and controls, are ended by SIGKILL and
-SIGTERM, from their first import to their report, and resumed until the study is finished; then the next study begins.
+`study.run` commands on the digits, with a sensitivity scan, screening, confirmations and controls, are ended by SIGKILL
+and SIGTERM, from their first import to their report, and resumed until the study is finished; then the next begins.
 Counted in the end, over all studies: trials that were printed or in a table and have no row (lost), that ended twice
 (repeated) or have another row than before (changed); rows too few or too many (missing); rows that failed for another
 reason than having lost their driver too often (failed); commands that ended in another way than by their signal
@@ -35,8 +35,10 @@ import psutil
 ROOT = Path(__file__).parent.parent
 TRIALS = 8
 CONFIRM = 2
+CANDIDATES = 3
 STUDY = f"""
-study: {{name: killed, trials: {TRIALS}, confirm_seeds: {CONFIRM}, controls: [dense, scratch], seed: %d}}
+study: {{name: killed, trials: {TRIALS}, confirm_seeds: {CONFIRM}, controls: [dense, scratch], seed: %d,
+  screen: {{candidates: {CANDIDATES}, images: 100}}}}
 resources: {{concurrency: 2}}
 baseline: {{model: resnet8, dataset: digits, train_samples: 300, epochs: 1, augment: false}}
 space:
@@ -189,9 +191,14 @@ class KilledStudy:
         rows = self._rows()
         main = [row for (table, _), row in rows.items() if not table]
         scanned = [row for (table, _), row in rows.items() if table]
-        kinds = Counter(row["kind"] for row in main)
+        kinds = Counter("screened" if row["state"] == "screened" else row["kind"] for row in main)
         front = [row for row in _table(self._results / "pareto.csv") if not row["repeats"]]
-        expected = {"search": TRIALS, "confirm": CONFIRM * len(front), "control": 1 + len(front)}
+        expected = {
+            "search": TRIALS,
+            "screened": (CANDIDATES - 1) * TRIALS,
+            "confirm": CONFIRM * len(front),
+            "control": 1 + len(front),
+        }
         failed = [row for row in rows.values() if row["state"] == "failed"]
         given_up = [row for row in failed if row["error"].startswith("lost with its driver")]
         ended = Counter((table, trial) for table, trial, _ in self._printed)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.search.early_stopping import Stopper
+from study.selection.early_stopping import Stopper
 from study.simulation.recorded import Recorded
 from study.simulation.searchers import searchers as all_searchers
 from study.simulation.simulator import SimulatedSearch, replay

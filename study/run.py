@@ -32,6 +32,7 @@ from study.results import provenance
 from study.results.repair import repair
 from study.search.trial_queue import TrialQueue
 from study.search.trial_store import opened
+from study.selection import prior
 from study.trials.scan import ScanCache
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -57,6 +58,9 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
         if args.dry_run and args.resume:
             opened(folder, file)
         record["data_dir"] = provenance.data_dir(folder, record, file.baseline.dataset, args.data_dir)
+        past = prior.of_study(folder, file)
+        if past.note and not args.resume:
+            print(past.note)
         if args.dry_run:
             print(dry_run.estimate(file, record["data_dir"]))
             return 0
@@ -66,7 +70,8 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
         file = resolve(file, data, say=print)
         folder.mkdir(parents=True, exist_ok=True)
         scans = ScanCache(disk_cache.key(file.baseline, data))
-        queue = TrialQueue(folder, file, known=scans.find)
+        past = prior.of_study(folder, file)  # again, as the axes of a resolved file may have other choices
+        queue = TrialQueue(folder, file, known=scans.find, prior=past)
     except (ValueError, OSError) as error:
         return refused(error)
     except KeyboardInterrupt:

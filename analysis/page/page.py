@@ -134,7 +134,12 @@ def _speed_note(results: Results) -> str:
 def failures(trials: pd.DataFrame) -> pd.DataFrame:
     """Reasons why trials failed or were stopped: reason, state, number, trials (some ids). Most frequent first."""
     ended = trials[trials["state"] != "complete"]
-    early = ended["state"].map({"stopped": "others were better after the same number of epochs"})
+    early = ended["state"].map(
+        {
+            "stopped": "others were better after the same number of epochs",
+            "screened": "another candidate was more promising before training",
+        }
+    )
     ended = ended.assign(reason=ended["error"].fillna(early).fillna("unknown"))
     grouped = ended.groupby(["reason", "state"])["trial_id"]
     frame = grouped.agg(number="size", trials=_first_ids).reset_index()

@@ -25,6 +25,7 @@ _MEASURED = {
     "baseline_test_accuracy": "float64",
     "accuracy": "float64",
     "accuracy_drop": "float64",
+    "screened_accuracy": "float64",
     "test_accuracy": "float64",
     "float_accuracy": "float64",
     "float_test_accuracy": "float64",
@@ -84,8 +85,8 @@ IMPORTANCE = ["objective", "axis", "importance"]
 # Column (of any table), or measure of the baseline -> lowest and highest value; others are text, or may be any number.
 _SHARES = (
     "channel_share", "requested_sparsity", "initial_sparsity", "sparsity", "channel_sparsity", "baseline_accuracy",
-    "baseline_test_accuracy", "accuracy", "test_accuracy", "float_accuracy", "float_test_accuracy", "distil",
-    "progress", "importance", "largest_class",
+    "baseline_test_accuracy", "accuracy", "test_accuracy", "screened_accuracy", "float_accuracy",
+    "float_test_accuracy", "distil", "progress", "importance", "largest_class",
 )  # fmt: skip
 _SIZES = (
     "finetune_lr", "weight_decay", "temperature", "compression_ratio", "theoretical_speedup", "latency_ms",

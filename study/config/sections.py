@@ -54,6 +54,13 @@ class StopEarly(Section):
     reduction: Annotated[int, Field(ge=2)] = 3
 
 
+class Screen(Section):
+    """Screening: of so many `candidates`, cut and recalibrated but not trained, one is trained."""
+
+    candidates: Annotated[int, Field(ge=2, le=100)] = 8
+    images: Annotated[int, Field(ge=1)] = 500
+
+
 class StudySection(Section):
     """What is searched for, with which budget."""
 
@@ -83,6 +90,11 @@ class StudySection(Section):
         description="if a recipe is proposed twice: `new_seed` runs it with another seed; `stored` reuses the result",
     )
     start_with: tuple[dict[str, Any], ...] = Field(default=(), description="recipes to try first")
+    start_from: str | None = Field(
+        default=None,
+        description="the results folder of an older study: its front is tried first, and `tpe` and `gp` learn from its "
+        "trials; of axes that it lacks, and values that this space lacks, nothing is taken over",
+    )
     trials: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="recipes to finish, those of a resumed study included; left out: 60, or the whole grid",
@@ -103,6 +115,12 @@ class StudySection(Section):
     )
     stop_early: StopEarly | None = Field(
         default=None, description="for example `{min_epochs: 1, reduction: 3}`: end weak trials early"
+    )
+    screen: Screen | None = Field(
+        default=None,
+        description="for example `{candidates: 8, images: 500}`: each trial of the search is the most promising of so "
+        "many recipes, cut and recalibrated without training, on so many validation images; the others are rows in "
+        "state `screened`",
     )
     trial_minutes: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="a trial that runs longer becomes `failed`, for one that hangs; left out: no limit"
@@ -125,6 +143,12 @@ class StudySection(Section):
         for name in self.constraints:
             if name not in CONSTRAINABLE:
                 raise ValueError(f"constraints: unknown column {name!r}; choices: {', '.join(CONSTRAINABLE)}")
+        if self.screen and self.search == "grid":
+            raise ValueError("screen: search: grid trains every combination; remove screen, or search otherwise")
+        if self.screen and self.repeats == "stored":
+            raise ValueError("screen: repeats: stored goes without it")
+        if self.start_from and self.search == "grid":
+            raise ValueError("start_from: search: grid tries every combination anyway; remove it, or search otherwise")
         if "scratch" in self.controls and self.save == "none":
             raise ValueError("controls: scratch retrains networks of the front, so save is front or all, not none")
         return self

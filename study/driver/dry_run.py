@@ -47,7 +47,11 @@ def estimate(file: StudyFile, data_dir: str | None) -> str:
     evaluated = images.validation + images.test
     kinds = file.values("quantize")  # of which int8 is calibrated, and evaluated once more
     share = kinds.count("int8") / len(kinds)
-    trial = tuning + (evaluated + share * (evaluated + max(file.values("calibration_samples")))) * pace.evaluate
+    calibrating, screen = max(file.values("calibration_samples")), file.study.screen
+    trial = tuning + (evaluated + share * (evaluated + calibrating)) * pace.evaluate
+    if screen:
+        trial += screen.candidates * (calibrating + min(screen.images, images.validation)) * pace.evaluate
+    each = f", each the best of {screen.candidates} candidates that are screened" if screen else ""
     runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
     if device.type == "cuda":
         at_once = max(1, int(torch.cuda.device_count() / (1 if gpus == "auto" else max(1, gpus))))
@@ -64,7 +68,7 @@ def estimate(file: StudyFile, data_dir: str | None) -> str:
         *filter(None, (about, short_budget(file))),
         str(images),
         f"recipes: {file.trials} ({_of_all(file)}), "
-        f"{file.study.seeds} seed(s) each: {runs} trials of {epochs:.1f} fine-tuning epochs on average",
+        f"{file.study.seeds} seed(s) each: {runs} trials of {epochs:.1f} fine-tuning epochs on average{each}",
         f"probe on this machine ({device.type}, one core): {1 / pace.train:,.0f} images/s in training, "
         f"{1 / pace.evaluate:,.0f} in evaluation; the network has {cost.parameters(model):,} parameters",
         f"time: {first}, {duration(trial)} a trial, {duration(runs * trial / at_once)} for all, {at_once} at once",

@@ -32,7 +32,8 @@ from study.results.handlers import TrialHandlers, TrialReport
 from study.results.live_view import LiveView
 from study.results.messages import row_line
 from study.results.monitor import TrialMonitor
-from study.results.recorder import TrialRecorder
+from study.results.recorder import TrialRecorder, stamp
+from study.selection import prior
 from study.training.epochs import Row
 from study.training.speed import speeds
 from study.trials import scan
@@ -40,6 +41,7 @@ from study.trials.context import Ticket, TrialContext
 
 P = ParamSpec("P")
 T = TypeVar("T")
+UNFINISHED = {"stopped": "stopped early", "screened": "screened out"}  # state -> its words in the last lines
 # Keys of the baseline's card that are not copied to study.yaml.
 NOT_RECORDED = {"mean", "std", "class_names", "layers", "layer_scores", "normalisation", "sha256"}
 
@@ -54,6 +56,7 @@ def run_study(run: StudyRun) -> int:
         print(f"images: {run.data.images.nbytes / 1e9:.1f} GB decoded; every process reads what it needs from {images}")
     with cluster.cluster(run.options.address, file, run.options.temporary, images) as dashboard:
         files.write_study(run.folder, file.resolved(), record)  # not before: the same command can then be typed again
+        prior.keep(run.folder, run.queue.prior)
         run.options.interruption.install()
         token = f"   dashboard: {dashboard} (token: ray get-auth-token)" if dashboard else ""
         print(f"results: {run.folder}{token}")
@@ -69,11 +72,12 @@ def run_study(run: StudyRun) -> int:
         _write_study(run, baseline)
         about = {"metrics": record["baseline"], "dataset": file.baseline.dataset, "versions": record["versions"]}
         save(run.folder / "baseline", baseline, about)
+        run.queue.learn(baseline.card)
         timed = "latency_ms" in file.study.objectives
         context = TrialContext(
             baseline, run.data, file.baseline, file.study.seed,
             timed=timed, runtime=runtime_of(file), minutes=file.study.trial_minutes,
-            taught=max(file.values("distil")) > 0,
+            taught=max(file.values("distil")) > 0, screening=file.study.screen.images if file.study.screen else 0,
         )  # fmt: skip
         if scan_file := scan.scan_study(file):
             rows = _run_scan(run.of_scan(resolve(scan_file, run.data)), context)
@@ -109,7 +113,7 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
     allotted = allotment.allotment(resources, alone=context.timed)
     if 0 < allotted.each["gpu"] < 1 and (memory := remote.on_device_alone(allotment.trial_memory, context)):
         allotment.check_memory(allotted.each["gpu"], *memory)
-    with LiveView(run.file.study.name, store.runs, allotted.at_once, run.dashboard, len(store.rows())) as view:
+    with LiveView(run.file.study.name, store.runs, allotted.at_once, run.dashboard, store.finished) as view:
         recorder = TrialRecorder(run.folder, store, view, card, run.record["versions"])
 
         def report(ended: TrialReport) -> None:
@@ -129,8 +133,15 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
                 view.begin(ticket.trial_id, ticket.recipe)
             return ticket
 
+        def screened(ticket: Ticket, rows: list[Row], chosen: int) -> Ticket:
+            for row in rows:
+                stamp(row)
+            trained = run.queue.screened(ticket, rows, chosen)
+            view.screened(ticket.trial_id, trained.trial_id, trained.recipe)
+            return trained
+
         interrupted = run.options.interruption.happened
-        handlers = TrialHandlers(wrap(ask), wrap(report), wrap(monitor.epoch), interrupted)
+        handlers = TrialHandlers(wrap(ask), wrap(report), wrap(monitor.epoch), wrap(screened), interrupted)
         try:
             tune.run_trials(context, resources, allotted, handlers, run.options.temporary)
         except Exception:
@@ -197,12 +208,12 @@ def _finish(run: StudyRun) -> int:
     folder, rows = run.folder, run.store.rows()
     write_report(folder)
     states = Counter(row["state"] for row in rows)
-    early = f"{states['stopped']} stopped early, " * bool(states["stopped"])
+    early = "".join(f"{states[s]} {words}, " for s, words in UNFINISHED.items() if states[s])
     print(
         f"{states['complete']} trials complete, {early}{states['failed']} failed; "
         f"tables, figures and networks are in {folder}"
     )
-    if left := run.store.runs - len(rows):
+    if left := run.store.runs - run.store.finished:
         print(
             f"time limit: {left} of {run.store.runs} trials not run; continue with: {resume_command(folder)} --hours H"
         )

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import gc
 import time
+from collections.abc import Generator
 from typing import Any
 
 import ray
@@ -15,7 +16,9 @@ from ray import tune
 from study.config import Recipe
 from study.execution import ray_adapter, remote
 from study.results.messages import recipe_line, row_line
-from study.training.epochs import epoch_line
+from study.selection.candidates import choose
+from study.training.epochs import Row, epoch_line
+from study.trials import screening
 from study.trials.context import Outcome, Ticket
 from study.trials.steps import trial_epochs
 
@@ -36,19 +39,27 @@ class Trainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start the next trial on this actor."""
-        self._ticket = ticket = Ticket(*new_config["ticket"])
-        self._recipe = Recipe(**ticket.recipe)
-        self._epochs = trial_epochs(self._recipe, ticket.seed, self._context, self._device, ticket.plan)
+        self._ticket = Ticket(*new_config["ticket"])
+        self._screening = 0.0  # seconds
+        self._epochs: Generator[Row, None, Outcome] | None = None
         if self._device.type == "cuda":
             gc.collect()  # traced networks hold one another, and their tensors, in circles
             torch.cuda.empty_cache()  # releases the previous trial's memory to other processes
         self._started = time.monotonic()
-        self._say(f"{recipe_line(ticket.recipe)}, to sparsity {self._recipe.sparsity:.3f}, seed {ticket.seed}")
+        if not self._ticket.candidates:
+            self._begin(self._ticket)
         return True
+
+    def _begin(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._recipe = Recipe(**ticket.recipe)
+        self._epochs = trial_epochs(self._recipe, ticket.seed, self._context, self._device, ticket.plan)
+        self._say(f"{recipe_line(ticket.recipe)}, to sparsity {self._recipe.sparsity:.3f}, seed {ticket.seed}")
 
     def step(self) -> dict[str, Any]:
         """Runs one epoch and returns its record as `epoch`; after the last one, `outcome`, an `Outcome` as a list.
 
+        Of a ticket with candidates, the first step screens them, and returns their rows and the `chosen` one's index.
         The network in it is a reference to this node's object store; it is transferred only if the driver fetches it.
         """
         if torch.cuda.is_initialized():
@@ -61,11 +72,15 @@ class Trainable(tune.Trainable):
             left = 60 * minutes - (time.monotonic() - self._started)
             faulthandler.dump_traceback_later(max(left, 1e-3), exit=True, file=2)
         try:
+            if self._ticket.candidates:
+                return self._screen()
+            assert self._epochs is not None
             record = next(self._epochs)
             self._say(epoch_line(record, self._recipe.epochs))
             return {"epoch": record}
         except StopIteration as end:
             outcome: Outcome = end.value
+            outcome.row["wall_seconds"] += self._screening
             self._say(outcome.traceback or row_line(outcome.row))
             network = ray.put(outcome.network)
             return {
@@ -74,6 +89,14 @@ class Trainable(tune.Trainable):
             }
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _screen(self) -> dict[str, Any]:
+        tickets = [Ticket(*candidate) for candidate in self._ticket.candidates]
+        rows = screening.screen(tickets, self._context, self._device)
+        chosen = choose(rows, self._ticket.earlier)
+        self._begin(tickets[chosen])
+        self._screening = rows[chosen]["wall_seconds"]
+        return {"screened": rows, "chosen": chosen}
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # a full disk of the node: its log lacks a line, but the trial goes on

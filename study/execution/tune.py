@@ -45,7 +45,7 @@ def run_trials(
         parameters = {"context": context, "allotted": each, "resources": resources}
         trainable = tune.with_resources(tune.with_parameters(Trainable, **parameters), _placement(each))
         listener = ResultListener(searcher, handlers.report, handlers.interrupted, shares, context.minutes)
-        stopper = EarlyStoppingAdapter(searcher, handlers.epoch)
+        stopper = EarlyStoppingAdapter(searcher, handlers.epoch, handlers.screened)
         with tempfile.TemporaryDirectory(dir=temporary, ignore_cleanup_errors=True) as storage:
             _fit(trainable, at_once, searcher, listener, stopper, storage)
 

@@ -78,14 +78,25 @@ class SearcherAdapter(_NeverPickled, Searcher):
 
 
 class EarlyStoppingAdapter(_NeverPickled, tune.Stopper):
-    """Tune's stopper: asks the study after every epoch whether the trial continues."""
+    """Tune's stopper: asks the study after every epoch whether the trial continues.
 
-    def __init__(self, searcher: SearcherAdapter, epoch: Callable[[Ticket, Row], bool]) -> None:
-        self._searcher, self._epoch = searcher, epoch
+    Of a ticket with candidates, it tells the study what screening found; the chosen candidate's ticket takes its place.
+    """
+
+    def __init__(
+        self,
+        searcher: SearcherAdapter,
+        epoch: Callable[[Ticket, Row], bool],
+        screened: Callable[[Ticket, list[Row], int], Ticket],
+    ) -> None:
+        self._searcher, self._epoch, self._screened = searcher, epoch, screened
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether to stop the trial."""
         ticket = self._searcher.tickets.get(trial_id)
+        if ticket is not None and "screened" in result:
+            self._searcher.tickets[trial_id] = self._screened(ticket, result["screened"], result["chosen"])
+            return False
         if ticket is None or "epoch" not in result or self._epoch(ticket, result["epoch"]):
             return False
         self._searcher.over(trial_id)

@@ -40,10 +40,13 @@ class TrialHandlers(NamedTuple):
       ask: returns the next trial; WAIT: none until a running trial ends; None: no more trials.
       report: called with each ended trial.
       epoch: called with each epoch of a running trial; returns whether the trial continues.
+      screened: called with a ticket that has candidates, their rows, and the index of the chosen one; returns its
+        ticket.
       interrupted: returns whether the study is to end now.
     """
 
     ask: Callable[[], Ticket | Literal["wait"] | None]
     report: Callable[[TrialReport], None]
     epoch: Callable[[Ticket, Row], bool] = lambda ticket, record: True
+    screened: Callable[[Ticket, list[Row], int], Ticket] = lambda ticket, rows, chosen: ticket
     interrupted: Callable[[], bool] = lambda: False

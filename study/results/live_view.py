@@ -47,7 +47,8 @@ class LiveView:
         self._console = Console(highlight=False)
         self._total, self._at_once, self._dashboard = total, at_once, dashboard
         self._started, self._done_before = time.monotonic(), finished
-        self._done, self._failed, self._stopped, self._front = finished, 0, 0, FrontSummary()
+        self._done, self._failed, self._stopped, self._screened = finished, 0, 0, 0
+        self._front = FrontSummary()
         self._running: dict[str, tuple[str, float]] = {}  # trial -> its line, and when it was last heard of
         self._last = ""
         self._bar = Progress(
@@ -84,6 +85,17 @@ class LiveView:
         line = f"{trial_id}  {recipe_line(recipe)}  {epoch_line(record, epochs)}"
         self._running[trial_id] = line, time.monotonic()
 
+    def screened(self, trial_id: str, chosen: str, recipe: Mapping[str, Any]) -> None:
+        """Show that of the candidates of a trial one was chosen, which is trained now.
+
+        Args:
+          trial_id: under which the candidates were shown.
+          chosen: the chosen trial.
+          recipe: its recipe.
+        """
+        self._running.pop(trial_id, None)
+        self.begin(chosen, recipe)
+
     def trial(self, row: dict[str, Any], front: FrontSummary, *, search: bool) -> None:
         """Show an ended trial.
 
@@ -92,6 +104,9 @@ class LiveView:
           front: as it is now.
           search: whether the trial is part of the search.
         """
+        if row["state"] == "screened":
+            self._screened += 1
+            return
         self._done += search
         self._failed += row["state"] == "failed"
         self._stopped += row["state"] == "stopped"
@@ -107,9 +122,10 @@ class LiveView:
     def _renderable(self) -> Group:
         table = Table.grid(padding=(0, 2))
         running = min(self._at_once, self._total - self._done)
-        stopped, front = [f"stopped early [bold]{self._stopped}[/]"] * bool(self._stopped), self._front
+        counts, front = {"screened": self._screened, "stopped early": self._stopped}, self._front
+        some = [f"{name} [bold]{count}[/]" for name, count in counts.items() if count]
         table.add_row(
-            f"running [bold]{running}[/]", f"failed [bold]{self._failed}[/]", *stopped, f"front [bold]{front.size}[/]",
+            f"running [bold]{running}[/]", f"failed [bold]{self._failed}[/]", *some, f"front [bold]{front.size}[/]",
             f"hypervolume [bold]{front.hypervolume:.4f}[/], near the baseline [bold]{front.near:.4f}[/]",
             f"within 2 points [bold]{front.within:.1%}[/]", f"left [bold]{self._time_left()}[/]",
         )  # fmt: skip

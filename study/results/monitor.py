@@ -9,8 +9,8 @@ from typing import Any
 from study.config import Recipe
 from study.results.handlers import TrialReport
 from study.results.live_view import LiveView
-from study.search.early_stopping import Stopper, after_last_cut, refill
 from study.search.trial_store import TrialStore
+from study.selection.early_stopping import Stopper, after_last_cut, refill
 from study.training.epochs import Row
 from study.trials.context import Ticket
 from study.trials.rows import stopped_row

@@ -46,8 +46,7 @@ class TrialRecorder:
     def record(self, report: TrialReport) -> None:
         """Record a finished trial; its network first, so that every row on the front has one."""
         ticket, row = report.ticket, report.row
-        row["finished"] = time.time()
-        row["started"] = row["finished"] - row.get("wall_seconds", 0.0)
+        stamp(row)
         if report.fetch is not None and self._is_worth_saving(ticket, row):
             self._save(ticket, row, report.fetch())
         files.write_correct(self._folder, ticket.trial_id, report.correct)
@@ -134,3 +133,9 @@ class TrialRecorder:
         if self._objectives[name] == "max":
             return float(row[name])
         return float(row[name]) / float(self._card[name])
+
+
+def stamp(row: Row) -> None:
+    """Write into a row when its trial ended (now) and when it started, in seconds since the epoch."""
+    row["finished"] = time.time()
+    row["started"] = row["finished"] - row.get("wall_seconds", 0.0)

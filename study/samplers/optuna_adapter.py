@@ -79,9 +79,10 @@ def nsga_parents(study: optuna.Study) -> list[int]:
     return next((attributes[key] for key in reversed(attributes) if ":parent:" in key), [])
 
 
-def restricted_study(study: optuna.Study, storage_ids: Sequence[int]) -> Any:
-    """A view of the study that shows a sampler only these trials."""
-    return _RestrictedStudy(study, [study._storage.get_trial(storage_id) for storage_id in storage_ids])
+def restricted_study(study: optuna.Study, storage_ids: Sequence[int], others: Sequence[FrozenTrial] = ()) -> Any:
+    """A view of the study that shows a sampler only these trials, and `others` of no study."""
+    own = [study._storage.get_trial(storage_id) for storage_id in storage_ids]
+    return _RestrictedStudy(study, [*others, *own])
 
 
 class _RestrictedStudy:

@@ -21,6 +21,9 @@ class Windowed(samplers.BaseSampler):
 
     Otherwise the time per suggestion would grow with every trial. The wrapped sampler also sees running trials
     ("constant liar"), so that parallel suggestions differ, and NSGA's latest parents, however old.
+
+    Attributes:
+      prior: trials of an older study, which it sees as well.
     """
 
     def __init__(self, inner: samplers.BaseSampler, size: int) -> None:
@@ -28,6 +31,7 @@ class Windowed(samplers.BaseSampler):
         self._latest: deque[int] | None = None
         self._running: set[int] = set()
         self._front: dict[int, npt.NDArray[np.float64]] = {}
+        self.prior: Sequence[FrozenTrial] = ()
 
     def reseed_rng(self) -> None:
         """Reseed the wrapped sampler."""
@@ -80,4 +84,5 @@ class Windowed(samplers.BaseSampler):
 
     def _seen(self, study: optuna.Study) -> Any:
         assert self._latest is not None
-        return restricted_study(study, sorted({*self._front, *self._latest, *self._running, *nsga_parents(study)}))
+        seen = sorted({*self._front, *self._latest, *self._running, *nsga_parents(study)})
+        return restricted_study(study, seen, self.prior)

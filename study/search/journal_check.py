@@ -196,7 +196,7 @@ class Checker:
         trial_id, needed = row["trial_id"], ["seed", "feasible", *(["error"] if row["state"] == "failed" else [])]
         if row["state"] == "complete":
             needed += [*self._file.study.objectives, *self._file.study.constraints]
-        if row["state"] not in ("complete", "stopped", "failed") or row["kind"] not in KINDS:
+        if row["state"] not in ("complete", "stopped", "failed", "screened") or row["kind"] not in KINDS:
             raise ValueError(f"trial {trial_id}: state {row['state']!r}, kind {row['kind']!r}")
         if missing := [name for name in needed if row.get(name) is None]:
             raise ValueError(f"trial {trial_id}: column {missing[0]} is missing")

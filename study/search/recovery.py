@@ -69,6 +69,9 @@ def _losses(trial: FrozenTrial) -> int:
 def _run_again(store: TrialStore, trial: Trial, frozen: FrozenTrial, trials: list[FrozenTrial]) -> None:
     """Enqueue a lost search trial again with the same parameters, seed and outstanding copies."""
     attrs, params = trial.user_attrs, optuna_adapter.trial_parameters(frozen)
+    if "candidate" in attrs and "chosen" not in attrs:  # to be screened; others will be drawn
+        store.search.tell(trial, state=TrialState.FAIL)
+        return
     if (losses := attrs.get("losses", 0)) >= store.file.study.max_losses:
         recipe = {key: value for key, value in params.items() if key in Recipe.model_fields}
         store.tell(store.open(trial, "search", recipe), failed_row(recipe, f"{LOST} {losses} times"), [])
@@ -80,6 +83,7 @@ def _run_again(store: TrialStore, trial: Trial, frozen: FrozenTrial, trials: lis
         "losses": losses,
         "seed": attrs.get("seed", trial_seed(store.file.study.seed, "search", frozen.number)),
         "replaces": frozen.number,
+        **({"chosen": attrs["chosen"]} if "chosen" in attrs else {}),
     }
     # Killed between these two calls, the trial is still RUNNING at the next start: it must not be enqueued twice.
     if not any(other.user_attrs.get("replaces") == frozen.number for other in trials):

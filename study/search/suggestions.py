@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna import samplers
-from optuna.trial import Trial, TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from study.config import StudyFile
 from study.config import axes as spaces
@@ -45,6 +46,33 @@ def draw(trial: Trial, axes: spaces.Axes, sampler: str) -> dict[str, Any]:
         if axis.choices is None or len(axis.choices) > 1:
             _suggest(trial, key, axis)
     return spaces.draw(axes, partial(_suggest, trial))
+
+
+def finished(
+    axes: spaces.Axes, recipes: Sequence[Mapping[str, Any]], values: Sequence[Sequence[float]]
+) -> list[FrozenTrial]:
+    """Trials of no study, for a sampler to learn from.
+
+    Args:
+      axes: of the space.
+      recipes: of each trial, parameters as `_suggest` names them; some may be missing.
+      values: of each trial, of the objectives.
+    """
+    known = {key: _distribution(axis) for key, axis in axes.items()}
+    return [
+        create_trial(params=dict(params), distributions={key: known[key] for key in params}, values=list(found))
+        for params, found in zip(recipes, values, strict=True)
+    ]
+
+
+def _distribution(axis: spaces.Axis) -> BaseDistribution:
+    if axis.choices is not None:
+        return CategoricalDistribution([spaces.label(value) for value in axis.choices])
+    assert axis.low is not None
+    assert axis.high is not None
+    if isinstance(axis.low, int):
+        return IntDistribution(int(axis.low), int(axis.high), log=axis.log, step=int(axis.step or 1))
+    return FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
 
 
 def recipe(params: Mapping[str, Any], axes: spaces.Axes) -> dict[str, Any]:

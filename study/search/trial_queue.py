@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.config import Recipe, StudyFile
 from study.config import axes as spaces
+from study.samplers.windowed import Windowed
 from study.search import recovery, suggestions
 from study.search.journal_check import KINDS, Known
 from study.search.trial_store import TrialStore, trial_seed
+from study.selection.prior import NOTHING, Prior
 from study.training.epochs import Row
 from study.trials.context import CONFIRMING, RUNS, Ticket
 from study.trials.rows import failed_row
@@ -28,16 +30,21 @@ class TrialQueue:
     """Returns the next trial of the study in `folder`; finished trials are told to its `store`.
 
     Open trials of an earlier process are recovered first. If `known` returns a row for a recipe of the search, that row
-    is recorded at once and nothing runs. Raises as `TrialStore`, and ValueError if the journal is another study's.
+    is recorded at once and nothing runs. The front of a `prior` is tried after the study's own first recipes. Raises as
+    `TrialStore`, and ValueError if the journal is another study's.
     """
 
-    def __init__(self, folder: Path, file: StudyFile, known: Finder = lambda recipe: None) -> None:
+    def __init__(
+        self, folder: Path, file: StudyFile, known: Finder = lambda recipe: None, prior: Prior = NOTHING
+    ) -> None:
         self.file, self._known = file, known
         self._axes, self._seeds = file.axes, file.study.seeds
         if file.study.search == "grid":
             self._axes = {k: axis.model_copy(update={"choices": axis.values()}) for k, axis in self._axes.items()}
         self._sampler_name = file.study.sampler if file.study.search == "optuna" else "tpe"
         self._fixed = [{k: spaces.label(v) for k, v in r.items()} for r in file.study.start_with]
+        self.prior = prior
+        self._fixed += [recipe for recipe in prior.fixed() if recipe not in self._fixed]
         if file.study.search == "grid":
             points = ({k: spaces.label(v) for k, v in point.items()} for point in spaces.grid(self._axes))
             self._fixed += [point for point in points if point not in self._fixed]
@@ -61,10 +68,18 @@ class TrialQueue:
         self._indexed = 0  # of the store's told trials, how many are in _first_complete
         self._search.sampler = suggestions.sampler(file, len(trials))
 
+    def learn(self, dense: Row) -> None:
+        """Show the sampler the prior's trials. dense: the baseline's card."""
+        if isinstance(self._search.sampler, Windowed):
+            values = self.prior.values(self.file.study.objectives, dense)
+            self._search.sampler.prior = suggestions.finished(self.file.axes, self.prior.recipes, values)
+
     def ask(self) -> Ticket | None:
         """The next trial of the search, or None if no further one is to start."""
         while self.store.finished + self.store.running < self.store.runs:
             self._enqueue_fixed()
+            if self.file.study.screen and not self._waiting and (ticket := self._candidates()):
+                return ticket
             trial = self._search.ask()
             self._waiting -= self._waiting > 0
             self._begun += _is_fresh(trial)
@@ -82,6 +97,38 @@ class TrialQueue:
             row, history = found
             self.store.tell(ticket._replace(seed=row["seed"]), {**row, "repeats": row.get("trial_id")}, history)
         return None
+
+    def _candidates(self) -> Ticket | None:
+        """A ticket for screening new recipes; None if only invalid combinations of axes were drawn."""
+        assert self.file.study.screen
+        tickets = list[Ticket]()
+        for _ in range(count := self.file.study.screen.candidates):
+            trial = self._search.ask()
+            trial.set_user_attr("candidate", True)
+            recipe = suggestions.draw(trial, self._axes, self._sampler_name)
+            self._seed(trial)
+            try:
+                Recipe(**recipe)
+            except ValueError as error:
+                ticket = self.store.open(trial, "search", recipe, rival=True)
+                self.store.tell(ticket, failed_row(recipe, str(error)) | {"state": "screened"}, [])
+            else:
+                tickets.append(self.store.open(trial, "search", recipe, rival=bool(tickets)))
+        self._begun += count
+        if not tickets:
+            return None
+        return tickets[0]._replace(candidates=[list(ticket) for ticket in tickets], earlier=list(self.store.earlier))
+
+    def screened(self, ticket: Ticket, rows: Sequence[Row], chosen: int) -> Ticket:
+        """Record the candidates of a ticket, and return the ticket of the chosen one, which is to be trained."""
+        candidates = [Ticket(*candidate) for candidate in ticket.candidates]
+        columns = {"screened_accuracy": rows[chosen].get("screened_accuracy")}
+        trial = self.store.choose(candidates[chosen].trial_id, columns)
+        self._enqueue_copy(trial)
+        for number, (candidate, row) in enumerate(zip(candidates, rows, strict=True)):
+            if number != chosen:
+                self.store.tell(candidate, row, [])
+        return candidates[chosen]._replace(screened=columns)
 
     def ask_control(self, control: str, recipe: Row, confirms: str | None = None) -> Ticket | None:
         """A control trial, outside the search and hidden from the sampler; None if it finished or runs."""
@@ -144,7 +191,7 @@ class TrialQueue:
             labels = {key: spaces.label(value) for key, value in recipe.items()}
             attributes = {"seed": known.row["seed"], **({"copy": True} if runs[_json(labels)] % self._seeds else {})}
             self._search.enqueue_trial(known.params | labels, user_attrs=attributes)
-            runs[_json(labels)] += 1
+            runs[_json(labels)] += known.row["state"] != "screened"
             trial = self._search.ask()
             suggestions.draw(trial, self._axes, self._sampler_name)
             self._seed(trial)

@@ -8,6 +8,7 @@ nothing here visits all trials, so the time per trial does not grow with their n
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from study.search.journal_check import KINDS, STUDIES, Checker, identity
 from study.training.epochs import Row
 from study.trials.context import RUNS, Ticket
 
+SCREENED = 300  # latest screened candidates that further ones are compared with
 LOST = "lost with its driver"  # start of the error of a trial whose driver was killed
 
 
@@ -57,9 +59,12 @@ class TrialStore:
         self.search = self.studies["search"]
         self.records: dict[str, tuple[Row, list[Row]]] = {}
         self.told: list[str] = []
-        self.finished = 0  # search trials that are told
+        self.finished = 0  # search trials that are told, without those that were only screened
         self.running = 0  # search trials that are open; until it is 0 the front may change
         self._open: dict[str, Trial] = {}
+        self.earlier: deque[tuple[float, float]] = deque(
+            maxlen=SCREENED
+        )  # accuracy and sparsity of screened candidates
 
     def _study(self, suffix: str) -> optuna.Study:
         directions = [registry.DIRECTIONS[direction] for direction in self.file.study.objectives.values()]
@@ -93,22 +98,37 @@ class TrialStore:
         trial = optuna_adapter.trial_by_number(self._storage, self.search, int(trial_id))
         return suggestions.recipe(trial.params, self.file.axes)
 
-    def open(self, trial: Trial, kind: str, recipe: Row) -> Ticket:
-        """Registers a trial as running and returns its ticket."""
+    def open(self, trial: Trial, kind: str, recipe: Row, *, rival: bool = False) -> Ticket:
+        """Registers a trial as running and returns its ticket.
+
+        Args:
+          trial: of Optuna.
+          kind: of the trial.
+          recipe: axis -> value.
+          rival: whether it is screened beside another that is registered; one of them will be trained.
+        """
         trial_id = f"{KINDS[kind]}{trial.number:04d}"
         extra = trial.user_attrs.get("aside", {})
         seed = extra.get("seed", trial.user_attrs.get("seed"))
         if seed is None:
             seed = trial_seed(self.file.study.seed, kind, trial.number)
         self._open[trial_id] = trial
-        self.running += kind == "search"
-        return Ticket(trial_id, kind, recipe, seed, extra.get("control"), extra.get("confirms"))
+        self.running += kind == "search" and not rival
+        chosen = trial.user_attrs.get("chosen")
+        return Ticket(trial_id, kind, recipe, seed, extra.get("control"), extra.get("confirms"), screened=chosen)
+
+    def choose(self, trial_id: str, columns: Row) -> Trial:
+        """Mark a screened trial as the one that is trained, with the columns that screening measured."""
+        trial = self._open[trial_id]
+        trial.set_user_attr("chosen", columns)
+        return trial
 
     def tell(self, ticket: Ticket, row: Row, history: list[Row]) -> None:
         """Record a finished trial; it is on disk when this returns. Raises OSError on a full disk."""
         trial = self._open[ticket.trial_id]
         row = {**row, "trial_id": ticket.trial_id, "kind": ticket.kind, "seed": ticket.seed}
         row |= {"schedule": ticket.control or row.get("schedule"), "confirms": ticket.confirms}
+        row |= ticket.screened or {}
         row["feasible"] = row["state"] == "complete" and all(v <= 0 for v in self._violations(row).values())
         history = [{"trial_id": ticket.trial_id, **record} for record in history]
         trial.set_user_attr("record", {"row": row, "history": history})
@@ -116,7 +136,7 @@ class TrialStore:
         self._journal.sync()
         self.take_up(optuna_adapter.stored_trial(self._storage, trial))
         del self._open[ticket.trial_id]
-        self.running -= ticket.kind == "search"
+        self.running -= ticket.kind == "search" and row["state"] != "screened"
 
     def take_up(self, trial: FrozenTrial) -> None:
         """Add a recorded trial, of this process or an earlier one, to `records` and `told`."""
@@ -125,18 +145,24 @@ class TrialStore:
         record["history"] = history = [_shared_keys(line) for line in record["history"]]
         self.records[row["trial_id"]] = (row, history)
         self.told.append(row["trial_id"])
-        self.finished += row["kind"] == "search"
+        self.finished += row["kind"] == "search" and row["state"] != "screened"
+        if None not in (row.get("screened_accuracy"), row.get("sparsity")):
+            self.earlier.append((row["screened_accuracy"], row["sparsity"]))
 
     def conclude(self, trial: Trial, row: Row) -> None:
-        """Tell Optuna. A failure caused by the recipe is told as infeasible, so that samplers avoid it."""
+        """Tell Optuna. A failure caused by the recipe is told as infeasible, so that samplers avoid it.
+
+        Candidates that were screened out are hidden: told as pruned, they outnumber the trained, and TPE learned less
+        (reports/search).
+        """
         study = self.studies[row["kind"]]
         if row["state"] == "complete":
             optuna_adapter.write_violations(self._storage, trial, list(self._violations(row).values()))
             study.tell(trial, [float(row[name]) for name in self.file.study.objectives])
-        elif row["state"] == "failed" and row["error"].startswith(LOST):
+        elif (row["error"] or "").startswith(LOST) or (row["state"], row["error"]) == ("screened", None):
             study.tell(trial, state=TrialState.FAIL)
         else:
-            if row["state"] == "failed":
+            if row["error"]:
                 optuna_adapter.write_violations(self._storage, trial, [1.0])
             study.tell(trial, state=TrialState.PRUNED)
 

@@ -26,7 +26,8 @@ class RecordedTrial(NamedTuple):
       recipe: axis -> value.
       values: of the objectives.
       point: validation accuracy and achieved sparsity.
-      seconds: duration of the whole trial.
+      seconds: duration of the whole trial, without screening.
+      screened: the accuracy that screening found, or None.
       epochs: per epoch, the seconds since the trial's start and the accuracy.
     """
 
@@ -35,10 +36,15 @@ class RecordedTrial(NamedTuple):
     point: tuple[float, float]
     seconds: float
     epochs: list[tuple[float, float]]
+    screened: float | None = None
 
 
 class Recorded:
-    """The complete search trials of a results folder. Raises ValueError if there are none."""
+    """The complete search trials of a results folder. Raises ValueError if there are none.
+
+    Attributes:
+      screening: mean seconds of screening a candidate; 0 if none was.
+    """
 
     def __init__(self, folder: Path) -> None:
         results = results_folder.read(folder)
@@ -53,6 +59,8 @@ class Recorded:
             raise ValueError(f"{folder / 'trials.csv'}: {error}") from None
         if not self.runs:
             raise ValueError(f"{folder / 'trials.csv'}: no complete trial to simulate with")
+        screened = results.trials[results.trials.state == "screened"]
+        self.screening = float(screened["wall_seconds"].mean()) if len(screened) else 0.0
         self._dense = measures.dense_accuracy(results)
         self._points = np.array([self._coordinates(run.recipe) for run in self.runs])
         self._is_choice = np.array([axis.choices is not None for axis in self.axes.values()])
@@ -80,6 +88,7 @@ class Recorded:
             (float(row["accuracy"]), float(row["sparsity"])),
             float(row["wall_seconds"]),
             [(float(seconds), float(accuracy)) for seconds, accuracy in epochs],
+            columns.get("screened_accuracy"),
         )
 
     def _coordinates(self, recipe: Mapping[str, Any]) -> list[float]:

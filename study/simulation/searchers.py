@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from optuna.trial import TrialState
 
 from study.config import StudyFile
 from study.config import axes as spaces
@@ -39,6 +40,10 @@ class OptunaSearcher:
         """Tell the objectives of a trial; None: it was stopped early."""
         suggestions.tell(self._study, trial, values)
 
+    def hide(self, trial: Any) -> None:
+        """End a trial that was screened out, of which nothing is learned."""
+        self._study.tell(trial, state=TrialState.FAIL)
+
 
 class UninformedSearcher:
     """A searcher that ignores results: random recipes, or the points of a grid in random order, repeated."""
@@ -51,6 +56,9 @@ class UninformedSearcher:
         return None, next(self._recipes)
 
     def tell(self, trial: Any, values: tuple[float, ...] | None) -> None:
+        """Ignored."""
+
+    def hide(self, trial: Any) -> None:
         """Ignored."""
 
 

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from analysis.statistics import measures
 from study.config import Recipe
-from study.search.early_stopping import Stopper, after_last_cut
+from study.search.trial_store import SCREENED
+from study.selection.candidates import choose
+from study.selection.early_stopping import Stopper, after_last_cut
 from study.simulation.recorded import Recorded, RecordedTrial
 from study.simulation.searchers import UNINFORMED, OptunaSearcher, UninformedSearcher, searchers
 
@@ -25,7 +27,7 @@ class SimulatedSearch(NamedTuple):
       compute: after each ended trial, the total seconds of training so far.
       volume: after each ended trial, the hypervolume.
       measures: after each ended trial, those of `analysis.statistics.measures`, (n, len(NAMES)).
-      stopped: number of trials stopped early.
+      stopped: number of trials stopped early, without candidates that were only screened.
       makespan: simulated seconds from the start to the end of the last trial.
       idle: fraction of the workers' time spent waiting for the driver, until the last trial started.
       driver: measured seconds per trial in the driver, on this machine.
@@ -63,6 +65,7 @@ def replay(
     stopper: Stopper | None = None,
     workers: int = 1,
     overhead: float = 0.0,
+    screen: int = 1,
 ) -> SimulatedSearch:
     """Simulate a search until its budget of trials or training time is spent.
 
@@ -75,17 +78,21 @@ def replay(
       stopper: for early stopping, or None.
       workers: trials that run in parallel.
       overhead: seconds per trial of the driver, in addition to the measured time of the searcher.
+      screen: candidates of which one is trained; 1: no screening.
 
     Raises:
-      ValueError: unknown searcher.
+      ValueError: unknown searcher, or screening of trials that were recorded without.
     """
     if searcher not in searchers():
         raise ValueError(f"unknown sampler {searcher!r}; choices: {', '.join(searchers())}")
+    if screen > 1 and any(run.screened is None for run in recorded.runs):
+        raise ValueError("screening cannot be simulated with trials that were not screened")
     search = (UninformedSearcher if searcher in UNINFORMED else OptunaSearcher)(recorded.file, searcher, seed)
     queue = [(0.0, worker) for worker in range(workers)]  # (time of the worker's next event, worker)
     running: dict[int, _RunningTrial] = {}
     done: set[int] = set()
     curve: list[tuple[float, float, int]] = []  # compute, hypervolume and number of networks after each ended trial
+    earlier: list[tuple[float, float]] = []  # accuracy and sparsity of screened candidates
     order: list[int] = []  # recorded trials in the order in which they were first reached
     spent = volume = makespan = driver_free = waited = measured = 0.0
     started = stops = 0
@@ -101,27 +108,46 @@ def replay(
                 stopped = bool(end.value)
             del running[worker]
             search.tell(trial.handle, None if stopped else recorded.runs[trial.run].values)
-            spent, makespan, stops = spent + now - trial.started, now, stops + stopped
+            screening = recorded.screening * screen if screen > 1 else 0.0
+            spent, makespan, stops = spent + screening + now - trial.started, now, stops + stopped
             if not stopped and trial.run not in done:
                 done.add(trial.run)
                 order.append(trial.run)
                 volume = recorded.volume(done)
             curve.append((spent, volume, len(order)))
         if started < trials and spent < compute:
-            handle, recipe = search.ask()
-            run = recorded.nearest(recipe)
+            handle, run = _candidate(search, recorded, screen, earlier)
             events = _events(recorded.runs[run], str(started), stopper)
             took = time.perf_counter() - clock
             measured += took
             driver_free = max(now, driver_free) + took + overhead
             waited += driver_free - now
-            running[worker] = _RunningTrial(handle, run, driver_free, events)
-            heapq.heappush(queue, (driver_free + next(events), worker))
+            begin = driver_free + (recorded.screening * screen if screen > 1 else 0.0)
+            running[worker] = _RunningTrial(handle, run, begin, events)
+            heapq.heappush(queue, (begin + next(events), worker))
             started += 1
     columns = np.array(curve).T
     found = np.vstack([np.zeros(len(measures.NAMES)), recorded.progress(order)])[columns[2].astype(int)]
     idle = waited / (driver_free * workers) if driver_free else 0.0
     return SimulatedSearch(columns[0], columns[1], found, stops, makespan, min(idle, 1.0), measured / max(1, started))
+
+
+def _candidate(
+    search: OptunaSearcher | UninformedSearcher, recorded: Recorded, count: int, earlier: list[tuple[float, float]]
+) -> tuple[Any, int]:
+    """The chosen one of so many candidates, and its recorded trial; their points are added to `earlier`."""
+    asked = [search.ask() for _ in range(count)]
+    runs = [recorded.nearest(recipe) for _, recipe in asked]
+    if count == 1:
+        return asked[0][0], runs[0]
+    points = [(recorded.runs[run].screened or 0.0, recorded.runs[run].point[1]) for run in runs]
+    rows = [{"error": None, "screened_accuracy": accuracy, "sparsity": sparsity} for accuracy, sparsity in points]
+    chosen = choose(rows, earlier[-SCREENED:])
+    earlier += points
+    for number, (handle, _) in enumerate(asked):
+        if number != chosen:
+            search.hide(handle)
+    return asked[chosen][0], runs[chosen]
 
 
 class _RunningTrial(NamedTuple):

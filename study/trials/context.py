@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class TrialContext(NamedTuple):
         study quantizes, so that all its latencies compare.
     minutes: a trial that runs longer is ended; None: no limit.
     taught: whether any recipe of the study distils from the baseline.
+    screening: validation images on which candidates are screened.
     """
 
     baseline: Baseline
@@ -60,6 +61,7 @@ class TrialContext(NamedTuple):
     runtime: str = "torch"
     minutes: float | None = None
     taught: bool = False
+    screening: int = 0
 
 
 class Ticket(NamedTuple):
@@ -73,6 +75,9 @@ class Ticket(NamedTuple):
       control: the name of the control (`dense`, `scratch`), if it is one.
       confirms: the trial that it repeats with another seed, or trains from scratch.
       plan: the channel plan of that trial, for training from scratch.
+    candidates: tickets, as lists, of which screening chooses one to be trained; none: this trial is trained.
+    earlier: accuracy and sparsity of candidates screened before.
+    screened: the columns that screening measured of this trial; None: it was not screened.
     """
 
     trial_id: str
@@ -82,6 +87,9 @@ class Ticket(NamedTuple):
     control: str | None = None
     confirms: str | None = None
     plan: Row | None = None
+    candidates: Sequence[Sequence[Any]] = ()
+    earlier: Sequence[tuple[float, float]] = ()
+    screened: Row | None = None
 
 
 class NetworkState(NamedTuple):

@@ -11,12 +11,12 @@ from torch import nn
 import models
 from pruning.criteria.registry import CRITERIA, Criterion
 from pruning.criteria.scoring import check_scores
-from pruning.pipeline import Pruned, score
+from pruning.pipeline import Pruned, begin, score
 from pruning.settings import Granularity, PruneSettings
 from pruning.weights.masks import Scores
 from study.config import Recipe
 from study.data.splits import calibration
-from study.training.device_data import Images, rows_of
+from study.training.device_data import DeviceData, Images, rows_of
 from study.trials.context import RUNS, ScoreArrays, TrialContext
 from study.trials.scan import Curves, curve_key
 
@@ -71,6 +71,12 @@ def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:
         only=recipe.part,
         curves=curves.get(curve_key(recipe)) if recipe.scope == "sensitivity" else None,
     )
+
+
+def dense_network(recipe: Recipe, context: TrialContext, data: DeviceData) -> Pruned:
+    """The baseline on the data's device, ready to be pruned as the recipe says."""
+    example = data.images.batch(data.validation[:1])[0]
+    return begin(context.baseline.network(data.images.device), example, prune_settings(recipe, context.curves))
 
 
 def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Images, dense: Pruned) -> Scores | None:

@@ -12,7 +12,7 @@ from torch import nn
 from pruning.channels.plans import Plan
 from pruning.channels.surgery import carry_state
 from pruning.measure import cost
-from pruning.pipeline import Pruned, begin, prune_to
+from pruning.pipeline import Pruned, prune_to
 from pruning.schedules import cut_points
 from pruning.sparse_learning import group_lasso
 from study.baseline.network import arrays
@@ -26,7 +26,7 @@ from study.trials.context import NetworkState, Outcome, TrialContext
 from study.trials.finetuning import FineTuning, training_images
 from study.trials.from_scratch import train_from_scratch
 from study.trials.rows import latency_columns, measured_columns, quantized_columns, recipe_columns
-from study.trials.scoring import baseline_scores, prune_settings
+from study.trials.scoring import baseline_scores, dense_network
 
 CALIBRATION_BATCH = 32  # images; with 512 of 32x32 pixels at once a ResNet-20 took 1.8 GB
 
@@ -108,8 +108,7 @@ def _prune_and_finetune(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws the same
     calibrating = rows_of(calibration(context.data, recipe.calibration_samples, seed), device)
-    example = data.images.batch(data.validation[:1])[0]
-    pruned = begin(context.baseline.network(device), example, prune_settings(recipe, context.curves))
+    pruned = dense_network(recipe, context, data)
     optimizer = _optimizer(recipe, pruned.model)
     tuned = data._replace(train=rows_of(training_images(context.data, recipe.finetune_samples), device))
     tuning = FineTuning(recipe, tuned, context.section, lambda: context.baseline.network(device), seed, history)

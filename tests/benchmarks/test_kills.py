@@ -12,14 +12,16 @@ from benchmarks import kills
 COLUMNS = ["trial_id", "kind", "state", "error", "seed", "schedule", "group", "requested_sparsity", "accuracy",
            "repeats", "confirms", "latency_ms"]  # fmt: skip
 DONE = dict.fromkeys(COLUMNS, "") | {"kind": "search", "state": "complete", "accuracy": "0.5"}
+OTHERS = (kills.CANDIDATES - 1) * kills.TRIALS
 SEARCH = [DONE | {"trial_id": f"{n:04d}"} for n in range(kills.TRIALS)]
+SCREENED = [DONE | {"trial_id": f"01{n:02d}", "state": "screened", "accuracy": ""} for n in range(OTHERS)]
 EXTRA = [
     {"trial_id": "k0000", "kind": "confirm", "seed": "1", "confirms": "0000"},
     {"trial_id": "k0001", "kind": "confirm", "seed": "2", "confirms": "0000"},
     {"trial_id": "c0000", "kind": "control", "schedule": "dense"},
     {"trial_id": "c0001", "kind": "control", "schedule": "scratch", "confirms": "0000"},
 ]
-MAIN = SEARCH + [DONE | extra for extra in EXTRA]
+MAIN = SEARCH + SCREENED + [DONE | extra for extra in EXTRA]
 SCAN = [DONE | {"trial_id": f"{n:04d}", "group": "conv1", "requested_sparsity": f"0.{n + 1}"} for n in range(9)]
 
 
@@ -37,6 +39,7 @@ def write(path: Path, rows: Any) -> None:
         (MAIN, "trial 0001 (2/8): failed: none, accuracy 0.5000 (1 s)\n", {}),
         ([row | {"latency_ms": "3.0"} for row in MAIN], "", {}),  # measured at the end
         ([row for row in MAIN if row["trial_id"] != "k0000"], "", {"lost": 1, "missing": 1}),
+        ([row for row in MAIN if row["trial_id"] != "0103"], "", {"lost": 1, "missing": 1}),
         (MAIN, "trial 0008 (8/8): random, accuracy 0.5000 (1 s)\n", {"lost": 1, "changed": 1}),
         (MAIN, 2 * "trial 0001 (2/8): random, accuracy 0.5000 (1 s)\n", {"repeated": 1}),
         (MAIN, "trial 0001 (2/8): random, accuracy 0.6000 (1 s)\n", {"changed": 1}),

@@ -1,6 +1,7 @@
 """The command, end to end and from outside: a study on Ray, interrupted, killed and finished; and wrong input."""
 
 import csv
+import re
 import shlex
 import signal
 import subprocess
@@ -30,15 +31,21 @@ SMALL = [*TINY, "space.granularity=channel", "space.criterion=magnitude_l1", "sp
 LATER = [
     "space.finetune_samples=300", "study.confirm_seeds=2", "study.controls=[dense, scratch]",
     "baseline.epochs=10",  # time to interrupt
+    "study.screen={candidates: 3, images: 100}",
 ]  # fmt: skip
 SETTINGS = [part for setting in [*SMALL, *LATER] for part in ("--set", setting)]
 TRIALS = 4
 RESUME = "python -m study.run --resume"
 
 
-# The command, with two of the figures: drawing all takes long.
+# The command, with two of the figures: drawing all takes long. Where it resumes, without Ray's dashboard, which takes a
+# third of the computing of a start.
 RUN = """if True:
     import sys
+    import ray
+    start = ray.init
+    if "--resume" in sys.argv:
+        ray.init = lambda **options: start(**options | {"include_dashboard": False})
     from analysis.figures.registry import FIGURES
     from study.run import main
     for name in set(FIGURES) - {"front", "accuracy_by_schedule"}:
@@ -55,9 +62,10 @@ def start(*arguments: Any) -> Any:
     return subprocess.Popen(command(*arguments), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def rows(folder: Any, name: Any = "trials.csv") -> Any:
+def rows(folder: Any, name: Any = "trials.csv", *, screened: bool = False) -> Any:
+    """The rows of a table; of trials.csv either those that were trained, or the candidates that were only screened."""
     with open(folder / name) as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if (row.get("state") == "screened") == screened]
 
 
 class Lived(NamedTuple):
@@ -112,11 +120,22 @@ def test_no_finished_trial_is_lost_and_none_runs_twice(lived: Lived) -> None:
     assert {row["trial_id"] for row in rows(lived.folder)} == set(told)
 
 
+def test_of_three_candidates_one_is_trained(lived: Lived) -> None:
+    """Those that were lost before they were screened left no row; a chosen one that was lost was not screened again."""
+    others = rows(lived.folder, screened=True)
+    assert len(others) == 2 * TRIALS
+    for row in [*others, *of(lived, "search")]:
+        assert 0 <= float(row["screened_accuracy"]) <= 1
+        assert 0 < float(row["sparsity"]) < 1
+    assert {(row["accuracy"], row["test_accuracy"], row["feasible"]) for row in others} == {("", "", "False")}
+
+
 def test_ctrl_c_while_the_baseline_is_trained_ends_it_in_order(lived: Lived) -> None:
     output = lived.outputs[0]
     assert output.endswith(f"interrupted; all finished trials are kept. Continue with:\n  {RESUME} {lived.folder}\n")
     assert "Traceback" not in output
     assert "epoch 10/" not in output
+    assert "   dashboard: http://127.0.0.1:" in output
 
 
 def test_the_baseline_is_trained_once(lived: Lived) -> None:
@@ -311,6 +330,18 @@ def test_a_dry_run_counts_epochs_where_the_schedule_depends_on_the_granularity(
 ) -> None:
     assert run.main(["--space", "quickstart", "--dry-run", "--set", "space.granularity=[weight, 2:4, hybrid]"]) == 0
     assert "24 trials of 3.0 fine-tuning epochs on average" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_the_candidates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The quickstart calibrates on 256 images; digits have 144 for validation, fewer than screening asks for."""
+    monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(1e-9, 1.0))
+    took = []
+    for screen in ("null", "{candidates: 5}"):
+        run.main(["--space", "quickstart", "--dry-run", "--set", f"study.screen={screen}"])
+        said = capsys.readouterr().out
+        took.append(re.search(r"\), (\d+) min a trial", said)[1])
+        assert ("each the best of 5 candidates" in said) == (screen != "null")
+    assert int(took[1]) - int(took[0]) == pytest.approx(5 * (256 + 144) / 60, abs=1)
 
 
 def test_a_dry_run_counts_the_images_of_fine_tuning(

@@ -214,6 +214,26 @@ def test_a_network_lost_on_its_way_runs_again_and_then_fails(monkeypatch: pytest
     assert [row["error"] for row in rows] == ["its worker was lost 3 times: the node of the object is gone"]
 
 
+def no_screening(*arguments: Any) -> Any:
+    raise AssertionError("nothing was screened")
+
+
+def test_a_chosen_candidate_takes_the_place_of_its_ticket() -> None:
+    """Lost after that, it runs again without being screened again."""
+    asked, chosen = TICKET._replace(candidates=[list(TICKET)] * 2), TICKET._replace(trial_id="0007")
+    searcher, heard = searcher_of(asked), []
+
+    def screened(ticket: Any, rows: Any, index: Any) -> Any:
+        heard.append((ticket, rows, index))
+        return chosen
+
+    ear = EarlyStoppingAdapter(searcher, lambda ticket, record: False, screened)
+    assert searcher.suggest("a") == {"ticket": list(asked)}
+    assert not ear("a", {"screened": ["one", "another"], "chosen": 1})
+    assert heard == [(asked, ["one", "another"], 1)]
+    assert searcher.over("a") == chosen
+
+
 def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it() -> None:
     """Between a trial's last result and its end, Tune may come to hear that its node is gone."""
     rows, died = [], SimpleNamespace(trial_id="a", error_file=None)
@@ -223,7 +243,7 @@ def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it() ->
     listener.on_trial_result(0, [], died, {"outcome": [{"error": None}, [], None, "", None]})
     listener.on_trial_error(0, [], died)
     searcher.tickets["a"] = TICKET
-    assert EarlyStoppingAdapter(searcher, lambda ticket, record: False)("a", {"epoch": {}})
+    assert EarlyStoppingAdapter(searcher, lambda ticket, record: False, no_screening)("a", {"epoch": {}})
     listener.on_trial_error(0, [], died)
     assert rows == [{"error": None}]
     assert not searcher.again
@@ -231,7 +251,7 @@ def test_a_worker_that_dies_after_its_trial_has_ended_takes_nothing_with_it() ->
 
 def test_early_stopping_hears_epochs_and_stops_what_does_not_go_on() -> None:
     searcher = searcher_of(TICKET)
-    ear = EarlyStoppingAdapter(searcher, lambda ticket, record: record["accuracy"] > 0.5)
+    ear = EarlyStoppingAdapter(searcher, lambda ticket, record: record["accuracy"] > 0.5, no_screening)
     searcher.suggest("a")
     assert not ear("a", {"epoch": {"accuracy": 0.6}})
     assert ear("a", {"epoch": {"accuracy": 0.4}})

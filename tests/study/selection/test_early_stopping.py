@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from analysis.statistics.pareto import is_nondominated
 from study.config import Recipe
-from study.search import early_stopping as stopping
-from study.search.early_stopping import Stopper, after_last_cut, epsilon_net, front_ranks
+from study.selection import early_stopping as stopping
+from study.selection.early_stopping import Stopper, after_last_cut, epsilon_net, front_ranks
 
 grid = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30)
 

@@ -11,7 +11,7 @@ from study import replay
 from study.config import parse
 from study.config.columns import COLUMNS, HISTORY
 from study.results.files import write_rows, write_study
-from study.search.early_stopping import Stopper
+from study.selection.early_stopping import Stopper
 from study.simulation import simulator
 from study.simulation.recorded import Recorded, _axis_position
 

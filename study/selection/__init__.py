@@ -1,0 +1,1 @@
+"""Which trials are tried first, chosen to be trained, and continued."""
