@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,22 @@ def macs(model: nn.Module, in_shape: Sequence[int]) -> int:
 
 def nonzero_macs(model: nn.Module, in_shape: Sequence[int]) -> int:
     """MACs of non-zero weights: each layer's MACs times its non-zero share, plus MACs outside layers."""
+    return measured(model, in_shape).nonzero_macs
+
+
+class Costs(NamedTuple):
+    """What one counting pass finds: see `macs`, `nonzero_macs` and `layer_costs`."""
+
+    macs: int
+    nonzero_macs: int
+    layers: list[dict[str, Any]]
+
+
+def measured(model: nn.Module, in_shape: Sequence[int]) -> Costs:
+    """All costs for one input of `in_shape` (channels, height, width), in one pass."""
     total, by_layer = _count_macs(model, in_shape)
-    return total - sum(n - _nonzero_share(getattr(layer, key), n) for (layer, key), n in by_layer.items())
+    zero = sum(n - _nonzero_share(getattr(layer, key), n) for (layer, key), n in by_layer.items())
+    return Costs(total, total - zero, _rows(model, by_layer))
 
 
 def layer_costs(model: nn.Module, in_shape: Sequence[int]) -> list[dict[str, Any]]:
@@ -49,7 +63,10 @@ def layer_costs(model: nn.Module, in_shape: Sequence[int]) -> list[dict[str, Any
     layer), params (with bias), weights, nonzero_weights, macs, nonzero_macs. MACs are summed over a layer's calls; a
     weight shared by two layers is in both rows.
     """
-    _, by_layer = _count_macs(model, in_shape)
+    return measured(model, in_shape).layers
+
+
+def _rows(model: nn.Module, by_layer: Counter[tuple[nn.Module, str]]) -> list[dict[str, Any]]:
     rows = []
     for path, layer in model.named_modules():
         for key in weight_keys(layer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -134,8 +135,10 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
             return ticket
 
         def screened(ticket: Ticket, rows: list[Row], chosen: int) -> Ticket:
-            for row in rows:
-                stamp(row)
+            ended = time.time()
+            for row in reversed(rows):  # they were screened one after another
+                stamp(row, ended)
+                ended = row["started"]
             trained = run.queue.screened(ticket, rows, chosen)
             view.screened(ticket.trial_id, trained.trial_id, trained.recipe)
             return trained

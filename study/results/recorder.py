@@ -46,7 +46,7 @@ class TrialRecorder:
     def record(self, report: TrialReport) -> None:
         """Record a finished trial; its network first, so that every row on the front has one."""
         ticket, row = report.ticket, report.row
-        stamp(row)
+        stamp(row, time.time())
         if report.fetch is not None and self._is_worth_saving(ticket, row):
             self._save(ticket, row, report.fetch())
         files.write_correct(self._folder, ticket.trial_id, report.correct)
@@ -135,7 +135,7 @@ class TrialRecorder:
         return float(row[name]) / float(self._card[name])
 
 
-def stamp(row: Row) -> None:
-    """Write into a row when its trial ended (now) and when it started, in seconds since the epoch."""
-    row["finished"] = time.time()
+def stamp(row: Row, ended: float) -> None:
+    """Write into a row when its trial ended and when it started, in seconds since the epoch."""
+    row["finished"] = ended
     row["started"] = row["finished"] - row.get("wall_seconds", 0.0)

@@ -37,6 +37,7 @@ class TrialStore:
       records: trial_id -> row and history, of all finished trials.
       told: ids of finished trials, in the order they finished.
       studies: kind of trial -> Optuna study.
+      earlier: accuracy and sparsity of the latest screened candidates.
       last_alive: when an earlier driver last gave a sign of life, in seconds since the epoch; 0 if there was none.
 
     Raises:
@@ -62,9 +63,7 @@ class TrialStore:
         self.finished = 0  # search trials that are told, without those that were only screened
         self.running = 0  # search trials that are open; until it is 0 the front may change
         self._open: dict[str, Trial] = {}
-        self.earlier: deque[tuple[float, float]] = deque(
-            maxlen=SCREENED
-        )  # accuracy and sparsity of screened candidates
+        self.earlier: deque[tuple[float, float]] = deque(maxlen=SCREENED)
 
     def _study(self, suffix: str) -> optuna.Study:
         directions = [registry.DIRECTIONS[direction] for direction in self.file.study.objectives.values()]

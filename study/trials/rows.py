@@ -72,21 +72,23 @@ def stopped_row(recipe: Recipe, seed: int, history: list[Row], dense: Row) -> Ro
 
 def measured_columns(
     pruned: Pruned, context: TrialContext, data: DeviceData, history: list[Row]
-) -> tuple[Row, np.ndarray | None]:
-    """Measurements of a finished network: sparsities, accuracies and costs; and which test images it gets right.
+) -> tuple[Row, np.ndarray | None, list[Row]]:
+    """Measurements of a finished network: sparsities, accuracies and costs.
 
     Args:
       pruned: the network.
       context: the study's baseline and data.
       data: the data set on its device.
       history: history rows; the last one, if any, gives the validation accuracy.
+
+    Returns: the columns; which test images it gets right, bool (n,), or None; and the costs of its layers.
     """
     in_shape, dense, model = context.data.in_shape, context.baseline.card, pruned.model
     accuracy = history[-1]["accuracy"] if history else evaluation.evaluate(model, data.images, data.validation)
     # Networks of a sensitivity scan only need validation accuracy, which takes a third of the time.
     is_scan = pruned.settings.only is not None
     correct = None if is_scan else evaluation.correct(model, data.images, data.test)
-    nonzero, nonzero_macs = cost.nonzero_parameters(model), cost.nonzero_macs(model, in_shape)
+    nonzero, costs = cost.nonzero_parameters(model), cost.measured(model, in_shape)
     row = {
         "sparsity": masks.sparsity(model, pruned.dense_weights),
         "channel_sparsity": achieved(pruned.graph, pruned.plan)["channels"] if pruned.graph and pruned.plan else 0.0,
@@ -99,13 +101,13 @@ def measured_columns(
         "bits": FLOAT_BITS,
         "params": cost.parameters(model),
         "nonzero_params": nonzero,
-        "macs": cost.macs(model, in_shape),
-        "nonzero_macs": nonzero_macs,
-        "theoretical_speedup": dense["macs"] / nonzero_macs,
+        "macs": costs.macs,
+        "nonzero_macs": costs.nonzero_macs,
+        "theoretical_speedup": dense["macs"] / costs.nonzero_macs,
         "size_bytes": cost.size_bytes(model),
         "sparse_size_bytes": cost.sparse_size_bytes(model),
     }
-    return row, correct
+    return row, correct, costs.layers
 
 
 def quantized_columns(content: bytes, floats: Row, data: DeviceData) -> tuple[Row, np.ndarray | None]:

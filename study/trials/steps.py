@@ -11,7 +11,6 @@ from torch import nn
 
 from pruning.channels.plans import Plan
 from pruning.channels.surgery import carry_state
-from pruning.measure import cost
 from pruning.pipeline import Pruned, prune_to
 from pruning.schedules import cut_points
 from pruning.sparse_learning import group_lasso
@@ -85,13 +84,13 @@ def trial_epochs(
             pruned = yield from train_from_scratch(from_scratch, recipe, seed, context, data, history)
         else:
             pruned = yield from _prune_and_finetune(recipe, seed, context, data, history)
-        (measured, correct), content = measured_columns(pruned, context, data, history), None
+        measured, correct, layers = measured_columns(pruned, context, data, history)
+        content = None
         if recipe.quantize != "none":
             content = _quantized(recipe, seed, pruned, context, data)
             changed, correct = quantized_columns(content, measured, data)
             measured |= changed
         row |= measured | latency_columns(pruned, content, context, device) | {"state": "complete"}
-        layers = cost.layer_costs(pruned.model, context.data.in_shape)
         network = NetworkState(arrays(pruned.model), pruned.plan, layers, content)
     except (Exception, SystemExit) as error:  # a failing recipe is a result and must not stop the study
         trace = traceback.format_exc()

@@ -40,6 +40,7 @@ def write(path: Path, rows: Any) -> None:
         ([row | {"latency_ms": "3.0"} for row in MAIN], "", {}),  # measured at the end
         ([row for row in MAIN if row["trial_id"] != "k0000"], "", {"lost": 1, "missing": 1}),
         ([row for row in MAIN if row["trial_id"] != "0103"], "", {"lost": 1, "missing": 1}),
+        ([*MAIN, SCREENED[-1] | {"trial_id": "0199"}], "", {"missing": 1}),
         (MAIN, "trial 0008 (8/8): random, accuracy 0.5000 (1 s)\n", {"lost": 1, "changed": 1}),
         (MAIN, 2 * "trial 0001 (2/8): random, accuracy 0.5000 (1 s)\n", {"repeated": 1}),
         (MAIN, "trial 0001 (2/8): random, accuracy 0.6000 (1 s)\n", {"changed": 1}),

@@ -123,7 +123,7 @@ def test_no_finished_trial_is_lost_and_none_runs_twice(lived: Lived) -> None:
 def test_of_three_candidates_one_is_trained(lived: Lived) -> None:
     """Those that were lost before they were screened left no row; a chosen one that was lost was not screened again."""
     others = rows(lived.folder, screened=True)
-    assert len(others) == 2 * TRIALS
+    assert 0 <= 2 * TRIALS - len(others) <= 2  # a kill between one row and the next leaves no row of the other
     for row in [*others, *of(lived, "search")]:
         assert 0 <= float(row["screened_accuracy"]) <= 1
         assert 0 < float(row["sparsity"]) < 1
