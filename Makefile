@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: study test test-ray test-pruning test-analysis test-rest test-slow test-lowest mutate check docs clean
+.PHONY: study test test-ray test-criteria test-cuts test-analysis test-rest test-slow test-lowest mutate check docs clean
 
 # A finished or interrupted quickstart is taken up where it stands, so `make study` can be typed again.
 study: $(VENV)/.installed
@@ -12,23 +12,26 @@ study: $(VENV)/.installed
 	then $(BIN)/python -m study.run --resume results/quickstart; \
 	else $(BIN)/python -m study.run --space quickstart; fi
 
-# Three at a time on two cores: Ray's tests wait half of their time. Nothing else may run what another of these runs, and
-# they are dealt out so that all end at about the same time.
+# Three at a time on two cores: Ray's tests wait half of their time. Nothing else may run what another of these runs. The
+# longest begin, and the rest is dealt out so that all end at about the same time.
 # Compiled first: where Python writes no bytecode by itself, every process of every study would compile all modules.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m compileall -q study pruning models analysis search_spaces
-	$(MAKE) --jobs 3 test-ray test-rest test-analysis test-pruning check
+	$(MAKE) --jobs 3 test-ray test-rest test-analysis check test-cuts test-criteria
 
-test-ray test-pruning test-analysis test-rest: $(VENV)/.installed-dev
+test-ray test-criteria test-cuts test-analysis test-rest: $(VENV)/.installed-dev
 
 test-ray:
 	$(BIN)/python -m pytest -m "ray and not slow" tests/study tests/benchmarks
 
 test-analysis:
-	$(BIN)/python -m pytest -m "not ray and not slow" tests/analysis tests/benchmarks
+	$(BIN)/python -m pytest -m "not ray and not slow" tests/analysis
 
-test-pruning:
-	$(BIN)/python -m pytest -m "not ray and not slow" tests/pruning tests/models
+test-criteria:
+	$(BIN)/python -m pytest -m "not ray and not slow" tests/pruning/criteria tests/models
+
+test-cuts:
+	$(BIN)/python -m pytest -m "not ray and not slow" tests/pruning tests/benchmarks --ignore tests/pruning/criteria
 
 test-rest:
 	$(BIN)/python -m pytest -m "not ray and not slow" --ignore tests/analysis --ignore tests/benchmarks \

@@ -24,7 +24,8 @@ from study.trials import scan
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.ray
-SETTINGS = [*TINY, "baseline.model=tests.networks:tiny", "baseline.dataset=digits"]
+# One at a time: each worker takes longer to import everything than all trials of it.
+SETTINGS = [*TINY, "baseline.model=tests.networks:tiny", "baseline.dataset=digits", "resources.concurrency=1"]
 LAYERS, GROUPS = 3, 2
 SHARES = [0.25, 0.5, 0.75]  # that the scan tries, of nine
 

@@ -234,7 +234,8 @@ def test_the_shorter_side_may_be_resized_and_the_centre_cut_out(folder: Path) ->
     assert cropped.fingerprint != squeezed.fingerprint
 
 
-@pytest.mark.parametrize("large", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("large", [False, True])
 def test_a_large_set_is_decoded_without_being_held_in_memory(tmp_path: Path, folder: Path, large: bool) -> None:
     """The memory of a process that decodes 240 MB of images grows by far less."""
     fill(folder / "train", 67 if large else 4, size=(20, 20))
