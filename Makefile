@@ -17,7 +17,7 @@ study: $(VENV)/.installed
 # Compiled first: where Python writes no bytecode by itself, every process of every study would compile all modules.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m compileall -q study pruning models analysis search_spaces
-	$(MAKE) --jobs 3 test-ray test-rest test-analysis check test-cuts test-criteria
+	$(MAKE) --jobs 3 test-ray test-rest test-analysis test-cuts test-criteria check
 
 test-ray test-criteria test-cuts test-analysis test-rest: $(VENV)/.installed-dev
 
@@ -28,10 +28,10 @@ test-analysis:
 	$(BIN)/python -m pytest -m "not ray and not slow" tests/analysis
 
 test-criteria:
-	$(BIN)/python -m pytest -m "not ray and not slow" tests/pruning/criteria tests/models
+	$(BIN)/python -m pytest -m "not ray and not slow" tests/pruning/criteria tests/models tests/benchmarks
 
 test-cuts:
-	$(BIN)/python -m pytest -m "not ray and not slow" tests/pruning tests/benchmarks --ignore tests/pruning/criteria
+	$(BIN)/python -m pytest -m "not ray and not slow" tests/pruning --ignore tests/pruning/criteria
 
 test-rest:
 	$(BIN)/python -m pytest -m "not ray and not slow" --ignore tests/analysis --ignore tests/benchmarks \
