@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import moocore
 import numpy as np
 
+from study.selection.early_stopping import front_ranks
 from study.training.epochs import Row
 
 
@@ -25,6 +25,6 @@ def choose(rows: Sequence[Row], earlier: Sequence[tuple[float, float]]) -> int:
     if not able:
         return 0
     points = np.array([[rows[index]["screened_accuracy"], rows[index]["sparsity"]] for index in able])
-    ranks = moocore.pareto_rank(np.vstack([points, np.reshape(earlier, (-1, 2))]), maximise=True)[: len(able)]
+    ranks = front_ranks(np.vstack([points, np.reshape(earlier, (-1, 2))]))[: len(able)]
     sums = np.where(ranks == ranks.min(), points.sum(axis=1), -math.inf)
     return able[int(np.argmax(sums))]

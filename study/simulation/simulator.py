@@ -92,6 +92,7 @@ def replay(
     running: dict[int, _RunningTrial] = {}
     done: set[int] = set()
     curve: list[tuple[float, float, int]] = []  # compute, hypervolume and number of networks after each ended trial
+    screening = recorded.screening * screen if screen > 1 else 0.0  # seconds before each trial
     earlier: list[tuple[float, float]] = []  # accuracy and sparsity of screened candidates
     order: list[int] = []  # recorded trials in the order in which they were first reached
     spent = volume = makespan = driver_free = waited = measured = 0.0
@@ -108,7 +109,6 @@ def replay(
                 stopped = bool(end.value)
             del running[worker]
             search.tell(trial.handle, None if stopped else recorded.runs[trial.run].values)
-            screening = recorded.screening * screen if screen > 1 else 0.0
             spent, makespan, stops = spent + screening + now - trial.started, now, stops + stopped
             if not stopped and trial.run not in done:
                 done.add(trial.run)
@@ -122,7 +122,7 @@ def replay(
             measured += took
             driver_free = max(now, driver_free) + took + overhead
             waited += driver_free - now
-            begin = driver_free + (recorded.screening * screen if screen > 1 else 0.0)
+            begin = driver_free + screening
             running[worker] = _RunningTrial(handle, run, begin, events)
             heapq.heappush(queue, (begin + next(events), worker))
             started += 1
