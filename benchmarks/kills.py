@@ -8,8 +8,9 @@ and SIGTERM, from their first import to their report, and resumed until the stud
 Counted in the end, over all studies: trials that were printed or in a table and have no row (lost), that ended twice
 (repeated) or have another row than before (changed); rows too few or too many (missing); rows that failed for another
 reason than having lost their driver too often (failed); commands that ended in another way than by their signal
-(exits). Left behind: processes, files in /dev/shm that nobody uses, folders for temporary files, unfinished files. Exit
-code 1 unless all of these are zero. --in-a-row: studies one after another in one process; what they leave behind is
+(exits). No fault, but printed: commands that did not end in order after SIGTERM, but by force (forced). Left behind:
+processes, files in /dev/shm that nobody uses, folders for temporary files, unfinished files. Exit code 1 unless all of
+these are zero. --in-a-row: studies one after another in one process; what they leave behind is
 counted after each. Open files and threads are printed too, but are no fault: Ray keeps one of each per cluster that a
 process has started. Linux.
 """
@@ -156,6 +157,9 @@ class KilledStudy:
         if code not in (expected if sent else (0,)):
             self.found["exits"] += 1
             print(f"exit code {code}: {log}\n{log.read_text()[-2000:]}", flush=True)
+        if "(it hung in " in log.read_text():
+            self.found["forced"] += 1
+            print(f"ended by force: {log}\n{log.read_text()[-2000:]}", flush=True)
         self._sessions[process.pid] = time.monotonic()
         time.sleep(2)  # most of Ray's processes end at once
         self._look(log)

@@ -77,12 +77,14 @@ def _run(args: argparse.Namespace, interruption: Interruption) -> int:
     except KeyboardInterrupt:
         print(f"\n{_reason(interruption)} before the study began", file=sys.stderr)
         return interruption.exit_code
+    ended = f"all finished trials are kept. Continue with:\n  {resume_command(folder)}"
+    interruption.message = f"\nstill not ended, so ended by force; {ended}"
     try:
         with interruption.while_ray_starts(), scratch() as temporary:
             options = RunOptions(args.address, args.tensorboard, deadline, temporary, interruption)
             return run_study(StudyRun(folder, record, data, queue, scans, options))
     except KeyboardInterrupt:
-        print(f"\n{_reason(interruption)}; all finished trials are kept. Continue with:\n  {resume_command(folder)}")
+        print(f"\n{_reason(interruption)}; {ended}")
         return interruption.exit_code
     except RefusedError as error:
         return refused(error)

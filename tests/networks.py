@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,22 @@ def tiny(num_classes: int, in_shape: tuple[int, int, int]) -> nn.Module:
         *(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes)),
     )
+
+
+def narrow(num_classes: int) -> nn.Sequential:
+    """`resnet8` with half as many channels after its first stage, for criteria that take long."""
+
+    def stage(channels: int, width: int, stride: int = 1) -> nn.Sequential:
+        shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+        return nn.Sequential(tv.resnet.BasicBlock(channels, width, stride, shortcut if stride > 1 else None))
+
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU(),
+            layer1=stage(16, 16), layer2=stage(16, 16, 2), layer3=stage(16, 32, 2),
+            avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(32, num_classes),
+        )
+    )  # fmt: skip
 
 
 class LeNet(nn.Module):

@@ -40,10 +40,10 @@ def nothing_to_look_at() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def one_ray(folder: Path) -> Iterator[None]:
-    """One local cluster for all studies that run to their end in this context: workers import everything only once."""
-    started = cluster.cluster(None, parse({"study": {"name": "x"}}, "here"), folder)
+@pytest.fixture(scope="module", autouse=True)
+def one_ray(tmp_path_factory: pytest.TempPathFactory, nothing_to_look_at: None) -> Iterator[None]:
+    """One local cluster for all studies: workers import everything only once."""
+    started = cluster.cluster(None, parse({"study": {"name": "x"}}, "here"), tmp_path_factory.mktemp("ray"))
     with started, pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "cluster", lambda *_: contextlib.nullcontext(""))
         yield
@@ -89,7 +89,7 @@ def finished(output: str) -> list[str]:
 def scopes(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The space of scopes with a criterion that looks at data; the scan by itself; and the first one resumed."""
     out, extra = tmp_path_factory.mktemp("out"), ["study.confirm_seeds=1", "study.controls=[dense, scratch]"]
-    with one_ray(tmp_path_factory.mktemp("ray")), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "RATIOS", SHARES)
         runs = [study("scopes", out, "space.criterion=taylor", "space.sparsity=0.5", "study.seeds=1", *extra)]
         scanned = ["space.criterion=taylor", f"space.sparsity={SHARES}", "space.finetune_epochs=0"]

@@ -49,6 +49,15 @@ def test_the_second_ends_it_at_once_and_in_silence() -> None:
     assert run(signal.SIGTERM, signal.SIGINT, after="time.sleep(20)") == (["ready", "ending"], 143)
 
 
+def test_one_that_does_not_end_is_ended() -> None:
+    impatient = "from study.driver import interruption as module; module.PATIENCE = 0.5"
+    hangs = "interruption.message = 'by force'; time.sleep(20)"
+    lines, code = run(signal.SIGTERM, before=impatient, after=hangs)
+    assert (lines, code) == (["ready", "ending", "by force", "(it hung in <string>:11 <module>)"], 143)
+    in_time = "time.sleep(0.1)"
+    assert run(signal.SIGTERM, before=impatient, after=in_time) == (["ready", "ending"], 143)
+
+
 def test_it_outlives_its_terminal_under_nohup() -> None:
     nohup = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     assert run(signal.SIGHUP, before=nohup, seconds=0.5)[0] == ["ready"]
