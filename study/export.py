@@ -125,18 +125,20 @@ def export(job: Job) -> str:
 
 
 def latencies(job: Job) -> list[dict[str, Any]]:
-    """Latencies at batch 1 in ms, a row per network: in PyTorch and in the format's engine, measured in turn.
+    """Latencies at batch 1 in ms of what `export` wrote, a row per network: in PyTorch and in the format's engine.
 
-    The rows are the dense network, if there is one, the pruned one and, if the file has 8 bits, that. Rows with their
-    speedups follow: the dense network's time divided by theirs. On the CPU, on one thread.
+    The rows are the dense network, if there is one, the pruned one and, if the file has 8 bits, that, measured in turn.
+    Rows with their speedups follow: the dense network's time divided by theirs. On the CPU, on one thread.
     """
     networks = {} if job.dense is None else {"dense": _taking(job, job.dense)}
     networks["pruned"] = _taking(job, job.network)
     timed: dict[str, dict[str, nn.Module]] = {}  # network -> engine -> the network in it
     with tempfile.TemporaryDirectory() as folder:
         for name, network in networks.items():
-            path = Path(folder, name + job.form.suffix)
-            job.form.write(network, _example(job, 2), {}, path)
+            path = job.path  # which holds the pruned network, unless in 8 bits
+            if name == "dense" or job.int8 is not None:
+                path = Path(folder, name + job.form.suffix)
+                job.form.write(network, _example(job, 2), {}, path)
             timed[name] = {"PyTorch": network, job.form.engine: Engine(job.form.open(path))}
         if job.int8 is not None:
             timed["8 bits"] = {job.form.engine: Engine(open_onnx(_quantized(job, job.int8)))}

@@ -297,7 +297,7 @@ def test_the_command_scans_for_the_scope_that_asks_for_it_and_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = {"scope": "sensitivity", "granularity": "channel", "sparsity": 0.4, "criterion": "magnitude_l1"}
-    settings = [*TINY, *(f"space.{key}={value}" for key, value in recipe.items())]
+    settings = [*TINY, "baseline.model=tests.networks:tiny", *(f"space.{key}={value}" for key, value in recipe.items())]
     rows, scanned = [], []
 
     def counted(*a: Any, **k: Any) -> Any:
