@@ -52,14 +52,17 @@ def estimate(file: StudyFile, data_dir: str | None) -> str:
     if screen:
         trial += screen.candidates * (calibrating + min(screen.images, images.validation)) * pace.evaluate
     each = f", each the best of {screen.candidates} candidates that are screened" if screen else ""
-    runs, at_once = file.trials * file.study.seeds, max(1, (os.cpu_count() or 1) // file.resources.cpus)
+    runs, cores = file.trials * file.study.seeds, os.cpu_count() or 1
+    at_once = max(1, cores // file.resources.cpus)
     if device.type == "cuda":
         at_once = max(1, int(torch.cuda.device_count() / (1 if gpus == "auto" else max(1, gpus))))
+    if file.resources.concurrency != "auto":
+        at_once = min(at_once, file.resources.concurrency)
     networks = {"none": 0, "front": min(runs, 20), "all": runs}[file.study.save]
     scan_file = scan.scan_study(file)
     scanned = of_network(scan_file, model, in_shape).trials if scan_file else 0
     scanning = (images.validation + 512) * pace.evaluate * scanned / at_once
-    seconds = baseline / (1 if device.type == "cuda" else at_once)
+    seconds = baseline / (1 if device.type == "cuda" else cores)
     first = (
         f"about {duration(seconds)} for the baseline (none if it is cached)" if baseline else "none for the baseline"
     )

@@ -355,6 +355,17 @@ def test_a_dry_run_counts_the_images_of_fine_tuning(
         assert f" for the baseline (none if it is cached), {duration(3600 * hours)} a trial" in capsys.readouterr().out
 
 
+def test_a_dry_run_runs_no_more_at_once_than_the_study(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dry_run, "_pace", lambda *_: dry_run.Pace(1.0, 1e-9))
+    monkeypatch.setattr(dry_run.os, "cpu_count", lambda: 8)
+    for settings, at_once in (((), 8), (("cpus=3",), 2), (("concurrency=5",), 5), (("cpus=3", "concurrency=5"), 2)):
+        given = [part for setting in settings for part in ("--set", f"resources.{setting}")]
+        assert run.main(["--space", "quickstart", "--dry-run", *given]) == 0
+        assert f" for all, {at_once} at once\n" in capsys.readouterr().out
+
+
 def test_a_dry_run_counts_the_evaluation_in_8_bits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
