@@ -24,6 +24,7 @@ from pruning.channels.plans import Plan, remainder, weight_sides
 from pruning.channels.surgery import apply_plan, slice_like
 from pruning.criteria.registry import CRITERIA, Criterion
 from pruning.criteria.scoring import check_scores
+from pruning.measure.layer_latency import layer_latencies
 from pruning.settings import CHANNEL, GROUP_NORMALISED, WEIGHT, Granularity, PruneSettings
 from pruning.weights.blocks import block_masks, input_axes
 from pruning.weights.masks import Masks, Scores, apply_masks, layer_name, prunable, weight_name
@@ -71,6 +72,8 @@ def begin(model: nn.Module, example_input: Tensor, settings: PruneSettings) -> P
     if blocks and all(_is_protected(name, protect) for name in input_axes(model, blocks[1])):
         raise ValueError(f"no layer that may be cut has a multiple of {blocks[1]} inputs, which n:m needs")
     graph = dependency_graph(model, example_input, protect) if settings.granularity.cuts_channels else None
+    if graph is not None and settings.sparsity_of == "latency":
+        graph = replace(graph, latencies=settings.latencies or layer_latencies(model, example_input, graph))
     return Pruned(model, settings, weights, graph=graph)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from pruning.allocation.sensitivity import Curves
+from pruning.channels.graph import Timed
 from pruning.criteria.registry import CRITERIA, Criterion
 from pruning.weights.blocks import pattern
 
@@ -69,7 +71,7 @@ class PruneSettings:
         `pruning.calibration.least_squares`).
       reduce: reduction of weight scores to a channel's score, "sum" or "mean" (see `group_scores`), or
         "group_normalised", the mean divided by that of its dependency group, which other scores of channels are too.
-      sparsity_of: what a channel target counts: "params", "channels" or "macs".
+      sparsity_of: what a channel target counts: "params", "channels", "macs" or "latency".
       min_channels: channels that every group keeps at least.
       round_to: every group that is cut keeps a multiple of this number of channels.
       channel_share: share of a hybrid's target that is reached by cutting channels.
@@ -77,6 +79,7 @@ class PruneSettings:
       only: path of the only layer, or name of the only dependency group, to cut. The target is then the share of that
         layer's weights, exactly, or of that group's units (see `allocate_group`).
       curves: from a sensitivity scan, for scope sensitivity.
+      latencies: of the dense network's layers, for sparsity_of latency; None: measured when pruning begins.
 
     Raises ValueError for contradictory combinations.
     """
@@ -93,6 +96,7 @@ class PruneSettings:
     protect: tuple[str, ...] = ()
     only: str | None = None
     curves: Curves | None = None
+    latencies: Mapping[str, Timed] | None = None
 
     def __post_init__(self) -> None:
         if self.only is not None and self.granularity not in (WEIGHT, CHANNEL):

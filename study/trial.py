@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from analysis.refusal import refused
-from study.baseline import disk_cache, training
+from study.baseline import disk_cache, layer_latencies, training
 from study.config import Recipe, StudyFile, read_study
 from study.config import axes as spaces
 from study.config.columns import COLUMNS
@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.trial") -> 
     context = TrialContext(baseline, data, file.baseline, seed=file.study.seed, runtime=runtime_of(file))
     if recipe.scope == "sensitivity":
         context = context._replace(curves=_scan(file, recipe, context, device))
+    if recipe.counts_latency:
+        measured = layer_latencies.measure(baseline.network(device), data.in_shape, device)
+        context = context._replace(latencies=measured)
     outcome = run_trial(recipe, args.seed, context, device, say=print)
     print(json.dumps({name: outcome.row.get(name) for name in COLUMNS}))
     return 0 if outcome.row["state"] == "complete" else 1

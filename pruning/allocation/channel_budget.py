@@ -45,7 +45,7 @@ def allocate(
       target: share of the dense network to remove, in [0, 1).
       scope: a name in SCOPES. Among equal ranks the later layer's and the later unit is removed first; +inf is never
         removed.
-      sparsity_of: what the target counts, one of COSTS.
+      sparsity_of: what the target counts, one of COSTS; `latency` needs a graph with latencies.
       min_channels: channels that each group keeps; all of them if it has fewer.
       round_to: a group that is cut keeps a multiple of this many channels. Where a unit holds several channels, this
         and min_channels are rounded up to whole units.
@@ -77,7 +77,8 @@ def allocate(
         low, high = (low, middle) if cut(middle) >= goal else (middle + 1, high)
     k = min((k for k in (low - 1, low) if k >= 0), key=lambda k: abs(cut(k) - goal))
     miss = abs(cut(k) - goal) - 1e-9 * dense  # allows for float rounding
-    if miss > HALF_A_POINT * dense and miss > largest_step(graph, sparsity_of, round_to) / 2:
+    beyond = not cut(0) <= goal <= cut(last)
+    if beyond and miss > HALF_A_POINT * dense and miss > largest_step(graph, sparsity_of, round_to) / 2:
         least, most = (cut(k) / max(dense, 1) for k in (0, last))
         raise ValueError(
             f"{target:g} of {sparsity_of} is out of reach: min_channels {min_channels}, round_to {round_to}, scope "
@@ -87,9 +88,9 @@ def allocate(
 
 
 def achieved(graph: Graph, plan: Plan) -> dict[str, float]:
-    """The shares of the dense network that a plan removes: of `params` (prunable weights), `channels`, `macs`."""
+    """The shares of the dense network that a plan removes: of everything that `costs` counts."""
     dense, left = costs(graph), costs(graph, plan)
-    return {name: 1 - left[name] / dense[name] if dense[name] else 0.0 for name in COSTS}
+    return {name: 1 - left[name] / dense[name] if dense[name] else 0.0 for name in dense}
 
 
 def allocate_group(
@@ -201,6 +202,8 @@ def _check(
         raise ValueError(f"unknown scope {scope!r}; choose from {', '.join(known)}")
     if sparsity_of not in COSTS:
         raise ValueError(f"unknown sparsity_of {sparsity_of!r}; choose from {', '.join(COSTS)}")
+    if sparsity_of == "latency" and not graph.latencies:
+        raise ValueError("sparsity_of latency: the graph has no latencies (see pruning.measure.layer_latency)")
     if not 0 <= target < 1:
         raise ValueError(f"target must be in [0, 1); it is {target}")
     if min_channels < 1 or round_to < 1:

@@ -18,7 +18,7 @@ import torch
 from pruning.allocation.lamp import lamp
 from pruning.allocation.sensitivity import Curves, envelopes, marginal_drops
 from pruning.allocation.weight_scopes import SPARED
-from pruning.channels.graph import Graph, Group
+from pruning.channels.graph import Graph, Group, costs, costs_without
 from pruning.channels.plans import SIDES
 
 
@@ -90,7 +90,7 @@ def uniform_plus_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curve
 def sensitivity_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Curves | None) -> np.ndarray:
     """By accuracy drop per cost, along the convex hull of each group's curve (see `pruning.allocation.sensitivity`).
 
-    The cost is what the target counts (weights, MACs or channels): the summed drop is least where slopes per that cost
+    The cost is of the kind that the target counts: the summed drop is least where slopes per that cost
     are equal. It is what one unit removes from the dense network, averaged over its group; weights between two groups
     count in both, although they can be removed only once. A rank is a place in this order; groups of equal cost per
     drop lose equal shares, as in `layer_ranks`. Raises ValueError if a group has no curve. Args: as every channel
@@ -121,8 +121,10 @@ def rising(values: np.ndarray) -> np.ndarray:
 def unit_costs(graph: Graph, sparsity_of: str) -> np.ndarray:
     """What each unit alone removes from the dense network, int64 (size,).
 
-    sparsity_of: see `pruning.channels.graph.COSTS`.
+    sparsity_of: see `pruning.channels.graph.COSTS`. Of `latency`, the mean when half of the unit's group is removed.
     """
+    if sparsity_of == "latency":
+        return _unit_latencies(graph)
     worth = np.full(graph.size, sparsity_of == "channels", dtype=np.int64)
     for path, layer in graph.layers.items() if sparsity_of != "channels" else ():
         made, read = (graph.axes.get((path, side), np.arange(0)) for side in SIDES)
@@ -131,6 +133,16 @@ def unit_costs(graph: Graph, sparsity_of: str) -> np.ndarray:
         worth += pairs * layer.per_pair * (layer.positions if sparsity_of == "macs" else 1)
     for heads, each in graph.products.values() if sparsity_of == "macs" else ():
         worth += each * np.bincount(heads[heads >= 0], minlength=graph.size)
+    return worth
+
+
+def _unit_latencies(graph: Graph) -> np.ndarray:
+    worth, dense = np.zeros(graph.size, dtype=np.int64), costs(graph)["latency"]
+    for group in graph.groups:
+        half = np.zeros(graph.size, dtype=bool)
+        half[group.start : group.start + (group.size + 1) // 2] = True
+        saved = dense - costs_without(graph, half)["latency"]
+        worth[group.start : group.start + group.size] = saved / half.sum()
     return worth
 
 

@@ -19,8 +19,8 @@ Pruning a network takes four steps, each with a result that can be inspected:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ from pruning.channels.surgery import layer_sizes
 from pruning.channels.tracing import Tracker, track
 from pruning.weights.masks import prunable
 
-COSTS = ("params", "channels", "macs")  # what a target may count: prunable weights, removable units, multiply-adds
+# What a target may count: prunable weights, removable units, multiply-adds, and the layers' time.
+COSTS = ("params", "channels", "macs", "latency")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,13 @@ class Layer:
         return f"{path}.in_proj_weight" if "heads" in self.further else f"{path}.weight"
 
 
+class Timed(Protocol):
+    """The time of a layer, such as `pruning.measure.layer_latency.LayerLatency`."""
+
+    def at(self, outputs: int, inputs: int) -> float:
+        """Nanoseconds with these numbers of channels."""
+
+
 @dataclass(frozen=True)
 class Graph:
     """The dependency groups of a dense network and the totals of its costs.
@@ -103,6 +111,7 @@ class Graph:
       other_weights: prunable weights outside these layers.
       other_macs: MACs of operations without a rule.
       products: attention -> unit of each of its heads, and the MACs of a head's products.
+      latencies: path -> time of the layer; empty: not measured.
     """
 
     groups: tuple[Group, ...]
@@ -111,6 +120,7 @@ class Graph:
     other_weights: int
     other_macs: int
     products: Mapping[str, tuple[np.ndarray, int]]
+    latencies: Mapping[str, Timed] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -244,7 +254,8 @@ def group_normalised(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def costs(graph: Graph, plan: Plan | None = None) -> dict[str, int]:
     """What remains after `plan` (default: nothing removed): `params` (prunable weights), `channels` (units), `macs`.
 
-    Exact. MACs are for one image of the example's size. Raises ValueError if the plan is for another network.
+    Exact. MACs are for one image of the example's size. Where the graph has latencies, `latency` is their sum, in
+    nanoseconds. Raises ValueError if the plan is for another network.
     """
     return costs_without(graph, np.zeros(graph.size, dtype=bool) if plan is None else removed_units(graph, plan))
 
@@ -260,7 +271,11 @@ def costs_without(graph: Graph, removed: np.ndarray) -> dict[str, int]:
             params += weights
             macs += weights * layer.positions
     macs += sum(each * int(np.count_nonzero(~gone[heads])) for heads, each in graph.products.values())
-    return {"params": params, "channels": graph.size - int(np.count_nonzero(removed)), "macs": macs}
+    found = {"params": params, "channels": graph.size - int(np.count_nonzero(removed)), "macs": macs}
+    if graph.latencies:
+        times = (time.at(left[path, "out"], left.get((path, "in"), 1)) for path, time in graph.latencies.items())
+        found["latency"] = round(sum(times))
+    return found
 
 
 def plan_without(graph: Graph, removed: np.ndarray) -> Plan:

@@ -82,8 +82,10 @@ class Recipe(Section):
         default="one_shot", description="how the cuts are spread: all at once, in equal steps, or along a cubic curve"
     )
     sparsity: Fraction = Field(description="share of the dense network's prunable weights to remove")
-    sparsity_of: Literal["params", "channels", "macs"] = Field(
-        default="params", description="channel recipes: what the target counts"
+    sparsity_of: Literal["params", "channels", "macs", "latency"] = Field(
+        default="params",
+        description="channel recipes: what the target counts; `latency`: the time of all convolutions and linear "
+        "layers, measured at several widths before the first trial (HALP, arXiv:2210.06659)",
     )
     initial_sparsity: Fraction = Field(
         default=0.0, description="sparsity of the first cut of `iterative` and `gradual` (0: no such cut)"
@@ -222,6 +224,11 @@ class Recipe(Section):
     def part(self) -> str | None:
         """The single layer or dependency group to cut, if the recipe names one."""
         return self.layer or self.group
+
+    @property
+    def counts_latency(self) -> bool:
+        """Whether its target needs the latencies of the baseline's layers."""
+        return self.granularity == "channel" and self.sparsity_of == "latency"
 
     @property
     def epochs(self) -> int:

@@ -20,7 +20,7 @@ from analysis.results_folder import read
 from analysis.statistics.choice import quoted
 from models.files import write_whole
 from pruning.measure.distributions import HISTOGRAM, SCORES, histograms
-from study.baseline import disk_cache
+from study.baseline import disk_cache, layer_latencies
 from study.baseline.network import Baseline, arrays, save
 from study.config import RefusedError
 from study.data.stored import DiskImages
@@ -80,6 +80,8 @@ def run_study(run: StudyRun) -> int:
             timed=timed, runtime=runtime_of(file), minutes=file.study.trial_minutes,
             taught=max(file.values("distil")) > 0, screening=file.study.screen.images if file.study.screen else 0,
         )  # fmt: skip
+        if "latency" in file.values("sparsity_of"):
+            context = context._replace(latencies=_layer_latencies(run, baseline, remote.on_device_alone))
         if scan_file := scan.scan_study(file):
             rows = _run_scan(run.of_scan(resolve(scan_file, run.data)), context)
             context = context._replace(curves=scan.curves(rows))
@@ -94,6 +96,19 @@ def _write_study(run: StudyRun, baseline: Baseline) -> None:
     files.write_study(run.folder, run.file.resolved(), run.record)
     files.write_rows(run.folder / "layer_scores.csv", SCORES, baseline.card["layer_scores"])
     files.write_correct(run.folder, "baseline", baseline.correct)
+
+
+def _layer_latencies(run: StudyRun, baseline: Baseline, alone: Callable[..., Any]) -> layer_latencies.Latencies:
+    def measure() -> layer_latencies.Latencies:
+        print("measuring the latency of every layer", flush=True)
+        found: layer_latencies.Latencies = alone(layer_latencies.measure, dense, run.data.in_shape)
+        return found
+
+    dense = baseline.network(torch.device("cpu"))
+    try:
+        return layer_latencies.kept(run.folder / "layer_latencies.csv", measure)
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
 
 
 def _run_scan(run: StudyRun, context: TrialContext) -> list[Row]:

@@ -73,7 +73,7 @@ def _write(
         _copy(folder / "models" / trial_id, new / "models" / trial_id)
         for name in (f"errors/{trial_id}.txt", f"correct/{trial_id}.npz"):
             _copy(folder / name, new / name)
-    for name in ("study.yaml", "layer_scores.csv", "baseline", "correct/baseline.npz"):
+    for name in ("study.yaml", "layer_scores.csv", "layer_latencies.csv", "baseline", "correct/baseline.npz"):
         _copy(folder / name, new / name)
     with suppress(ValueError, OSError):  # if it is damaged too, the scan is done anew
         scan = folder / "scan"

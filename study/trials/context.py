@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from pruning.channels.plans import Plan
+from pruning.measure.layer_latency import LayerLatency
 from study.baseline.network import Baseline
 from study.config import BaselineSection
 from study.data.splits import Data
@@ -43,6 +44,7 @@ class TrialContext(NamedTuple):
     seed: of the study.
     score_store: cache of the baseline's scores.
     curves: curves of the sensitivity scan, by `scan.curve_key`.
+    latencies: times of the baseline's layers, if any recipe's target counts them.
     timed: whether trials measure latency; each then has a device to itself.
     runtime: what runs the networks when latencies are measured, `torch` or `onnxruntime`; this one if any recipe of the
         study quantizes, so that all its latencies compare.
@@ -57,6 +59,7 @@ class TrialContext(NamedTuple):
     seed: int = 0
     score_store: ScoreStore = no_store
     curves: dict[str, Curves] = {}
+    latencies: Mapping[str, LayerLatency] | None = None
     timed: bool = False
     runtime: str = "torch"
     minutes: float | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
 import models
+from pruning.channels.graph import Timed
 from pruning.criteria.registry import CRITERIA, Criterion
 from pruning.criteria.scoring import check_scores
 from pruning.pipeline import Pruned, begin, score
@@ -55,8 +57,13 @@ def probe(name: str, model: nn.Module, in_shape: tuple[int, int, int]) -> None:
         raise ValueError(f"criterion {name}: leaves the network in another mode; put back train() or eval()")
 
 
-def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:
-    """The recipe's pruning settings. curves: of the study's sensitivity scan, by `curve_key`."""
+def prune_settings(
+    recipe: Recipe, curves: Mapping[str, Curves], latencies: Mapping[str, Timed] | None = None
+) -> PruneSettings:
+    """The recipe's pruning settings.
+
+    curves: of the study's sensitivity scan, by `curve_key`. latencies: of the baseline's layers.
+    """
     return PruneSettings(
         criterion=criterion(recipe.criterion),
         granularity=Granularity(recipe.granularity),
@@ -70,13 +77,15 @@ def prune_settings(recipe: Recipe, curves: dict[str, Curves]) -> PruneSettings:
         protect=recipe.protect,
         only=recipe.part,
         curves=curves.get(curve_key(recipe)) if recipe.scope == "sensitivity" else None,
+        latencies=latencies,
     )
 
 
 def dense_network(recipe: Recipe, context: TrialContext, data: DeviceData) -> Pruned:
     """The baseline on the data's device, ready to be pruned as the recipe says."""
     example = data.images.batch(data.validation[:1])[0]
-    return begin(context.baseline.network(data.images.device), example, prune_settings(recipe, context.curves))
+    settings = prune_settings(recipe, context.curves, context.latencies)
+    return begin(context.baseline.network(data.images.device), example, settings)
 
 
 def baseline_scores(recipe: Recipe, seed: int, context: TrialContext, images: Images, dense: Pruned) -> Scores | None:
