@@ -29,6 +29,8 @@ LAYER = [
     "layer", "type", "dense_out_channels", "out_channels", "dense_weights", "nonzero_weights", "dense_macs",
     "nonzero_macs",
 ]  # fmt: skip
+_SHOWN = ["schedule", "granularity", "test_accuracy", "seed", "place", "mean", "half_width"]
+_QUARTILES = ["latency_low_ms", "latency_high_ms"]
 _HISTORY = ["epoch", "sparsity", "train_loss", "accuracy"]
 _LABELS = {"size_bytes": "size (bytes)", "sparse_size_bytes": "sparse size (bytes)"}  # bytes here, kB in tables
 
@@ -39,11 +41,12 @@ def data(results: Results) -> dict[str, Any]:
     recipe = [key for key in [*RECIPE, "requested_sparsity"] if rows[key].notna().any()]
     measures = [name for name in MEASURES if rows[name].notna().any()]
     known = [*recipe, *measures]
-    names = dict.fromkeys([*known, "schedule", "granularity", "test_accuracy", "seed", "place", "mean", "half_width"])
+    names = dict.fromkeys([*known, *_SHOWN, *(name for name in _QUARTILES if rows[name].notna().any())])
     filters = [
         axis for axis in varying if 1 < rows[axis].nunique() <= MAX_LEVELS and axis not in ("steps", "finetune_lr")
     ]
     best = rows[rows["place"] == "front"]
+    knee = fronts.knee(results)
     layers, history = layers_of(results, best), results.history[results.history["trial_id"].isin(rows["trial_id"])]
     return {
         "ids": rows["trial_id"].tolist(),
@@ -51,8 +54,10 @@ def data(results: Results) -> dict[str, Any]:
         "recipe": recipe,
         "measures": measures,
         "listed": [*LISTED[:1], *[key for key in varying if key in recipe], *LISTED[1:]],
-        "labels": {name: _LABELS.get(name, label(name)) for name in [*known, *filters, "place"]},
+        "labels": {name: _LABELS.get(name, label(name)) for name in [*known, *filters, "schedule", "place"]},
         "percents": PERCENTS,
+        "colours": list(dict.fromkeys(["schedule", *[key for key in varying if key in recipe], *measures])),
+        "knee": None if knee is None else results.trials.loc[knee, "trial_id"],
         "levels": {axis: _levels(rows[axis]) for axis in filters},
         "keys": {key: "sparsity" if key == "requested_sparsity" else key for key in recipe},
         "abscissae": _abscissae(results, rows),

@@ -51,7 +51,8 @@ def page(results: Results, made: dict[str, Table], drawn: dict[str, tuple[str, b
     content = interactive.data(results)
     notes = {"latency": _speed_note(results)}
     sections = "\n".join(
-        f'<h2>{HEADINGS[key]}</h2>\n{notes.get(key, "")}\n<div class="wide">{rendering.as_html(*table)}</div>'
+        f'<h2 id="{key}">{HEADINGS[key]}</h2>\n{notes.get(key, "")}\n'
+        f'<div class="wide">{rendering.as_html(*table)}</div>'
         for key, table in made.items()
     )
     shown = "\n".join(_image(*figure) for figure in drawn.values())
@@ -73,13 +74,14 @@ def page(results: Results, made: dict[str, Table], drawn: dict[str, tuple[str, b
 <p class="quiet">{html.escape(_subtitle(results))}</p>
 <p class="answer">{sentence}</p>
 <p>{limits}</p>
+{_contents(made, bool(content["ids"]))}
 {_explore_section(content)}
 {sections}
-<h2>Figures</h2>
+<h2 id="figures">Figures</h2>
 {shown}
-<h2>Failed and stopped trials</h2>
+<h2 id="failures">Failed and stopped trials</h2>
 {_failures_section(results.trials)}
-<h2>How to run it again</h2>
+<h2 id="again">How to run it again</h2>
 {_rerun_section(results)}
 </main>
 {interactive.scripts(content)}
@@ -93,17 +95,30 @@ def _resource(name: str) -> str:
     return resources.files("analysis.page").joinpath(name).read_text(encoding="utf-8")
 
 
+def _contents(made: dict[str, Table], explored: bool) -> str:
+    """Links to the headings."""
+    parts = {"explore": "Explore"} if explored else {}
+    parts |= {key: HEADINGS[key] for key in made}
+    parts |= {"figures": "Figures", "failures": "Failed and stopped trials", "again": "How to run it again"}
+    links = "".join(f'<li><a href="#{key}">{words}</a></li>' for key, words in parts.items())
+    return f'<nav class="screen" aria-label="Contents"><ul>{links}</ul></nav>'
+
+
 def _explore_section(content: dict[str, Any]) -> str:
     """Placeholders for the plot, the selected trial and the list of trials; empty without a network."""
     if not content["ids"]:
         return ""
     heads = "".join(f'<th scope="col">{html.escape(rendering.label(name))}</th>' for name in content["listed"])
-    return f"""<h2>Explore</h2>
-<p class="quiet screen">Hover over a point for its recipe; click to open the trial below. <span id="counted"></span></p>
-<div id="controls"><label>x axis <select id="abscissa"></select></label></div>
+    return f"""<section class="screen">
+<h2 id="explore">Explore</h2>
+<p class="quiet">Hover over a point for its recipe; click it, or a row below, to open the trial; with Shift, beside
+those that are open. <span id="counted"></span></p>
+<div id="controls"><label>x axis <select id="abscissa"></select></label>
+<label>colour <select id="colour"></select></label></div>
 <div id="plot" role="img" aria-label="Test accuracy of every network; also shown in the figures below"></div>
 <section id="trial" hidden></section>
-<div id="trials" class="wide"><table><thead><tr>{heads}</tr></thead><tbody></tbody></table></div>"""
+<div id="trials" class="wide"><table><thead><tr>{heads}</tr></thead><tbody></tbody></table></div>
+</section>"""
 
 
 def _subtitle(results: Results) -> str:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 POLL_SECONDS = 5.0  # between checks of trials.csv
-# The browser polls the page's modification time and reloads when it changes; an opened trial is closed by that.
+# The browser polls the page's modification time and reloads when it changes; page.js opens again what was open.
 PROGRAM = """
 let made = null;
 setInterval(async () => {

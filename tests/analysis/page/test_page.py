@@ -10,6 +10,7 @@ import shutil
 import threading
 import urllib.request
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,9 @@ def test_a_point_shows_its_recipe_and_a_click_opens_the_trial(opened: Any, resul
     opened.mouse.move(*middle)
     opened.wait_for_selector("#plot .hoverlayer text")
     said = opened.locator("#plot .hoverlayer text").first.text_content()
+    assert said.startswith("test accuracy ")
     assert "schedule: " in said
-    assert "test accuracy" in said
+    assert "optimizer" not in said  # the same in all trials
     opened.mouse.click(*middle)
     opened.wait_for_selector("#trial h3")
     named = opened.locator("#trial h3").text_content().removeprefix("Trial ")
@@ -151,14 +153,67 @@ def test_filters_leave_out_what_is_unticked(opened: Any, results: Results) -> No
 
 
 @browsed
-def test_dark_and_print_are_thought_of(browser: Any, results: Results, tmp_path: Path) -> None:
+def test_the_legend_tells_colours_from_shapes_and_any_column_gives_the_colour(opened: Any) -> None:
+    texts = opened.locator("#plot .legendtext")
+    shapes = ["shape", "weight", "channel", "on the front", "chosen on validation"]
+    assert texts.all_text_contents() == ["schedule", "one shot", "iterative", "gradual", *shapes]
+    paths = opened.locator("#plot .legend .legendpoints path")
+    squares = [paths.nth(n).get_attribute("d") for n in range(5)]
+    assert squares[0] == squares[1] == squares[2] == squares[3] != squares[4]
+    opened.locator("#colour").select_option("accuracy")
+    assert texts.all_text_contents() == shapes
+    assert opened.locator("#plot .cbtitle").text_content() == "validation accuracy (%)"
+    opened.locator("#colour").select_option("schedule")
+
+
+@browsed
+def test_the_order_of_trials_outlives_a_filter_and_rows_open_by_keyboard(opened: Any) -> None:
+    head = opened.locator("#trials th", has_text=re.compile("^test accuracy"))
+    column = opened.locator("#trials th").all_text_contents().index(head.text_content()) + 1
+    while head.get_attribute("aria-sort") != "descending":
+        head.press("Enter")
+    box = opened.locator("#controls fieldset", has_text="schedule").locator("input").first
+    for change in (box.uncheck, box.check):
+        change()
+        values = [float(cell) for cell in opened.locator(f"#trials tbody td:nth-child({column})").all_text_contents()]
+        assert values == sorted(values, reverse=True)
+    names = opened.locator("#trials tbody td:first-child").all_text_contents()
+    opened.locator("#trials tbody tr").nth(2).press("Enter")
+    assert opened.locator("#trial h3").first.text_content() == f"Trial {names[2]}"
+    opened.locator("#trials tbody tr").nth(3).press("Shift+Enter")
+    assert opened.locator("#trial h3").first.text_content() == f"Trials {names[2]}, {names[3]}"
+    assert opened.locator("#trial thead th").all_text_contents()[:3] == ["", f"trial {names[2]}", f"trial {names[3]}"]
+    opened.reload()
+    opened.wait_for_selector("#plot .points path")
+    assert opened.locator("#trial h3").first.text_content() == f"Trials {names[2]}, {names[3]}"
+    assert opened.locator("#trials tbody td:first-child").all_text_contents() == names
+    opened.locator("#trial > button").click()
+    assert not opened.locator("#trial").is_visible()
+
+
+@browsed
+def test_the_contents_lead_to_headings(opened: Any) -> None:
+    links = opened.locator("nav a")
+    assert links.count() >= 8
+    for number in range(links.count()):
+        target = opened.locator(f"h2{links.nth(number).get_attribute('href')}")
+        assert target.text_content() == links.nth(number).text_content()
+
+
+@browsed
+def test_dark_print_and_phones_are_thought_of(browser: Any, results: Results, tmp_path: Path) -> None:
     path = write(tmp_path, results)
     tab = browser.new_page(color_scheme="dark")
     tab.goto(path.as_uri())
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 26)"
     tab.emulate_media(media="print", color_scheme="light")
     assert not tab.locator("#controls").is_visible()
+    assert not tab.locator("h2", has_text="Explore").is_visible()
     assert tab.locator(".answer").is_visible()
+    tab.emulate_media(media="screen")
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.wait_for_function("document.querySelector('#plot .nsewdrag').getBoundingClientRect().width > 280")
+    assert tab.locator("#plot .nsewdrag").bounding_box()["height"] > 150
     tab.close()
 
 
@@ -204,6 +259,13 @@ def test_an_image_of_few_colours_looks_the_same() -> None:
     with Image.open(io.BytesIO(smaller(file.getvalue()))) as small:
         assert list(small.convert("RGB").getdata()) == list(image.getdata())
     assert len(base64.b64encode(smaller(file.getvalue()))) <= len(base64.b64encode(file.getvalue()))
+
+
+def test_its_toolbar_sends_nothing_anywhere() -> None:
+    program = resources.files("analysis.page").joinpath("page.js").read_text()
+    buttons = re.search(r"modeBarButtons: \[\[(.*)\]\]", program)
+    assert buttons is not None
+    assert "Cloud" not in buttons[1]
 
 
 def test_it_is_served_on_this_machine_alone_and_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
