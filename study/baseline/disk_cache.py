@@ -83,7 +83,9 @@ def obtain(section: BaselineSection, data: Data, make: Callable[[], Iterator[Row
                 if isinstance(item, Baseline):
                     baseline = item
                 else:
-                    print(f"  {epoch_line(item, section.epochs)}", flush=True)
+                    minutes = item["seconds"] * (section.epochs - item["epoch"]) / 60
+                    left = f", {minutes:.0f} min left" if minutes >= 1 else ""
+                    print(f"  {epoch_line(item, section.epochs)}{left}", flush=True)
             assert baseline is not None
             _save(folder, baseline)
     card = baseline.card

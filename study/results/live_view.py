@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,7 +16,7 @@ from rich.table import Table
 from study.results.messages import duration, recipe_line, row_line
 from study.training.epochs import epoch_line
 
-SHOWN = 8  # running trials listed, at most
+SHOWN = 8  # running trials, and trials of the front, listed at most
 SILENT = 60  # seconds after the last sign of a trial from which the view says for how long
 
 
@@ -23,13 +24,14 @@ class FrontSummary(NamedTuple):
     """How many networks are on the front, its hypervolume, and how far it reaches near the baseline.
 
     near: hypervolume above 10 points below the baseline's accuracy; within: the highest sparsity that costs at most two
-    points, a fraction (see `analysis.statistics.measures`).
+    points, a fraction (see `analysis.statistics.measures`). rows: its trials.
     """
 
     size: int = 0
     hypervolume: float = 0.0
     near: float = 0.0
     within: float = 0.0
+    rows: Sequence[Mapping[str, Any]] = ()
 
 
 class LiveView:
@@ -121,11 +123,11 @@ class LiveView:
 
     def _renderable(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        running = min(self._at_once, self._total - self._done)
         counts, front = {"screened": self._screened, "stopped early": self._stopped}, self._front
         some = [f"{name} [bold]{count}[/]" for name, count in counts.items() if count]
         table.add_row(
-            f"running [bold]{running}[/]", f"failed [bold]{self._failed}[/]", *some, f"front [bold]{front.size}[/]",
+            f"running [bold]{len(self._running)}[/]", f"failed [bold]{self._failed}[/]", *some,
+            f"front [bold]{front.size}[/]",
             f"hypervolume [bold]{front.hypervolume:.4f}[/], near the baseline [bold]{front.near:.4f}[/]",
             f"within 2 points [bold]{front.within:.1%}[/]", f"left [bold]{self._time_left()}[/]",
         )  # fmt: skip
@@ -137,9 +139,23 @@ class LiveView:
         ]
         if self._dashboard:
             lines.append(f"dashboard: {self._dashboard}  (token: ray get-auth-token)")
-        return Group(self._bar, table, *(f"[dim]{line}[/]" for line in lines))
+        return Group(self._bar, table, *self._front_table(), *(f"[dim]{line}[/]" for line in lines))
+
+    def _front_table(self) -> list[Table]:
+        """The front, or as many of its trials, evenly spread, as are listed; the sparsest first."""
+        rows = sorted(self._front.rows, key=lambda row: float(row["sparsity"]), reverse=True)
+        if not rows:
+            return []
+        chosen = dict.fromkeys(round(place) for place in np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))))
+        table = Table("front", "recipe", "sparsity", "accuracy", box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for row in (rows[place] for place in chosen):
+            table.add_row(row["trial_id"], recipe_line(row), f"{row['sparsity']:.1%}", f"{row['accuracy']:.2%}")
+        return [table]
 
     def _time_left(self) -> str:
+        """Of the search; after it, what is done instead: how long that takes depends on the front."""
+        if self._done >= self._total:
+            return "confirmations and controls" if self._running else "the report"
         done_now = self._done - self._done_before
         if not done_now:
             return "?"

@@ -119,7 +119,7 @@ class TrialRecorder:
         accuracy, sparsity = ([float(row[name]) for row in self.front] for name in ("accuracy", "sparsity"))
         last = measures.progress(accuracy, sparsity, self._card.get("accuracy", np.nan))[-1]
         found = dict(zip(measures.NAMES, last, strict=True))
-        return FrontSummary(len(self.front), self._hypervolume(), found["near"], found["within_2"])
+        return FrontSummary(len(self.front), self._hypervolume(), found["near"], found["within_2"], self.front)
 
     def _hypervolume(self) -> float:
         """Of the front, with costs as fractions of the dense network's. Reference: 0 if maximised, 1 if minimised."""

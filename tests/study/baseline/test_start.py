@@ -235,6 +235,13 @@ def test_a_network_at_chance_gets_one_warning_and_its_card_says_what_chance_is(
     assert warnings(section(epochs=0, lr=0.02), accuracy=0.5) == []
 
 
+def test_long_training_says_how_much_of_it_is_left(data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    epochs = [{"epoch": n, "train_loss": 1.0, "accuracy": 0.5, "seconds": seconds} for n, seconds in ((1, 90), (2, 30))]
+    disk_cache.obtain(section(epochs=3, lr=0.03), data, lambda: iter([*epochs, made(section(epochs=0), data)]))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  epoch")]
+    assert [line.partition("(")[2] for line in lines] == ["90.0 s), 3 min left", "30.0 s)"]
+
+
 def test_what_a_checkpoint_may_have_seen_is_said_once(
     tmp_path: Path, data: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:

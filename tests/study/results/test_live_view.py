@@ -24,3 +24,32 @@ def test_it_says_for_how_long_nothing_was_heard_of_a_trial(monkeypatch: pytest.M
     lines = [line.strip() for line in shown.get().splitlines()]
     assert "0001  random weight  (silent for 3 min)" in lines
     assert "0002  random weight  epoch 1/3: loss 1.000, accuracy 0.5000 (1.0 s)" in lines
+
+
+def shown(view: live_view.LiveView) -> list[str]:
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(view._renderable())
+    return [" ".join(line.split()) for line in captured.get().splitlines()]
+
+
+def test_the_front_is_a_small_table_the_sparsest_first() -> None:
+    view = live_view.LiveView("x", 100, 2, "")
+    rows = [
+        RECIPE | {"trial_id": f"{n:04}", "sparsity": n / 100, "accuracy": 1 - n / 200, "state": "complete"}
+        for n in range(40)
+    ]
+    view.trial(rows[-1] | {"error": None, "wall_seconds": 1.0}, live_view.FrontSummary(40, rows=rows), search=True)
+    lines = shown(view)
+    start = lines.index("front recipe sparsity accuracy")
+    assert lines[start + 1] == "0039 random weight 39.0% 80.50%"
+    assert lines[start + live_view.SHOWN] == "0000 random weight 0.0% 100.00%"
+    assert not lines[start + live_view.SHOWN + 1].startswith("00")
+
+
+def test_no_time_is_left_only_when_nothing_is() -> None:
+    view = live_view.LiveView("x", 2, 2, "", finished=2)
+    view.begin("c0000", RECIPE)
+    assert shown(view)[1].endswith("left confirmations and controls")
+    view._running.clear()
+    assert shown(view)[1].endswith("left the report")
