@@ -81,7 +81,7 @@ def page(results: Results, made: dict[str, Table], drawn: dict[str, tuple[str, b
 {shown}
 <h2 id="failures">Failed and stopped trials</h2>
 {_failures_section(results.trials)}
-<h2 id="again">How to run it again</h2>
+<h2 id="rerun">How to run it again</h2>
 {_rerun_section(results)}
 </main>
 {interactive.scripts(content)}
@@ -99,7 +99,7 @@ def _contents(made: dict[str, Table], explored: bool) -> str:
     """Links to the headings."""
     parts = {"explore": "Explore"} if explored else {}
     parts |= {key: HEADINGS[key] for key in made}
-    parts |= {"figures": "Figures", "failures": "Failed and stopped trials", "again": "How to run it again"}
+    parts |= {"figures": "Figures", "failures": "Failed and stopped trials", "rerun": "How to run it again"}
     links = "".join(f'<li><a href="#{key}">{words}</a></li>' for key, words in parts.items())
     return f'<nav class="screen" aria-label="Contents"><ul>{links}</ul></nav>'
 

@@ -60,7 +60,7 @@ def test_over_a_baseline_at_chance_nothing_is_called_a_gain(tmp_path: Path, stud
     assert told in tables.summary(results).caption
     written = page(results, {}, {})
     assert f'<p class="answer">{told}</p>' in written
-    assert "gain" not in written.split("<h2>")[0].replace("costs or gains cannot be told", "")
+    assert "gain" not in written.split("<nav")[0].replace("costs or gains cannot be told", "")
 
 
 def test_beside_the_accuracies_it_says_what_a_checkpoint_may_have_seen(tmp_path: Path) -> None:
