@@ -19,21 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from analysis.refusal import refused
-from study.baseline import disk_cache, training
-from study.config import RefusedError
-from study.driver import address, dry_run
 from study.driver.interruption import Interruption, interruptible
-from study.driver.resolution import check_installed, resolve
-from study.driver.scratch import scratch
-from study.driver.session import RunOptions, StudyRun, new_study, resume_command, resumed_study
-from study.driver.sweep import run_study
-from study.results import provenance
-from study.results.repair import repair
-from study.search.trial_queue import TrialQueue
-from study.search.trial_store import opened
-from study.selection import prior
-from study.trials.scan import ScanCache
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -47,6 +33,22 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.run") -> in
 
 def _run(args: argparse.Namespace, interruption: Interruption) -> int:
     try:
+        # They take seconds, which --help and a misspelt flag need not wait for.
+        from analysis.refusal import refused
+        from study.baseline import disk_cache, training
+        from study.config import RefusedError
+        from study.driver import address, dry_run
+        from study.driver.resolution import check_installed, resolve
+        from study.driver.scratch import scratch
+        from study.driver.session import RunOptions, StudyRun, new_study, resume_command, resumed_study
+        from study.driver.sweep import run_study
+        from study.results import provenance
+        from study.results.repair import repair
+        from study.search.trial_queue import TrialQueue
+        from study.search.trial_store import opened
+        from study.selection import prior
+        from study.trials.scan import ScanCache
+
         if args.repair and not args.resume:
             raise ValueError("--repair: repairs a results folder, so it goes with --resume DIR")
         file, folder, record = resumed_study(args) if args.resume else new_study(args)

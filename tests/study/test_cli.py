@@ -182,3 +182,11 @@ def test_a_baseline_is_trained_anew_when_its_file_changes(mine: Any, monkeypatch
     assert disk_cache.key(section, data) == before
     (mine / "nets" / "mine.py").write_text(MINE + "\n# another\n")
     assert disk_cache.key(section, data) != before
+
+
+def test_help_and_a_misspelt_flag_need_not_wait_for_torch() -> None:
+    program = "import sys; from study.run import main\ntry: main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    for arguments, code in ((["--help"], 0), (["--space", "quickstart", "--sed", "1"], 2)):
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "False"), done.stderr
