@@ -52,7 +52,8 @@ def grams(
 
     def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
         positions = drawn(layer, y, generator)
-        add_products(found[name], layer, y, positions, x, x)
+        seen = columns(layer, x, positions)
+        add_products(found[name], seen, seen, share_of(layer, y, positions))
 
     with evaluating(model), torch.no_grad(), watching(layers, note):
         for images, _ in require_batches(batches):
@@ -68,23 +69,15 @@ def drawn(layer: nn.Module, y: Tensor, generator: torch.Generator) -> Tensor | N
     return torch.randperm(places, generator=generator, device=generator.device)[:POSITIONS].to(y.device)
 
 
-def add_products(
-    total: Tensor, layer: nn.Module, y: Tensor, positions: Tensor | None, left: Tensor, right: Tensor
-) -> None:
-    """Add to `total` an estimate of A B^T, where A and B are two inputs of the layer as columns.
+def share_of(layer: nn.Module, y: Tensor, positions: Tensor | None) -> float:
+    """How many positions of the layer's output y each of `positions` stands for; None: they are all there."""
+    return 1.0 if positions is None else rows(layer, y).shape[3] / len(positions)
 
-    Args:
-      total: (groups, weights of a filter, weights of a filter), changed in place.
-      layer: the layer.
-      y: its output, which tells the number of positions.
-      positions: of the output, at which to take columns; None: all.
-      left: the input that gives A.
-      right: the input that gives B.
-    """
-    a = b = columns(layer, left, positions).to(total.dtype).permute(1, 2, 0, 3).flatten(2)
-    if right is not left:
-        b = columns(layer, right, positions).to(total.dtype).permute(1, 2, 0, 3).flatten(2)
-    share = 1.0 if positions is None else rows(layer, y).shape[3] / len(positions)
+
+def add_products(total: Tensor, left: Tensor, right: Tensor, share: float) -> None:
+    """Add share * A B^T to `total` (groups, d, d), in place. left, right: A and B as `columns` gives them."""
+    a = left.to(total.dtype).permute(1, 2, 0, 3).flatten(2)
+    b = a if right is left else right.to(total.dtype).permute(1, 2, 0, 3).flatten(2)
     total.baddbmm_(a, b.transpose(1, 2), alpha=share)
 
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.grams import add_products, damped, drawn, grams
+from pruning.calibration.grams import add_products, damped, drawn, grams, share_of
 from pruning.calibration.hooks import (
     Batches,
     as_matrices,
+    columns,
     evaluating,
     exact,
     require_batches,
@@ -29,6 +32,8 @@ from pruning.channels.layers import CONVS
 from pruning.weights.masks import Masks, Scores, prunable
 
 ITERATIONS = 100  # maximum, of conjugate gradients
+AHEAD = 8  # layers of which `sequential` holds the inputs at once
+HELD = 2**25  # values of images that `sequential` holds at once: 222 images of 3 x 224 x 224
 
 Reconstruction = Callable[[nn.Module, Masks, Batches, torch.Generator], Scores]
 
@@ -48,24 +53,33 @@ def sequential(model: nn.Module, masks: Masks, batches: Batches, generator: torc
     """Layers in the order of the forward pass, on the inputs that the layers before, already cut and updated, give.
 
     Each gets close to the output that it had before the cut, so errors of earlier layers are made up for as well
-    (He et al. 2017, arXiv:1707.06168, section 3.3; Frantar & Alistarh 2022, arXiv:2208.11580). Two forward passes per
-    layer, up to it. A layer that is called several times is updated at its first call's place.
+    (He et al. 2017, arXiv:1707.06168, section 3.3; Frantar & Alistarh 2022, arXiv:2208.11580). The cut network runs
+    once, on all images at once, and every layer is updated just before its first call; the network before the cut runs
+    once up to every AHEAD-th layer. Of images of more than HELD values in all, the first are used.
     """
+    each = len(require_batches(batches)[0][0])
+    images = torch.cat([images for images, _ in batches])
+    images = images[: max(1, HELD // images[0].numel())]
     small = copy.deepcopy(model)
     weights, moved = prunable(small), _masked(model, masks)
     _write(weights, moved)
     names = [name for name in _updatable(model, masks) if masks[name].any()]
-    for name, calls in _calls_in_order(model, names, require_batches(batches)[0][0][:1]).items():
-        module, gram, cross = _paired_grams(model, small, name, calls, batches, generator)
+    dense = _DenseInputs(model, names, images.split(each), generator)
+
+    def update(name: str, layer: nn.Module, x: Tensor) -> None:
+        gram, cross = dense.products(name, x)
         whole = damped(gram)
         cross.diagonal(dim1=1, dim2=2).add_((whole - gram).diagonal(dim1=1, dim2=2))  # the damping draws to no change
-        weight, mask = (as_matrices(module, tensor.detach()) for tensor in (prunable(model)[name], masks[name]))
+        weight, mask = (as_matrices(layer, tensor.detach()) for tensor in (prunable(model)[name], masks[name]))
         parts = [
             least_squares(w, g, m, w.double() @ c)
             for w, g, c, m in zip(weight.to(exact(weight)), whole, cross, mask, strict=True)
         ]
         moved[name] = torch.stack(parts).reshape(masks[name].shape).to(weight.dtype)
         _write(weights, {name: moved[name]})
+
+    with evaluating(small), torch.no_grad(), _before_first_calls(users(small, names), update):
+        small(images)
     return moved
 
 
@@ -117,51 +131,96 @@ def _conjugate_gradients(weight: Tensor, gram: Tensor, mask: Tensor, residual: T
 
 
 class _SeenError(Exception):
-    """Ends a forward pass: the layer that it was for has been called."""
+    """Ends a forward pass: all layers that it was for have been called."""
 
 
-def _paired_grams(
-    dense: nn.Module, small: nn.Module, name: str, calls: int, batches: Batches, generator: torch.Generator
-) -> tuple[nn.Module, Tensor, Tensor]:
-    """A layer with this weight, X' X'^T, and X X'^T: X its input in the dense network, X' in the other one."""
-    module = users(dense, [name])[name][0]
-    weight = as_matrices(module, module.get_parameter("weight"))
-    gram, cross = (
-        torch.zeros(len(weight), *2 * [weight.shape[2]], dtype=exact(weight), device=weight.device) for _ in range(2)
-    )
-    for images, _ in batches:
-        pairs = zip(_seen(dense, name, calls, images), _seen(small, name, calls, images), strict=True)
-        for (caller, before, y), (_, now, _) in pairs:
-            positions = drawn(caller, y, generator)
-            add_products(gram, caller, y, positions, now, now)
-            add_products(cross, caller, y, positions, before, now)
-    return module, gram, cross.double()
+class _Seen(NamedTuple):
+    """A layer's input in the network before the cut, as columns, per batch; the positions; how many each stands for."""
+
+    columns: list[Tensor]
+    positions: list[Tensor | None]
+    shares: list[float]
 
 
-def _seen(model: nn.Module, name: str, calls: int, images: Tensor) -> list[tuple[nn.Module, Tensor, Tensor]]:
-    """The first `calls` calls of the layers that have a weight: layer, input, output."""
-    found: list[tuple[nn.Module, Tensor, Tensor]] = []
+class _DenseInputs:
+    """Inputs of the layers of a network, asked for in the order of their first calls.
 
-    def note(name: str, caller: nn.Module, x: Tensor, y: Tensor) -> None:
-        found.append((caller, x, y))
-        if len(found) == calls:
-            raise _SeenError
+    Args:
+      model: the network.
+      names: of weights.
+      batches: of images.
+      generator: draws the positions.
+    """
 
-    with evaluating(model), torch.no_grad(), watching(users(model, [name]), note), contextlib.suppress(_SeenError):
-        model(images)
-    return found
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], batches: Sequence[Tensor], generator: torch.Generator
+    ) -> None:
+        self._model, self._batches, self._generator = model, batches, generator
+        self._layers = users(model, names)
+        self._seen: dict[str, _Seen] = {}
+
+    def products(self, name: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """X' X'^T and X X'^T (float64), X' being the same layer's input in another network."""
+        if name not in self._seen:
+            self._run(name)
+        layer, seen = self._layers.pop(name)[0], self._seen.pop(name)
+        weight = as_matrices(layer, layer.get_parameter("weight"))
+        gram, cross = (
+            torch.zeros(len(weight), *2 * [weight.shape[2]], dtype=exact(weight), device=weight.device)
+            for _ in range(2)
+        )
+        for before, positions, share, x in zip(*seen, self._by_batch(inputs), strict=True):
+            now = columns(layer, x, positions)
+            add_products(gram, now, now, share)
+            add_products(cross, before, now, share)
+        return gram, cross.double()
+
+    def _run(self, first: str) -> None:
+        """See the inputs of the layer `first` and of those that are called next, AHEAD in all."""
+        wanted: dict[str, _Seen] = {}
+
+        def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+            if name in wanted or not (wanted or name == first):
+                return
+            inputs, outputs = self._by_batch(x), self._by_batch(y)
+            positions = [drawn(layer, y, self._generator) for y in outputs]
+            shares = [share_of(layer, y, p) for y, p in zip(outputs, positions, strict=True)]
+            found = [columns(layer, x, p) for x, p in zip(inputs, positions, strict=True)]
+            wanted[name] = _Seen(found, positions, shares)
+            if len(wanted) == min(AHEAD, len(self._layers)):
+                raise _SeenError
+
+        model, images = self._model, torch.cat(list(self._batches))
+        with evaluating(model), torch.no_grad(), watching(self._layers, note), contextlib.suppress(_SeenError):
+            model(images)
+        self._seen |= wanted
+
+    def _by_batch(self, x: Tensor) -> Sequence[Tensor]:
+        """A layer's input or output, split as the images are, unless the network has made one axis of several."""
+        sizes = [len(batch) for batch in self._batches]
+        return x.split(sizes) if len(x) == sum(sizes) else [x]
 
 
-def _calls_in_order(model: nn.Module, names: Sequence[str], image: Tensor) -> dict[str, int]:
-    """How often the layers of each weight are called in a forward pass, in the order of their first calls."""
-    counts: dict[str, int] = {}
+@contextlib.contextmanager
+def _before_first_calls(layers: Mapping[str, Sequence[nn.Module]], update: Callable[..., None]) -> Iterator[None]:
+    """Context manager: calls update(name, layer, input) before the first call of the layers that have a weight."""
+    called: set[str] = set()
 
-    def note(name: str, caller: nn.Module, x: Tensor, y: Tensor) -> None:
-        counts[name] = counts.get(name, 0) + 1
+    def note(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if name not in called:
+            called.add(name)
+            update(name, layer, inputs[0])
 
-    with evaluating(model), torch.no_grad(), watching(users(model, names), note):
-        model(image)
-    return counts
+    handles = [
+        layer.register_forward_pre_hook(functools.partial(lambda name, *call: note(name, *call), name))
+        for name, several in layers.items()
+        for layer in several
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _updatable(model: nn.Module, masks: Masks) -> list[str]:

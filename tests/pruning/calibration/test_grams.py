@@ -6,6 +6,7 @@ import torch
 
 import models
 from pruning.calibration import grams
+from pruning.calibration.hooks import columns
 from pruning.criteria import activations
 from tests.layer_inputs import generator, layer_and_columns
 from tests.networks import trained_like
@@ -31,7 +32,8 @@ def test_two_inputs_give_the_product_of_their_columns() -> None:
     conv, batches, x = layer_and_columns()
     (images, _), *_ = batches
     total = torch.zeros(1, 27, 27, dtype=torch.float64)
-    grams.add_products(total, conv, conv(images), None, images, 3 * images)
+    seen = columns(conv, images)
+    grams.add_products(total, seen, 3 * seen, 1.0)
     both = x[:, : 8 * 16]
     np.testing.assert_allclose(total[0], 3 * both @ both.T)
 

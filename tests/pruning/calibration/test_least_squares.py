@@ -165,3 +165,21 @@ def test_what_cannot_be_restored_is_only_masked(function: Any) -> None:
     for name, weight in moved.items():
         as_masked = torch.equal(weight, model.get_parameter(name) * masks[name])
         assert as_masked == (name != "shared.weight")
+
+
+def test_how_many_inputs_are_held_at_once_does_not_matter_and_of_too_many_images_the_first_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = trained_like(models.build("resnet8", 3))
+    masks = {name: torch.rand(weight.shape) < 0.5 for name, weight in prunable(model).items()}
+    images = torch.randn(20, 3, 8, 8, dtype=torch.float64)
+    batches = [(part, torch.zeros(len(part))) for part in images.split(8)]
+    expected = sequential(model, masks, batches, generator())
+    monkeypatch.setattr(least_squares_module, "AHEAD", 1)
+    for name, weight in sequential(model, masks, batches, generator()).items():
+        torch.testing.assert_close(weight, expected[name])
+    monkeypatch.setattr(least_squares_module, "HELD", 12 * 3 * 8 * 8)
+    first = sequential(model, masks, [batches[0], (images[8:12], torch.zeros(4))], generator())
+    for name, weight in sequential(model, masks, batches, generator()).items():
+        assert torch.equal(weight, first[name])
+        assert not torch.equal(weight, expected[name])
