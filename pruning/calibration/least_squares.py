@@ -64,7 +64,7 @@ def sequential(model: nn.Module, masks: Masks, batches: Batches, generator: torc
     weights, moved = prunable(small), _masked(model, masks)
     _write(weights, moved)
     names = [name for name in _updatable(model, masks) if masks[name].any()]
-    dense = _DenseInputs(model, names, images.split(each), generator)
+    dense = _DenseInputs(model, names, images, each, generator)
 
     def update(name: str, layer: nn.Module, x: Tensor) -> None:
         gram, cross = dense.products(name, x)
@@ -148,14 +148,15 @@ class _DenseInputs:
     Args:
       model: the network.
       names: of weights.
-      batches: of images.
+      images: all of them.
+      each: images of a batch; every batch has positions of its own.
       generator: draws the positions.
     """
 
     def __init__(
-        self, model: nn.Module, names: Sequence[str], batches: Sequence[Tensor], generator: torch.Generator
+        self, model: nn.Module, names: Sequence[str], images: Tensor, each: int, generator: torch.Generator
     ) -> None:
-        self._model, self._batches, self._generator = model, batches, generator
+        self._model, self._images, self._each, self._generator = model, images, each, generator
         self._layers = users(model, names)
         self._seen: dict[str, _Seen] = {}
 
@@ -185,20 +186,20 @@ class _DenseInputs:
             inputs, outputs = self._by_batch(x), self._by_batch(y)
             positions = [drawn(layer, y, self._generator) for y in outputs]
             shares = [share_of(layer, y, p) for y, p in zip(outputs, positions, strict=True)]
-            found = [columns(layer, x, p) for x, p in zip(inputs, positions, strict=True)]
+            # Copies, as a later operation may change the input in place.
+            found = [columns(layer, x, p).clone() for x, p in zip(inputs, positions, strict=True)]
             wanted[name] = _Seen(found, positions, shares)
             if len(wanted) == min(AHEAD, len(self._layers)):
                 raise _SeenError
 
-        model, images = self._model, torch.cat(list(self._batches))
+        model = self._model
         with evaluating(model), torch.no_grad(), watching(self._layers, note), contextlib.suppress(_SeenError):
-            model(images)
+            model(self._images)
         self._seen |= wanted
 
     def _by_batch(self, x: Tensor) -> Sequence[Tensor]:
         """A layer's input or output, split as the images are, unless the network has made one axis of several."""
-        sizes = [len(batch) for batch in self._batches]
-        return x.split(sizes) if len(x) == sum(sizes) else [x]
+        return x.split(self._each) if len(x) == len(self._images) else [x]
 
 
 @contextlib.contextmanager
@@ -212,7 +213,7 @@ def _before_first_calls(layers: Mapping[str, Sequence[nn.Module]], update: Calla
             update(name, layer, inputs[0])
 
     handles = [
-        layer.register_forward_pre_hook(functools.partial(lambda name, *call: note(name, *call), name))
+        layer.register_forward_pre_hook(functools.partial(note, name))
         for name, several in layers.items()
         for layer in several
     ]

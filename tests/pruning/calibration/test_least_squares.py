@@ -167,6 +167,29 @@ def test_what_cannot_be_restored_is_only_masked(function: Any) -> None:
         assert as_masked == (name != "shared.weight")
 
 
+class ChangesInPlace(nn.Module):
+    """The input of `second` is changed after its call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Any) -> Any:
+        x = self.first(x)
+        y = self.second(x)
+        return self.third(x.relu_()) + y
+
+
+def test_inputs_are_held_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ChangesInPlace().double().eval()
+    masks = {name: torch.rand(weight.shape) < 0.5 for name, weight in prunable(model).items()}
+    batches = [(torch.randn(40, 6, dtype=torch.float64), torch.zeros(40))]
+    several = sequential(model, masks, batches, generator())
+    monkeypatch.setattr(least_squares_module, "AHEAD", 1)
+    for name, weight in sequential(model, masks, batches, generator()).items():
+        assert torch.equal(weight, several[name])
+
+
 def test_how_many_inputs_are_held_at_once_does_not_matter_and_of_too_many_images_the_first_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
