@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pruning.channels.layers import CONVS
 from pruning.weights.masks import PRUNABLE_LAYERS, prunable
@@ -54,6 +55,16 @@ def users(model: nn.Module, names: Sequence[str] | None = None) -> dict[str, lis
 
 
 @contextmanager
+def removing(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Context manager: removes these hooks at its end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def watching(layers: Mapping[str, Sequence[nn.Module]], hook: Any) -> Iterator[None]:
     """Context manager: calls hook(name, layer, input, output) after every call of a layer.
 
@@ -64,11 +75,8 @@ def watching(layers: Mapping[str, Sequence[nn.Module]], hook: Any) -> Iterator[N
         for name, several in layers.items()
         for layer in several
     ]
-    try:
+    with removing(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def columns(layer: nn.Module, x: Tensor, positions: Tensor | None = None) -> Tensor:

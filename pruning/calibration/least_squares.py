@@ -24,6 +24,7 @@ from pruning.calibration.hooks import (
     columns,
     evaluating,
     exact,
+    removing,
     require_batches,
     users,
     watching,
@@ -217,11 +218,8 @@ def _before_first_calls(layers: Mapping[str, Sequence[nn.Module]], update: Calla
         for name, several in layers.items()
         for layer in several
     ]
-    try:
+    with removing(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _updatable(model: nn.Module, masks: Masks) -> list[str]:

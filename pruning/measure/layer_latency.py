@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.calibration.hooks import evaluating, watching
 from pruning.channels.graph import Graph
 from pruning.measure.latency import measure_latency
 
@@ -74,25 +75,14 @@ def _first_inputs(model: nn.Module, example: Tensor, graph: Graph) -> Mapping[st
     """Path of each layer of the kinds TIMED -> the input of its first call, and its number of calls."""
     found: dict[str, tuple[Tensor, int]] = {}
 
-    def seen(path: str, example: Tensor) -> None:
-        first, calls = found.get(path, (example, 0))
+    def note(path: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
+        first, calls = found.get(path, (x, 0))
         found[path] = first, calls + 1
 
     layers = {path: model.get_submodule(path) for path in graph.layers}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, path=path: seen(path, inputs[0]))
-        for path, layer in layers.items()
-        if type(layer) in TIMED
-    ]
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    timed = {path: [layer] for path, layer in layers.items() if type(layer) in TIMED}
+    with evaluating(model), torch.no_grad(), watching(timed, note):
+        model(example)
     return found
 
 
