@@ -62,7 +62,7 @@ def without_ray(sampler: str, trials: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         queue = TrialQueue(folder, study_file(sampler, trials))
-        with LiveView("cost", trials, 1, "") as view:
+        with LiveView("cost", trials, "") as view:
             recorder = TrialRecorder(folder, queue.store, view, {}, {})
             whole, asking, busy = [], [], []
             for number in range(1, trials + 1):
@@ -142,7 +142,7 @@ def through_ray(sampler: str, trials: int) -> None:
             asking.append(time.perf_counter() - started)
             return ticket or (WAIT if queue.store.running else None)
 
-        with LiveView("cost", trials, allotted.at_once, "") as view, contextlib.redirect_stdout(io.StringIO()):
+        with LiveView("cost", trials, "") as view, contextlib.redirect_stdout(io.StringIO()):
             recorder = TrialRecorder(folder, queue.store, view, baseline.card, {})
 
             def report(done: TrialReport) -> None:

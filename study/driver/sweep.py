@@ -129,7 +129,7 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
     allotted = allotment.allotment(resources, alone=context.timed)
     if 0 < allotted.each["gpu"] < 1 and (memory := remote.on_device_alone(allotment.trial_memory, context)):
         allotment.check_memory(allotted.each["gpu"], *memory)
-    with LiveView(run.file.study.name, store.runs, allotted.at_once, run.dashboard, store.finished) as view:
+    with LiveView(run.file.study.name, store.runs, run.dashboard, store.finished) as view:
         recorder = TrialRecorder(run.folder, store, view, card, run.record["versions"])
 
         def report(ended: TrialReport) -> None:

@@ -40,14 +40,13 @@ class LiveView:
     Args:
       name: of the study.
       total: search trials that the study asks for.
-      at_once: trials that run in parallel.
       dashboard: URL of Ray's dashboard, or "".
       finished: search trials finished before this run.
     """
 
-    def __init__(self, name: str, total: int, at_once: int, dashboard: str, finished: int = 0) -> None:
+    def __init__(self, name: str, total: int, dashboard: str, finished: int = 0) -> None:
         self._console = Console(highlight=False)
-        self._total, self._at_once, self._dashboard = total, at_once, dashboard
+        self._total, self._dashboard = total, dashboard
         self._started, self._done_before = time.monotonic(), finished
         self._done, self._failed, self._stopped, self._screened = finished, 0, 0, 0
         self._front = FrontSummary()

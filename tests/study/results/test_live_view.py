@@ -14,7 +14,7 @@ EPOCH = {"epoch": 1, "train_loss": 1.0, "accuracy": 0.5, "seconds": 1.0}
 def test_it_says_for_how_long_nothing_was_heard_of_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    view = live_view.LiveView("x", 10, 2, "")
+    view = live_view.LiveView("x", 10, "")
     view.begin("0001", RECIPE)
     now += 200
     view.epoch("0002", RECIPE, EPOCH, 3)
@@ -34,7 +34,7 @@ def shown(view: live_view.LiveView) -> list[str]:
 
 
 def test_the_front_is_a_small_table_the_sparsest_first() -> None:
-    view = live_view.LiveView("x", 100, 2, "")
+    view = live_view.LiveView("x", 100, "")
     rows = [
         RECIPE | {"trial_id": f"{n:04}", "sparsity": n / 100, "accuracy": 1 - n / 200, "state": "complete"}
         for n in range(40)
@@ -48,7 +48,7 @@ def test_the_front_is_a_small_table_the_sparsest_first() -> None:
 
 
 def test_no_time_is_left_only_when_nothing_is() -> None:
-    view = live_view.LiveView("x", 2, 2, "", finished=2)
+    view = live_view.LiveView("x", 2, "", finished=2)
     view.begin("c0000", RECIPE)
     assert shown(view)[1].endswith("left confirmations and controls")
     view._running.clear()

@@ -29,7 +29,7 @@ class Study:
         folder.mkdir(exist_ok=True)
         study = {"name": "x", "trials": 60, "stop_early": {"min_epochs": 1, "reduction": 2}, "controls": [], **study}
         self.queue = TrialQueue(folder, parse({"study": study, "space": SPACE}, "x.yaml"))
-        self.monitor = TrialMonitor(self.queue.store, LiveView("x", 60, 1, ""), CARD, self.report, tensorboard)
+        self.monitor = TrialMonitor(self.queue.store, LiveView("x", 60, ""), CARD, self.report, tensorboard)
 
     def report(self, report: Any) -> None:
         self.queue.store.tell(report.ticket, report.row, report.history)

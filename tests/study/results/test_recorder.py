@@ -18,7 +18,7 @@ from study.search.trial_queue import TrialQueue
 def recorder_of(folder: Any, **study: Any) -> Any:
     space = {"criterion": "magnitude_l1", "granularity": "weight", "schedule": "one_shot"}
     queue = TrialQueue(folder, parse({"study": {"name": "x", "trials": 60, **study}, "space": space}, "x.yaml"))
-    return queue, TrialRecorder(folder, queue.store, LiveView("x", 60, 1, ""), {}, {})
+    return queue, TrialRecorder(folder, queue.store, LiveView("x", 60, ""), {}, {})
 
 
 def run(queue: Any, recorder: Any, count: Any) -> None:
@@ -62,7 +62,7 @@ def test_rows_that_the_ledger_told_by_itself_enter_the_front(tmp_path: Path) -> 
 
 def test_a_hypervolume_counts_costs_in_shares_of_the_dense_network(tmp_path: Path) -> None:
     queue, _ = recorder_of(tmp_path, objectives={"accuracy": "max", "macs": "min"})
-    recorder = TrialRecorder(tmp_path, queue.store, LiveView("x", 60, 1, ""), {"macs": 200}, {})
+    recorder = TrialRecorder(tmp_path, queue.store, LiveView("x", 60, ""), {"macs": 200}, {})
     recorder.front = [{"accuracy": 0.5, "macs": 50}, {"accuracy": 0.9, "macs": 150}]
     assert abs(recorder._hypervolume() - (0.5 * 0.75 + 0.4 * 0.25)) < 1e-12
 

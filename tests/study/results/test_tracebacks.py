@@ -41,7 +41,7 @@ def recorded(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     space |= {"sparsity": 0.5, "finetune_epochs": 0, "scope": "global", "calibration_samples": 64, "finetune_lr": 0.01}
     study = {"name": "x", "trials": 3, "start_with": TRIALS}
     queue = TrialQueue(folder, parse({"study": study, "space": space}, "x.yaml"))
-    recorder = TrialRecorder(folder, queue.store, LiveView("x", 3, 1, ""), shared.baseline.card, {})
+    recorder = TrialRecorder(folder, queue.store, LiveView("x", 3, ""), shared.baseline.card, {})
     with contextlib.redirect_stdout(None):
         while ticket := queue.ask():
             row, history, network, traceback, _ = run_trial(
@@ -71,7 +71,7 @@ def test_complete_trials_leave_none(recorded: Any) -> None:
 
 def test_a_study_without_failures_has_no_folder_of_errors(tmp_path: Path) -> None:
     queue = TrialQueue(tmp_path, parse({"study": {"name": "x", "save": "none"}}, "x.yaml"))
-    recorder = TrialRecorder(tmp_path, queue.store, LiveView("x", 60, 1, ""), {}, {})
+    recorder = TrialRecorder(tmp_path, queue.store, LiveView("x", 60, ""), {}, {})
     ticket = queue.ask()
     row = {**ticket.recipe, "state": "complete", "error": None, "accuracy": 0.9, "sparsity": 0.5, "wall_seconds": 1.0}
     with contextlib.redirect_stdout(None):
