@@ -58,6 +58,8 @@ def sequential(model: nn.Module, masks: Masks, batches: Batches, generator: torc
     once, on all images at once, and every layer is updated just before its first call; the network before the cut runs
     once up to every AHEAD-th layer. Of images of more than HELD values in all, the first are used.
     """
+    if all(mask.all() for mask in masks.values()):
+        return _masked(model, masks)
     each = len(require_batches(batches)[0][0])
     images = torch.cat([images for images, _ in batches])
     images = images[: max(1, HELD // images[0].numel())]

@@ -20,7 +20,7 @@ EACH = "each"  # value of `layer` or `group`: one recipe for each layer or group
 BLOCKS_ONLY = {"scope": "layer", "schedule": "one_shot", "sparsity_of": "params"}  # the only values valid for n:m
 
 # Defaults that have changed, as they were in folders whose study.yaml does not record `recipe_defaults`.
-EARLIER_DEFAULTS = {"reduce": "sum", "lr_schedule": "cosine"}
+EARLIER_DEFAULTS = {"reduce": "sum", "lr_schedule": "cosine", "reconstruct": "none"}
 
 _GRANULARITY_SCHEMA = {
     "anyOf": [
@@ -70,7 +70,7 @@ class Recipe(Section):
         "by that of the channel's dependency group",
     )
     reconstruct: Annotated[str, one_of("reconstruct", RECONSTRUCTIONS)] = Field(
-        default="none",
+        default="sequential",
         description="after every cut, the weights that stay are moved so that each layer's output is restored (least "
         "squares, on the calibration images): every `layer` by itself, or each on the inputs that the pruned and "
         "restored layers before it give (`sequential`)",

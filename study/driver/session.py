@@ -104,7 +104,7 @@ def resumed_study(args: argparse.Namespace) -> tuple[StudyFile, Path, Row]:
     if args.set or args.seed is not None:
         raise ValueError("--resume: only --trials and --hours can change; the rest of the study stays as it began")
     content, record = read_study(path)
-    content["space"] = record.get("recipe_defaults", EARLIER_DEFAULTS) | content["space"]
+    content["space"] = EARLIER_DEFAULTS | record.get("recipe_defaults", {}) | content["space"]
     for key in ("trials", "hours"):
         if getattr(args, key) is not None:
             content["study"][key] = getattr(args, key)

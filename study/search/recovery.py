@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.config import Recipe
 from study.config import axes as spaces
+from study.config.recipe import EARLIER_DEFAULTS
 from study.samplers import optuna_adapter
 from study.search import suggestions
 from study.search.journal_check import Known
@@ -124,7 +125,8 @@ def _fits(recipe: Row, row: Row) -> bool:
     except ValueError:  # an invalid combination of axes
         columns = failed_row(recipe, "")
     asked = {"requested_sparsity" if key == "sparsity" else key for key in recipe}
-    return all((row.get(key) or None) == (columns[key] or None) for key in asked)
+    cells = EARLIER_DEFAULTS | {key: value for key, value in row.items() if value is not None}
+    return all((cells.get(key) or None) == (columns[key] or None) for key in asked)
 
 
 def _is_finished_extra(trial: FrozenTrial) -> bool:

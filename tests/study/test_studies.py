@@ -88,7 +88,8 @@ def finished(output: str) -> list[str]:
 @pytest.fixture(scope="module")
 def scopes(cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The space of scopes with a criterion that looks at data; the scan by itself; and the first one resumed."""
-    out, extra = tmp_path_factory.mktemp("out"), ["study.confirm_seeds=1", "study.controls=[dense, scratch]"]
+    out = tmp_path_factory.mktemp("out")
+    extra = ["study.confirm_seeds=1", "study.controls=[dense, scratch]", "space.reconstruct=none"]  # as the scan has it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "RATIOS", SHARES)
         runs = [study("scopes", out, "space.criterion=taylor", "space.sparsity=0.5", "study.seeds=1", *extra)]

@@ -75,6 +75,13 @@ def test_what_loses_nothing_or_all_is_left(function: Any) -> None:
         assert torch.equal(tensor, model.get_parameter(name) * masks[name])
 
 
+def test_a_network_of_which_nothing_goes_is_not_even_run() -> None:
+    model = trained_like(models.build("resnet8", 3))
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    for name, tensor in sequential(model, masks, [], generator()).items():
+        assert torch.equal(tensor, model.get_parameter(name))
+
+
 def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs (1, 1, 0) and (0, 0, 2): the second copies the first, and the third is alone. Outputs 5 and 10."""
     monkeypatch.setattr(grams, "DAMPING", 1e-12)
