@@ -3,8 +3,8 @@
     python -m benchmarks.kills --kills 50 --terms 20
     python -m benchmarks.kills --in-a-row 3
 
-`study.run` commands on the digits, with a sensitivity scan, screening, confirmations and controls, are ended by SIGKILL
-and SIGTERM, from their first import to their report, and resumed until the study is finished; then the next begins.
+`study.run` commands on the digits, with a sensitivity scan, screening, promotion, confirmations and controls, are ended
+by SIGKILL and SIGTERM, from their first import to their report, and resumed until the study is finished; then the next.
 Counted in the end, over all studies: trials that were printed or in a table and have no row (lost), that ended twice
 (repeated) or have another row than before (changed); rows too few or too many (missing); rows that failed for another
 reason than having lost their driver too often (failed); commands that ended in another way than by their signal
@@ -39,7 +39,8 @@ CONFIRM = 2
 CANDIDATES = 3
 STUDY = f"""
 study: {{name: killed, trials: {TRIALS}, confirm_seeds: {CONFIRM}, controls: [dense, scratch], seed: %d,
-  screen: {{candidates: {CANDIDATES}, images: 100}}}}
+  screen: {{candidates: {CANDIDATES}, images: 100}},
+  stop_early: {{min_epochs: 1, reduction: 2, promote: true}}}}
 resources: {{concurrency: 2}}
 baseline: {{model: resnet8, dataset: digits, train_samples: 300, epochs: 1, augment: false}}
 space:
@@ -48,7 +49,7 @@ space:
   scope: [global, sensitivity]
   schedule: [one_shot, iterative]
   sparsity: {{low: 0.3, high: 0.9}}
-  finetune_epochs: 1
+  finetune_epochs: 3
   calibration_samples: 64
 """
 PER_STUDY = 12  # signals at most; then it may finish

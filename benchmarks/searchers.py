@@ -14,16 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from study.selection.early_stopping import Stopper
+from study.selection.early_stopping import Promoter, Stopper
 from study.simulation.recorded import Recorded
 from study.simulation.searchers import searchers as all_searchers
 from study.simulation.simulator import SimulatedSearch, replay
 
 SHARES = (0.25, 0.5, 1.0)
+Stop = tuple[type[Stopper], int, int]
 
 
 def compare(
-    recorded: Recorded, searchers: list[str], trials: int, seeds: int, stops: list[tuple[int, int] | None], workers: int
+    recorded: Recorded, searchers: list[str], trials: int, seeds: int, stops: list[Stop | None], workers: int
 ) -> list[str]:
     """A Markdown table with a row for every searcher and setting of early stopping.
 
@@ -32,7 +33,7 @@ def compare(
       searchers: their names.
       trials: the budget, in recorded trials of average duration.
       seeds: simulations per row.
-      stops: (min_epochs, reduction) of early stopping, or None.
+      stops: kind, min_epochs and reduction of early stopping, or None.
       workers: trials that run in parallel.
     """
     mean = float(np.mean([run.seconds for run in recorded.runs]))
@@ -47,25 +48,23 @@ def compare(
     for searcher in searchers:
         for stop in stops:
             searches = [
-                replay(
-                    recorded, searcher, seed, compute=budget, stopper=Stopper(*stop) if stop else None, workers=workers
-                )
+                replay(recorded, searcher, seed, compute=budget, stopper=stop and stop[0](*stop[1:]), workers=workers)
                 for seed in range(seeds)
             ]
             lines.append(_line(searcher, stop, searches, budget, best))
     return lines
 
 
-def _line(
-    searcher: str, stop: tuple[int, int] | None, searches: list[SimulatedSearch], budget: float, best: float
-) -> str:
+def _line(searcher: str, stop: Stop | None, searches: list[SimulatedSearch], budget: float, best: float) -> str:
     cells = []
     for share in SHARES:
         found = np.array([search.at(share * budget) for search in searches]) / best
         cells.append(f"{found.mean():.3f} ± {found.std(ddof=1) / len(found) ** 0.5:.3f}")
     trials = np.mean([len(search.compute) for search in searches])
     took = 1000 * np.mean([search.driver for search in searches])
-    how = f"{stop[0]} epoch, 1 of {stop[1]}" if stop else "no"
+    how = (
+        f"{'pauses' if stop[0] is Promoter else 'stops'} after {stop[1]} epoch, 1 of {stop[2]} go on" if stop else "no"
+    )
     return f"| {searcher} | {how} | {' | '.join(cells)} | {trials:.0f} | {took:.1f} |"
 
 
@@ -79,7 +78,7 @@ def main() -> None:
     parser.add_argument("--sampler", action="append", choices=all_searchers(), default=[])
     args = parser.parse_args()
     searchers = args.sampler or list(all_searchers())
-    stops: list[tuple[int, int] | None] = [None, (1, 2), (1, 3)]
+    stops = [None, *((kind, 1, reduction) for kind in (Stopper, Promoter) for reduction in (2, 3))]
     print("\n".join(compare(Recorded(args.folder), searchers, args.trials, args.seeds, stops, args.workers)))
 
 

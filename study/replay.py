@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.refusal import refused
-from study.selection.early_stopping import Stopper
+from study.selection.early_stopping import Promoter, Stopper
 from study.simulation.recorded import Recorded
 from study.simulation.searchers import searchers
 from study.simulation.simulator import SimulatedSearch, replay
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.replay") ->
     parser.add_argument("--trials", metavar="N", type=int, default=100)
     parser.add_argument("--seeds", metavar="K", type=int, default=1)
     parser.add_argument("--stop-early", metavar="MIN_EPOCHS,REDUCTION")
+    parser.add_argument("--promote", action="store_true", help="with --stop-early: pause weak trials instead")
     parser.add_argument("--screen", metavar="CANDIDATES", type=int, default=1, help="of which one is trained")
     parser.add_argument("--workers", metavar="W", type=int, default=1)
     parser.add_argument("--overhead", metavar="SECONDS", type=float, default=0.0, help="extra driver time per trial")
@@ -50,12 +51,14 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.replay") ->
 
 def _simulate(recorded: Recorded, args: argparse.Namespace, seed: int) -> SimulatedSearch:
     stopper = None
+    if args.promote and not args.stop_early:
+        raise ValueError("--promote: goes with --stop-early, such as --stop-early 1,3")
     if args.stop_early:
         try:
             min_epochs, reduction = (int(part) for part in args.stop_early.split(","))
         except ValueError:
             raise ValueError(f"--stop-early {args.stop_early}: expected MIN_EPOCHS,REDUCTION, such as 1,3") from None
-        stopper = Stopper(min_epochs, reduction)
+        stopper = (Promoter if args.promote else Stopper)(min_epochs, reduction)
     return replay(
         recorded, args.sampler, seed, trials=args.trials, stopper=stopper, workers=args.workers, overhead=args.overhead,
         screen=args.screen,

@@ -48,10 +48,14 @@ CONSTRAINABLE = [
 
 
 class StopEarly(Section):
-    """Early stopping: from `min_epochs` after the last cut, the best 1/`reduction` of trials continue at each rung."""
+    """Early stopping: from `min_epochs` after the last cut, the best 1/`reduction` of trials continue at each rung.
+
+    With `promote` the others are paused, and go on if they are among the best later.
+    """
 
     min_epochs: Annotated[int, Field(ge=1)] = 1
     reduction: Annotated[int, Field(ge=2)] = 3
+    promote: bool = False
 
 
 class Screen(Section):
@@ -114,7 +118,9 @@ class StudySection(Section):
         "`scratch`: cut networks of the front, trained from random weights",
     )
     stop_early: StopEarly | None = Field(
-        default=None, description="for example `{min_epochs: 1, reduction: 3}`: end weak trials early"
+        default=None,
+        description="for example `{min_epochs: 1, reduction: 3}`: end weak trials early; with `promote: true` they are "
+        "paused, and go on if they are among the best later",
     )
     screen: Screen | None = Field(
         default=None,

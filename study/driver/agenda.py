@@ -9,6 +9,7 @@ from typing import Literal
 from study.config import Recipe
 from study.driver.session import StudyRun
 from study.results.handlers import WAIT
+from study.results.monitor import TrialMonitor
 from study.results.recorder import TrialRecorder
 from study.trials.context import Ticket
 
@@ -29,16 +30,18 @@ FINE_TUNING = (
 class Agenda:
     """Chooses the next trial of a study; none after the deadline."""
 
-    def __init__(self, run: StudyRun, recorder: TrialRecorder) -> None:
-        self._run, self._recorder, self._searching = run, recorder, True
+    def __init__(self, run: StudyRun, recorder: TrialRecorder, monitor: TrialMonitor) -> None:
+        self._run, self._recorder, self._monitor, self._searching = run, recorder, monitor, True
 
     def ask(self) -> Ticket | Literal["wait"] | None:
         """The next trial; WAIT if it depends on running trials; None if there are no more."""
         queue, store = self._run.queue, self._run.store
         if time.monotonic() >= self._run.options.deadline:
             return None
-        if self._searching and (ticket := queue.ask()):
+        if self._searching and (ticket := self._monitor.promoted() or queue.ask()):
             return ticket
+        if self._searching and store.running == len(store.paused):  # no result will come that promotes them
+            self._monitor.end_paused()
         self._searching = self._searching and store.running > 0
         if self._searching:
             return WAIT

@@ -79,6 +79,7 @@ def run_study(run: StudyRun) -> int:
             baseline, run.data, file.baseline, file.study.seed,
             timed=timed, runtime=runtime_of(file), minutes=file.study.trial_minutes,
             taught=max(file.values("distil")) > 0, screening=file.study.screen.images if file.study.screen else 0,
+            pauses=bool(file.study.stop_early and file.study.stop_early.promote),
         )  # fmt: skip
         if "latency" in file.values("sparsity_of"):
             context = context._replace(latencies=_layer_latencies(run, baseline, remote.on_device_alone))
@@ -133,6 +134,8 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
         recorder = TrialRecorder(run.folder, store, view, card, run.record["versions"])
 
         def report(ended: TrialReport) -> None:
+            if repeated := monitor.repeated(ended.ticket.trial_id):
+                ended.row["wall_seconds"] = ended.row.get("wall_seconds", 0.0) + repeated
             recorder.record(ended)
             monitor.over(ended.ticket)
             run.scans.add(ended.ticket.recipe, ended.row)
@@ -141,7 +144,7 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
         monitor = TrialMonitor(store, view, card, report, curves)
         disk = _DiskErrors()
         wrap = disk.keeping
-        agenda = Agenda(run, recorder)
+        agenda = Agenda(run, recorder, monitor)
 
         def ask() -> Ticket | Literal["wait"] | None:
             ticket = agenda.ask()

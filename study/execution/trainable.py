@@ -6,8 +6,9 @@ import contextlib
 import faulthandler
 import gc
 import time
+from collections import OrderedDict
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -22,11 +23,23 @@ from study.trials import screening
 from study.trials.context import Outcome, Ticket
 from study.trials.steps import trial_epochs
 
+KEPT = 4  # paused trials whose networks a worker keeps; others start over when they go on
+
+
+class _Paused(NamedTuple):
+    """A paused trial: its epochs to come, torch's random state, and the seconds until now in which it did not run."""
+
+    epochs: Generator[Row, None, Outcome]
+    random: list[torch.Tensor]
+    idle: float
+    since: float
+
 
 class Trainable(tune.Trainable):
     """Tune's trainable: a step is a fine-tuning epoch, and one more step returns the outcome.
 
-    An actor runs one trial after another. Its output is the worker's log in the dashboard.
+    An actor runs one trial after another. Its output is the worker's log in the dashboard. A paused trial goes on from
+    memory on the actor where it was, and starts over on others, with the same result.
     """
 
     def setup(self, config: dict[str, Any], **parameters: Any) -> None:
@@ -35,13 +48,21 @@ class Trainable(tune.Trainable):
         remote.set_niceness(resources.niceness)
         torch.set_num_threads(resources.cpus)
         self._context, self._device = parameters["context"], remote.device(parameters["allotted"]["gpu"])
+        self._paused: OrderedDict[str, _Paused] = OrderedDict()
+        self._ticket: Ticket
+        self._idle = 0.0  # seconds of the trial's wall clock in which it did not run
+        self._epochs: Generator[Row, None, Outcome] | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Start the next trial on this actor."""
+        if self._context.pauses and self._epochs is not None:
+            self._paused[self._ticket.trial_id] = _Paused(self._epochs, self._random(), self._idle, time.perf_counter())
+            if len(self._paused) > KEPT:
+                self._paused.popitem(last=False)
         self._ticket = Ticket(*new_config["ticket"])
-        self._screening = 0.0  # seconds
-        self._epochs: Generator[Row, None, Outcome] | None = None
+        self._idle = 0.0
+        self._epochs = None
         if self._device.type == "cuda":
             gc.collect()  # traced networks hold one another, and their tensors, in circles
             torch.cuda.empty_cache()  # releases the previous trial's memory to other processes
@@ -53,6 +74,12 @@ class Trainable(tune.Trainable):
     def _begin(self, ticket: Ticket) -> None:
         self._ticket = ticket
         self._recipe = Recipe(**ticket.recipe)
+        if paused := self._paused.pop(ticket.trial_id, None):
+            self._epochs, self._idle = paused.epochs, paused.idle + time.perf_counter() - paused.since
+            torch.set_rng_state(paused.random[0])
+            if self._device.type == "cuda":
+                torch.cuda.set_rng_state(paused.random[1], self._device)
+            return
         self._epochs = trial_epochs(self._recipe, ticket.seed, self._context, self._device, ticket.plan)
         self._say(f"{recipe_line(ticket.recipe)}, to sparsity {self._recipe.sparsity:.3f}, seed {ticket.seed}")
 
@@ -80,7 +107,8 @@ class Trainable(tune.Trainable):
             return {"epoch": record}
         except StopIteration as end:
             outcome: Outcome = end.value
-            outcome.row["wall_seconds"] += self._screening
+            self._epochs = None
+            outcome.row["wall_seconds"] -= self._idle
             self._say(outcome.traceback or row_line(outcome.row))
             network = ray.put(outcome.network)
             return {
@@ -95,8 +123,12 @@ class Trainable(tune.Trainable):
         rows = screening.screen(tickets, self._context, self._device)
         chosen = choose(rows, self._ticket.earlier)
         self._begin(tickets[chosen])
-        self._screening = rows[chosen]["wall_seconds"]
+        self._idle = -rows[chosen]["wall_seconds"]  # before the trial's own clock began
         return {"screened": rows, "chosen": chosen}
+
+    def _random(self) -> list[torch.Tensor]:
+        cuda = [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else []
+        return [torch.get_rng_state(), *cuda]
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # a full disk of the node: its log lacks a line, but the trial goes on

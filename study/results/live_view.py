@@ -49,6 +49,7 @@ class LiveView:
         self._total, self._dashboard = total, dashboard
         self._started, self._done_before = time.monotonic(), finished
         self._done, self._failed, self._stopped, self._screened = finished, 0, 0, 0
+        self._paused: set[str] = set()
         self._front = FrontSummary()
         self._running: dict[str, tuple[str, float]] = {}  # trial -> its line, and when it was last heard of
         self._last = ""
@@ -72,6 +73,7 @@ class LiveView:
 
     def begin(self, trial_id: str, recipe: Mapping[str, Any]) -> None:
         """Show a trial that was just handed out."""
+        self._paused.discard(trial_id)
         self._running[trial_id] = f"{trial_id}  {recipe_line(recipe)}", time.monotonic()
 
     def epoch(self, trial_id: str, recipe: Mapping[str, Any], record: Mapping[str, Any], epochs: int) -> None:
@@ -97,6 +99,11 @@ class LiveView:
         self._running.pop(trial_id, None)
         self.begin(chosen, recipe)
 
+    def paused(self, trial_id: str) -> None:
+        """Show that a running trial waits."""
+        self._running.pop(trial_id, None)
+        self._paused.add(trial_id)
+
     def trial(self, row: dict[str, Any], front: FrontSummary, *, search: bool) -> None:
         """Show an ended trial.
 
@@ -112,6 +119,7 @@ class LiveView:
         self._failed += row["state"] == "failed"
         self._stopped += row["state"] == "stopped"
         self._running.pop(row["trial_id"], None)
+        self._paused.discard(row["trial_id"])
         self._front = front
         self._last = row_line(row)
         self._bar.update(self._task, completed=self._done)
@@ -122,7 +130,10 @@ class LiveView:
 
     def _renderable(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        counts, front = {"screened": self._screened, "stopped early": self._stopped}, self._front
+        counts, front = (
+            {"screened": self._screened, "paused": len(self._paused), "stopped early": self._stopped},
+            self._front,
+        )
         some = [f"{name} [bold]{count}[/]" for name, count in counts.items() if count]
         table.add_row(
             f"running [bold]{len(self._running)}[/]", f"failed [bold]{self._failed}[/]", *some,

@@ -46,7 +46,8 @@ class TrialRecorder:
     def record(self, report: TrialReport) -> None:
         """Record a finished trial; its network first, so that every row on the front has one."""
         ticket, row = report.ticket, report.row
-        stamp(row, time.time())
+        if "finished" not in row:
+            stamp(row, time.time())
         if report.fetch is not None and self._is_worth_saving(ticket, row):
             self._save(ticket, row, report.fetch())
         files.write_correct(self._folder, ticket.trial_id, report.correct)

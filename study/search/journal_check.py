@@ -176,6 +176,11 @@ class Checker:
         elif key == "aside":
             if not (isinstance(value["job"], str) and isinstance(value["recipe"], dict) and type(value["seed"]) is int):
                 raise ValueError(f"trial {trial.trial_id}: the control or confirmation lacks its job, recipe or seed")
+        elif key == "paused" and value is not None:
+            if not (isinstance(value["at"], float) and value["history"] and trial.kind == "search"):
+                raise ValueError(f"trial {trial.trial_id}: what it was paused with is {value!r}")
+            for cells in value["history"]:
+                check_cells(cells)
         elif key in ("losses", "copies", "of", "seed", "replaces") and type(value) is not int:
             raise ValueError(f"trial {trial.trial_id}: {key} is {value!r}, not a number")
 

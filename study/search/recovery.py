@@ -42,6 +42,8 @@ def recover(store: TrialStore) -> set[str]:
                 trial.set_user_attr("losses", _losses(frozen) + 1)
             if record := frozen.user_attrs.get("record"):
                 store.conclude(trial, record["row"])
+            elif frozen.user_attrs.get("paused"):
+                store.reopen(trial, frozen)
             elif kind == "search":
                 _run_again(store, trial, frozen, trials)
             else:
@@ -56,7 +58,11 @@ def recover(store: TrialStore) -> set[str]:
 def _blamed(store: TrialStore) -> int | None:
     """The storage's id of the trial that seems to have ended the driver: the only one that ran, and just started."""
     trials = (trial for study in store.studies.values() for trial in study.get_trials(deepcopy=False))
-    running = [one for one in trials if one.state == TrialState.RUNNING and "record" not in one.user_attrs]
+    running = [
+        one
+        for one in trials
+        if one.state == TrialState.RUNNING and "record" not in one.user_attrs and not one.user_attrs.get("paused")
+    ]
     if len(running) != 1 or not (started := running[0].datetime_start):
         return None
     return optuna_adapter.storage_id(running[0]) if store.last_alive - started.timestamp() <= SOON else None

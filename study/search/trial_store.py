@@ -11,6 +11,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import optuna
@@ -30,6 +31,14 @@ SCREENED = 300  # latest screened candidates that further ones are compared with
 LOST = "lost with its driver"  # start of the error of a trial whose driver was killed
 
 
+class Paused(NamedTuple):
+    """A paused trial: its ticket, a history row per epoch so far, and when it was paused (seconds since the epoch)."""
+
+    ticket: Ticket
+    history: list[Row]
+    at: float
+
+
 class TrialStore:
     """The trials of the study in `folder`, persistent across processes.
 
@@ -38,6 +47,7 @@ class TrialStore:
       told: ids of finished trials, in the order they finished.
       studies: kind of trial -> Optuna study.
       earlier: accuracy and sparsity of the latest screened candidates.
+      paused: trial_id -> paused trial of the search; it counts as running.
       last_alive: when an earlier driver last gave a sign of life, in seconds since the epoch; 0 if there was none.
 
     Raises:
@@ -64,6 +74,7 @@ class TrialStore:
         self.running = 0  # search trials that are open; until it is 0 the front may change
         self._open: dict[str, Trial] = {}
         self.earlier: deque[tuple[float, float]] = deque(maxlen=SCREENED)
+        self.paused: dict[str, Paused] = {}
 
     def _study(self, suffix: str) -> optuna.Study:
         directions = [registry.DIRECTIONS[direction] for direction in self.file.study.objectives.values()]
@@ -121,6 +132,22 @@ class TrialStore:
         trial = self._open[trial_id]
         trial.set_user_attr("chosen", columns)
         return trial
+
+    def pause(self, ticket: Ticket, history: list[Row], at: float) -> None:
+        """Keep a trial of the search that is paused, also for a later process. at: seconds since the epoch."""
+        self._open[ticket.trial_id].set_user_attr("paused", {"history": history, "at": at})
+        self._journal.sync()
+        self.paused[ticket.trial_id] = Paused(ticket, history, at)
+
+    def unpause(self, trial_id: str) -> Paused:
+        """Let a paused trial go on."""
+        self._open[trial_id].set_user_attr("paused", None)
+        return self.paused.pop(trial_id)
+
+    def reopen(self, trial: Trial, frozen: FrozenTrial) -> None:
+        """Take up a trial that an earlier process had paused."""
+        ticket = self.open(trial, "search", suggestions.recipe(frozen.params, self.file.axes))
+        self.paused[ticket.trial_id] = Paused(ticket, **frozen.user_attrs["paused"])
 
     def tell(self, ticket: Ticket, row: Row, history: list[Row]) -> None:
         """Record a finished trial; it is on disk when this returns. Raises OSError on a full disk."""

@@ -2,13 +2,14 @@
 
 Trials are compared at rungs: min_epochs * reduction^k fine-tuning epochs after the last cut. Before it a gradual trial
 is pruned less than a one-shot trial and would have an unfair advantage. At a rung a trial continues if it is among the
-best 1/reduction of the trials that have reached the rung so far; it does not wait for others.
+best 1/reduction of the trials that have reached the rung so far. Others are stopped; or they are paused, and go on if
+they are among the best later (ASHA with promotion, Li et al. 2020, arXiv:1810.05934).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import moocore
@@ -58,9 +59,16 @@ class Stopper:
         rung[trial_id] = (accuracy, sparsity)
         if len(rung) > LATEST:
             del rung[next(iter(rung))]
-        return len(rung) < self._reduction or _last_is_among_best(
-            np.array(list(rung.values())), math.ceil(len(rung) / self._reduction)
-        )
+        return trial_id in self._best(rung)
+
+    def _best(self, rung: Mapping[str, tuple[float, float]]) -> list[str]:
+        """The trials of a rung that go on."""
+        names = list(rung)
+        return [names[index] for index in best(np.array(list(rung.values())), self._places(len(rung)))]
+
+    def _places(self, trials: int) -> int:
+        """How many of so many trials at a rung go on."""
+        return trials if trials < self._reduction else math.ceil(trials / self._reduction)
 
     def _is_rung(self, epochs: int) -> bool:
         rung = self._min_epochs  # times reduction at each further rung
@@ -69,12 +77,37 @@ class Stopper:
         return rung == epochs
 
 
-def _last_is_among_best(points: npt.NDArray[np.float64], count: int) -> bool:
+class Promoter(Stopper):
+    """A stopper whose trials are paused, not stopped: `promoted` chooses which of them goes on.
+
+    Of fewer than `reduction` trials at a rung none goes on.
+    """
+
+    def _places(self, trials: int) -> int:
+        return trials // self._reduction
+
+    def promoted(self, paused: Container[str]) -> str | None:
+        """The paused trial that is among the best of the rung where it is, in the highest such rung; or None."""
+        higher: set[str] = set()
+        for epochs in sorted(self._rungs, reverse=True):
+            rung = self._rungs[epochs]
+            for trial_id in self._best(rung):
+                if trial_id in paused and trial_id not in higher:
+                    return trial_id
+            higher |= rung.keys()
+        return None
+
+
+def best(points: npt.NDArray[np.float64], count: int) -> list[int]:
+    """Indices of the best `count` of `points` (n, 2), front by front; of the last front, an epsilon-net."""
+    chosen: list[int] = []
     ranks = front_ranks(points)
-    better, tied = int((ranks < ranks[-1]).sum()), np.flatnonzero(ranks == ranks[-1])
-    if better + len(tied) <= count or better >= count:
-        return better < count
-    return len(points) - 1 in tied[epsilon_net(points[tied], count - better)]
+    for rank in range(max(ranks, default=-1) + 1):
+        if len(chosen) >= count:
+            break
+        tied = np.flatnonzero(ranks == rank)
+        chosen += tied[epsilon_net(points[tied], count - len(chosen))].tolist()
+    return chosen
 
 
 def front_ranks(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:

@@ -15,7 +15,7 @@ from analysis.statistics import measures
 from study.config import Recipe
 from study.search.trial_store import SCREENED
 from study.selection.candidates import choose
-from study.selection.early_stopping import Stopper, after_last_cut
+from study.selection.early_stopping import Promoter, Stopper, after_last_cut
 from study.simulation.recorded import Recorded, RecordedTrial
 from study.simulation.searchers import UNINFORMED, OptunaSearcher, UninformedSearcher, searchers
 
@@ -27,7 +27,7 @@ class SimulatedSearch(NamedTuple):
       compute: after each ended trial, the total seconds of training so far.
       volume: after each ended trial, the hypervolume.
       measures: after each ended trial, those of `analysis.statistics.measures`, (n, len(NAMES)).
-      stopped: number of trials stopped early, without candidates that were only screened.
+      stopped: number of trials stopped early or left paused, without candidates that were only screened.
       makespan: simulated seconds from the start to the end of the last trial.
       idle: fraction of the workers' time spent waiting for the driver, until the last trial started.
       driver: measured seconds per trial in the driver, on this machine.
@@ -75,7 +75,7 @@ def replay(
       seed: of the searcher.
       trials: maximum number of trials to start.
       compute: seconds of training in ended trials after which no trial starts.
-      stopper: for early stopping, or None.
+      stopper: for early stopping, or None. Trials that a `Promoter` pauses start over when they go on elsewhere.
       workers: trials that run in parallel.
       overhead: seconds per trial of the driver, in addition to the measured time of the searcher.
       screen: candidates of which one is trained; 1: no screening.
@@ -90,6 +90,7 @@ def replay(
     search = (UninformedSearcher if searcher in UNINFORMED else OptunaSearcher)(recorded.file, searcher, seed)
     queue = [(0.0, worker) for worker in range(workers)]  # (time of the worker's next event, worker)
     running: dict[int, _RunningTrial] = {}
+    paused: dict[str, tuple[_RunningTrial, int, int]] = {}  # name -> trial, its epochs, and worker
     done: set[int] = set()
     curve: list[tuple[float, float, int]] = []  # compute, hypervolume and number of networks after each ended trial
     screening = recorded.screening * screen if screen > 1 else 0.0  # seconds before each trial
@@ -106,16 +107,31 @@ def replay(
                 heapq.heappush(queue, (trial.started + next(trial.events), worker))
                 continue
             except StopIteration as end:
-                stopped = bool(end.value)
+                epochs = int(end.value)
             del running[worker]
-            search.tell(trial.handle, None if stopped else recorded.runs[trial.run].values)
-            spent, makespan, stops = spent + screening + now - trial.started, now, stops + stopped
+            stopped = epochs < len(recorded.runs[trial.run].epochs)
+            if stopped and isinstance(stopper, Promoter):
+                paused[trial.name] = trial, epochs, worker
+            else:
+                search.tell(trial.handle, None if stopped else recorded.runs[trial.run].values)
+                stops += stopped
+            spent, makespan = spent + trial.screening + now - trial.started, now
             if not stopped and trial.run not in done:
                 done.add(trial.run)
                 order.append(trial.run)
                 volume = recorded.volume(done)
             curve.append((spent, volume, len(order)))
-        if started < trials and spent < compute:
+        best = stopper.promoted(paused) if isinstance(stopper, Promoter) else None
+        if spent >= compute or not (best or started < trials):
+            if spent < compute and running:  # perhaps a result will promote a trial
+                later = min(at for at, other in queue if other in running)
+                heapq.heappush(queue, (math.nextafter(later, math.inf), worker))
+        elif best:
+            trial, epochs, kept_by = paused.pop(best)
+            events = _events(recorded.runs[trial.run], best, stopper, epochs, kept_by == worker)
+            running[worker] = trial._replace(started=now, events=events, screening=0.0)
+            heapq.heappush(queue, (now + next(events), worker))
+        else:
             handle, run = _candidate(search, recorded, screen, earlier)
             events = _events(recorded.runs[run], str(started), stopper)
             took = time.perf_counter() - clock
@@ -123,13 +139,14 @@ def replay(
             driver_free = max(now, driver_free) + took + overhead
             waited += driver_free - now
             begin = driver_free + screening
-            running[worker] = _RunningTrial(handle, run, begin, events)
+            running[worker] = _RunningTrial(str(started), handle, run, begin, screening, events)
             heapq.heappush(queue, (begin + next(events), worker))
             started += 1
     columns = np.array(curve).T
     found = np.vstack([np.zeros(len(measures.NAMES)), recorded.progress(order)])[columns[2].astype(int)]
     idle = waited / (driver_free * workers) if driver_free else 0.0
-    return SimulatedSearch(columns[0], columns[1], found, stops, makespan, min(idle, 1.0), measured / max(1, started))
+    each = measured / max(1, started)
+    return SimulatedSearch(columns[0], columns[1], found, stops + len(paused), makespan, min(idle, 1.0), each)
 
 
 def _candidate(
@@ -151,22 +168,34 @@ def _candidate(
 
 
 class _RunningTrial(NamedTuple):
-    """A trial on a worker: the searcher's handle, index of the recorded trial, start time, its further events."""
+    """A trial on a worker.
 
+    name: to the stopper. handle: the searcher's. run: index of the recorded trial. started: when it began, or went on.
+    screening: seconds before. events: to come, in seconds since it started.
+    """
+
+    name: str
     handle: Any
     run: int
     started: float
-    events: Generator[float, None, bool]
+    screening: float
+    events: Generator[float, None, int]
 
 
-def _events(run: RecordedTrial, trial_id: str, stopper: Stopper | None) -> Generator[float, None, bool]:
-    """Yields the times of a trial's events (epochs, end) in seconds after its start; returns whether it was stopped."""
+def _events(
+    run: RecordedTrial, name: str, stopper: Stopper | None, done: int = 0, kept: bool = False
+) -> Generator[float, None, int]:
+    """Yields the times of a trial's events (epochs, end) in seconds after its start; returns how many epochs it ran.
+
+    Of a trial that goes on, `done` epochs are done; if its network was kept, they are not run again.
+    """
+    before = run.epochs[done - 1][0] if kept else 0.0
     if stopper:
         recipe = Recipe(**run.recipe)
-        for epoch, (seconds, accuracy) in enumerate(run.epochs, start=1):
-            yield seconds
-            continues = stopper.continues(trial_id, after_last_cut(recipe, epoch), accuracy, recipe.sparsity)
+        for epoch, (seconds, accuracy) in list(enumerate(run.epochs, start=1))[done:]:
+            yield seconds - before
+            continues = stopper.continues(name, after_last_cut(recipe, epoch), accuracy, recipe.sparsity)
             if not continues and epoch < len(run.epochs):
-                return True
-    yield run.seconds
-    return False
+                return epoch
+    yield run.seconds - before
+    return len(run.epochs)

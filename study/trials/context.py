@@ -51,6 +51,7 @@ class TrialContext(NamedTuple):
     minutes: a trial that runs longer is ended; None: no limit.
     taught: whether any recipe of the study distils from the baseline.
     screening: validation images on which candidates are screened.
+    pauses: whether trials may be paused.
     """
 
     baseline: Baseline
@@ -65,6 +66,7 @@ class TrialContext(NamedTuple):
     minutes: float | None = None
     taught: bool = False
     screening: int = 0
+    pauses: bool = False
 
 
 class Ticket(NamedTuple):

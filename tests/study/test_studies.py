@@ -168,3 +168,17 @@ def test_a_signal_among_trials_ends_it_in_order_and_it_prints_how_to_go_on(tmp_p
     assert len(done) + len(left) == 6
     assert not set(done) & set(left)
     assert {row["trial_id"]: row["state"] for row in rows(folder)} == dict.fromkeys(done, "complete")
+
+
+def test_of_paused_trials_the_better_go_on_and_the_others_are_stopped_in_the_end(cache: Any, tmp_path: Path) -> None:
+    promoting = "study.stop_early={min_epochs: 1, reduction: 2, promote: true}"
+    settings = ["study.trials=6", "space.finetune_epochs=3", "space.schedule=one_shot", promoting]
+    code, told = study("quickstart", tmp_path, *settings)
+    assert code == 0, told
+    states = {row["trial_id"]: row["state"] for row in rows(tmp_path / "quickstart") if row["kind"] == "search"}
+    assert Counter(states.values()) in ({"complete": n, "stopped": 6 - n} for n in (1, 2, 3)), told
+    epochs = Counter(line["trial_id"] for line in rows(tmp_path / "quickstart", "history.csv"))
+    assert all(
+        (epochs[name] == 3) if state == "complete" else (epochs[name] in (1, 2)) for name, state in states.items()
+    )
+    assert {states[name] for name in finished(told)[-4:-1]} == {"stopped"}  # before the dense control

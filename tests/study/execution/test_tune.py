@@ -1,12 +1,14 @@
 """Ray's side, as far as it can be tested without a cluster; `test_run.py` runs the rest."""
 
 import gc
+import itertools
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
 import weakref
+from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,7 +155,8 @@ def test_a_trial_on_a_gpu_begins_when_nothing_of_the_one_before_is_left_there(mo
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(left()))
     monkeypatch.setattr("study.execution.trainable.trial_epochs", lambda *_: iter(()))
     trial: Any = object.__new__(Trainable)
-    trial._context, trial._device, trial._epochs = None, torch.device("cuda"), before
+    trial._context, trial._device, trial._epochs = SimpleNamespace(pauses=False), torch.device("cuda"), before
+    trial._paused = OrderedDict()
     del before
     gc.disable()
     try:
@@ -161,6 +164,37 @@ def test_a_trial_on_a_gpu_begins_when_nothing_of_the_one_before_is_left_there(mo
     finally:
         gc.enable()
     assert seen == [None]
+
+
+def drawing(recipe: Any, seed: int, *_: Any) -> Any:
+    """Epochs that draw from the generator that all trials of a process share."""
+    torch.manual_seed(seed)
+    for epoch in itertools.count(1):
+        yield {"epoch": epoch, "drawn": torch.rand(1).item()}
+
+
+@pytest.mark.parametrize(("others", "first"), [(1, 3), (4, 1)])
+def test_a_paused_trial_goes_on_as_if_alone_or_starts_over(
+    monkeypatch: pytest.MonkeyPatch, others: int, first: int
+) -> None:
+    monkeypatch.setattr("study.execution.trainable.trial_epochs", drawing)
+    monkeypatch.setattr("study.execution.trainable.epoch_line", lambda *_: "")
+    alone = [record["drawn"] for record in itertools.islice(drawing(None, 1), 5)]
+    trial: Any = object.__new__(Trainable)
+    trial._context, trial._device = SimpleNamespace(pauses=True, minutes=None), torch.device("cpu")
+    trial._paused, trial._epochs, trial._idle = OrderedDict(), None, 0.0
+
+    def run(trial_id: str, seed: int, epochs: int) -> Any:
+        trial.reset_config({"ticket": list(TICKET._replace(trial_id=trial_id, seed=seed))})
+        return [trial.step()["epoch"] for _ in range(epochs)]
+
+    assert [record["drawn"] for record in run("0000", 1, 2)] == alone[:2]
+    for other in range(1, others + 1):
+        run(f"{other:04d}", 2, 1)
+    again = run("0000", 1, 2)
+    assert [record["epoch"] for record in again] == [first, first + 1]
+    assert [record["drawn"] for record in again] == alone[first - 1 : first + 1]
+    assert len(trial._paused) == others
 
 
 def test_what_a_task_raised_is_one_line_and_its_traceback() -> None:

@@ -89,6 +89,53 @@ def test_without_early_stopping_and_outside_the_search_all_go_on(tmp_path: Path)
     assert study.epoch(control, 1, float("nan"))
 
 
+PROMOTING = {"min_epochs": 1, "reduction": 2, "promote": True}
+
+
+def test_a_paused_trial_goes_on_when_its_turn_comes_and_epochs_that_it_repeats_cost_time(tmp_path: Path) -> None:
+    study = Study(tmp_path, stop_early=PROMOTING)
+    first, second, third = (study.queue.ask() for _ in range(3))
+    assert not study.epoch(first, 1, 0.6)
+    assert study.monitor.promoted() is None
+    assert study.epoch(second, 1, 0.9)
+    assert not study.epoch(third, 1, 0.5)
+    assert study.monitor.promoted() is None  # the better half of three is the second
+    fourth = study.queue.ask()
+    assert not study.epoch(fourth, 1, 0.4)
+    assert study.monitor.promoted() == first
+    assert study.epoch(first, 1, 0.6)  # on another worker, which begins anew
+    assert study.monitor.repeated(first.trial_id) == 2.0
+    assert not study.epoch(first, 2, 0.7)  # alone at its rung
+    assert sorted(study.queue.store.paused) == sorted([first.trial_id, third.trial_id, fourth.trial_id])
+    assert not study.queue.store.records
+
+
+def test_who_is_still_paused_at_the_end_is_stopped_and_a_restart_loses_nothing(tmp_path: Path) -> None:
+    study = Study(tmp_path, stop_early=PROMOTING, trials=3)
+    tickets = [study.queue.ask() for _ in range(3)]
+    for ticket, accuracy in zip(tickets, (0.7, 0.6, 0.5), strict=True):
+        assert not study.epoch(ticket, 1, accuracy)
+    assert study.monitor.promoted() == tickets[0]
+    assert study.epoch(tickets[0], 2, 0.8) is False
+    study.queue.store.close()
+
+    again = Study(tmp_path, stop_early=PROMOTING, trials=3)
+    kept = again.queue.store.paused
+    assert {name: [line["epoch"] for line in kept[name].history] for name in kept} == {
+        tickets[0].trial_id: [1, 2], tickets[1].trial_id: [1], tickets[2].trial_id: [1],
+    }  # fmt: skip
+    assert [kept[ticket.trial_id].ticket for ticket in tickets] == tickets
+    paused_at = {name: paused.at for name, paused in kept.items()}
+    assert again.queue.ask() is None
+    agenda = Agenda(StudyRun(tmp_path, {}, None, again.queue, None, RunOptions()), None, again.monitor)
+    assert agenda.ask() is None
+    rows = again.queue.store.rows()
+    assert [(row["state"], row["accuracy"], row["train_seconds"]) for row in rows] == [
+        ("stopped", 0.8, 4.0), ("stopped", 0.6, 2.0), ("stopped", 0.5, 2.0),
+    ]  # fmt: skip
+    assert {row["trial_id"]: row["finished"] for row in rows} == paused_at
+
+
 def test_curves_are_drawn_for_tensorboard(tmp_path: Path) -> None:
     study = Study(tmp_path / "study", tmp_path / "curves", stop_early=None)
     ticket = study.queue.ask()
@@ -104,7 +151,8 @@ def test_when_the_time_is_up_nothing_more_is_begun(tmp_path: Path) -> None:
     study = Study(tmp_path)
 
     def agenda(deadline: Any) -> Any:
-        return Agenda(StudyRun(tmp_path, {}, None, study.queue, None, RunOptions(deadline=deadline)), None)
+        run = StudyRun(tmp_path, {}, None, study.queue, None, RunOptions(deadline=deadline))
+        return Agenda(run, None, study.monitor)
 
     assert agenda(time.monotonic() + 60).ask().trial_id == "0000"
     assert agenda(time.monotonic()).ask() is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from analysis.statistics.pareto import is_nondominated
 from study.config import Recipe
 from study.selection import early_stopping as stopping
-from study.selection.early_stopping import Stopper, after_last_cut, epsilon_net, front_ranks
+from study.selection.early_stopping import Promoter, Stopper, after_last_cut, best, epsilon_net, front_ranks
 
 grid = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30)
 
@@ -42,6 +42,34 @@ def test_a_net_takes_the_farthest_next() -> None:
     points = np.array([[0.0, 1.0], [0.1, 0.9], [0.5, 0.5], [1.0, 0.0]])
     assert epsilon_net(points, 4) == [3, 0, 2, 1]
     assert epsilon_net(points * [100, 1], 4) == [3, 0, 2, 1]  # whatever the units
+
+
+@settings(deadline=None)
+@given(grid, st.integers(0, 30))
+def test_the_best_are_whole_fronts_and_part_of_the_next(points: Any, count: Any) -> None:
+    values = np.array(points, float)
+    chosen, ranks = best(values, count), front_ranks(values)
+    assert len(set(chosen)) == len(chosen) == min(count, len(values))
+    left = sorted(set(range(len(values))) - set(chosen))
+    assert not chosen or not left or ranks[chosen].max() <= ranks[left].min()
+
+
+def test_paused_trials_go_on_when_they_are_among_the_best_third_those_of_the_highest_rung_first() -> None:
+    promoter = Promoter(1, 3)
+    for name, accuracy in (("a", 0.5), ("b", 0.7), ("c", 0.6)):
+        paused = not promoter.continues(name, 1, accuracy, 0.5)
+        assert paused, "of one and of two there is no third; c is not the best of three"
+    assert promoter.promoted({"a", "b", "c"}) == "b"
+    assert promoter.promoted({"a", "c"}) is None
+    assert promoter.continues("d", 1, 0.8, 0.5)  # at once
+    assert not promoter.continues("e", 1, 0.1, 0.5)
+    assert promoter.promoted({"a", "c", "e"}) is None  # of five still only one, and that is d
+    assert not promoter.continues("f", 1, 0.2, 0.5)
+    assert promoter.promoted({"a", "c", "e", "f"}) is None  # of six: d and b, who have gone on
+    for name in ("b", "d", "x"):
+        assert not promoter.continues(name, 3, {"b": 0.9, "d": 0.8, "x": 0.7}[name], 0.5)
+    assert promoter.promoted({"a", "b", "c", "d", "e", "f"}) == "b"  # at 3; at 1 there is d, but it is not there
+    assert promoter.promoted({"a", "c", "d", "e", "f"}) is None
 
 
 def test_rungs_are_powers_and_nothing_stops_between_them() -> None:

@@ -11,7 +11,7 @@ from study import replay
 from study.config import parse
 from study.config.columns import COLUMNS, HISTORY
 from study.results.files import write_rows, write_study
-from study.selection.early_stopping import Stopper
+from study.selection.early_stopping import Promoter, Stopper
 from study.simulation import simulator
 from study.simulation.recorded import Recorded, _axis_position
 
@@ -115,6 +115,21 @@ def test_stopped_trials_cost_less_and_count_for_nothing(recorded: Any) -> None:
     assert course.volume[-1] <= whole.volume[-1] + 1e-12
 
 
+def test_paused_trials_that_go_on_cost_their_rest_where_they_were_and_all_of_it_elsewhere(recorded: Any) -> None:
+    alone, beside = (
+        simulator.replay(recorded, "random", 3, trials=50, stopper=Promoter(1, 2), workers=workers)
+        for workers in (1, 2)
+    )
+    for course in (alone, beside):
+        assert 0 < course.stopped < 25
+        assert len(course.compute) > 50  # of a trial that goes on, one time more
+        assert (course.compute[1:] > course.compute[:-1]).all()
+    assert alone.compute[-1] == pytest.approx(500 - 4 * alone.stopped)
+    again = (beside.compute[-1] - (500 - 4 * beside.stopped)) / 6
+    assert again == pytest.approx(round(again))
+    assert 0 < round(again) <= len(beside.compute) - 50
+
+
 def test_a_budget_of_compute_ends_the_search(recorded: Any) -> None:
     course = simulator.replay(recorded, "random", 0, compute=95)
     assert len(course.compute) == 10
@@ -129,6 +144,7 @@ def test_the_command_says_what_it_found_and_what_is_wrong(
         (["--sampler", "nothing"], "unknown sampler 'nothing'; choices: tpe"),
         (["--stop-early", "1"], "expected MIN_EPOCHS,REDUCTION"),
         (["--stop-early", "0,3"], "min_epochs 0"),
+        (["--promote"], "--promote: goes with --stop-early"),
     ):
         assert replay.main([str(tmp_path), *arguments]) == 2
         assert message in capsys.readouterr().err
