@@ -182,8 +182,11 @@ def importance(results: Results) -> Table:
     rows = shares.sort_values(shares.columns[-1], ascending=False).reset_index() if len(known) else known[["axis"]]
     return Table(
         rows.rename_axis(columns=None),
-        "Importance of each axis for reaching the best 10 % in each objective, and for being near the front (PED-ANOVA "
-        "over all complete trials of the search; each column sums to 1). Sparsity trivially determines itself.",
+        "What tells the best trials from the others: importance of each axis for reaching the best 10 % in each "
+        "objective, and for being near the front (PED-ANOVA over all complete trials of the search; each column sums "
+        "to 1). Sparsity trivially determines itself. The figure of the variance that each axis explains asks another "
+        "question: how far apart the levels' accuracies are, over all networks. An axis may lead in one and not in the "
+        "other.",
     )
 
 

@@ -73,6 +73,8 @@ def effects(results: Results) -> Table:
         "pairs of levels of the axis (Holm), as any of them might have been the best. Matched by recipe: the two "
         "networks differ in this axis only; seeds are averaged. Matched by sparsity: the other axes of this table are "
         f"equal and achieved sparsities within {100 * CALIPER:g} points, but fine-tuning rates and epochs may differ. "
+        "Clear: yes, the interval lies above zero and p below 0.05; no pairs, no two networks can be compared so, and "
+        "more trials, or a grid, would bring some. "
         "An adaptive sampler runs promising levels more often and with better settings: a clear difference is more "
         "than chance, but the level need not be its cause.",
     )
@@ -90,9 +92,11 @@ def _against_others(every: pd.DataFrame, rows: pd.DataFrame, axis: str, images: 
         lines.append(line | {"p": p_value(found.differences, found.images)})
     adjusted = holm([line["p"] for line in lines])[: len(levels) - 1]
     frame = pd.DataFrame(lines[: len(levels) - 1])  # combinations begin with those of the best level
+    few = {0: "no pairs", 1: "one pair"}
     words = [
-        None if np.isnan(line["difference"]) else "not clear" if p >= 1 - CONFIDENCE else verdict(*line)
-        for (_, line), p in zip(frame[["difference", "low", "high"]].iterrows(), adjusted, strict=True)
+        few.get(line["pairs"])
+        or ("not clear" if p >= 1 - CONFIDENCE else verdict(*line[["difference", "low", "high"]]))
+        for (_, line), p in zip(frame.iterrows(), adjusted, strict=True)
     ]
     return frame.assign(p=adjusted, clear=pd.Series(words, index=frame.index, dtype="str"))
 

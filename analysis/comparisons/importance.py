@@ -35,7 +35,7 @@ def importance(results: Results) -> Figure:
     left.set(xlabel="share of variance (%)", ylim=(lines - 0.5, -0.5), xlim=(0, max(1, 115 * shares["share"].max())))
     for place, share in zip(places, shares["share"], strict=True):
         left.text(100 * share, place, f" {percent(share)}", va="center", fontsize=7, color=INK)
-    left.set_title("importance")
+    left.set_title("variance explained")
     _draw_effects(right, effects, lines)
     for ax in (left, right):
         ax.grid(axis="y", visible=False)
@@ -43,9 +43,10 @@ def importance(results: Results) -> Figure:
     caption = (
         "Left: share of the variance of test accuracy (omega squared); sparsity is accounted for first, the other axes "
         "on its residuals; grey: not significant (F test, 5 %). Right: mean gain over all networks of the same "
-        "sparsity, with Student's 95 % interval. Networks with different levels may differ in other axes too."
+        "sparsity, with Student's 95 % interval. Networks with different levels may differ in other axes too. Which "
+        "axes the best trials have in common is another question, and a table answers it."
     )
-    style.head(figure, "Importance and effect of each axis", caption)
+    style.head(figure, "What accuracy varies with, and by how much", caption)
     return figure
 
 

@@ -27,7 +27,7 @@ HEADINGS = {
     "scopes": "By scope",
     "ranks": "Mean ranks of the criteria",
     "effects": "Best level of each axis",
-    "importance": "Importance of each axis",
+    "importance": "What the best trials have in common",
     "schedules": "Schedules against the baseline",
     "sizes": "Share pruned, size and accuracy",
     "ways": "Pruned, quantized, taught: at equal size",

@@ -70,8 +70,8 @@ def _dtype(annotation: Any) -> str:
 RECIPE = {"requested_sparsity" if k == "sparsity" else k: _dtype(f.annotation) for k, f in Recipe.model_fields.items()}
 TRIALS = {**_IDENTITY, **RECIPE, **_MEASURED}
 COLUMNS = list(TRIALS)
-HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds"]
-HISTORY_TYPES = {name: {"trial_id": "str", "epoch": "Int64"}.get(name, "float64") for name in HISTORY}
+HISTORY = ["trial_id", "epoch", "progress", "sparsity", "train_loss", "accuracy", "seconds", "macs", "latency_ms"]
+HISTORY_TYPES = {name: {"trial_id": "str", "epoch": "Int64", "macs": "Int64"}.get(name, "float64") for name in HISTORY}
 LAYERS = [
     "layer",
     "type",

@@ -13,6 +13,7 @@ import torch
 import models
 from pruning.channels.plans import Plan
 from pruning.channels.surgery import apply_plan
+from pruning.measure import cost
 from pruning.pipeline import Pruned, begin
 from pruning.settings import CHANNEL, PruneSettings
 from pruning.weights import masks
@@ -50,7 +51,8 @@ def train_from_scratch(
     small = precision.placed(apply_plan(fresh, plan), device)
     pruned = replace(dense, model=small, plan=plan)
     sparsity = masks.sparsity(small, dense.dense_weights)
+    macs = cost.macs(small, context.data.in_shape)
     for record in train_epochs(section, small, data, seed):
-        history.append(record | {"progress": record["epoch"] / section.epochs, "sparsity": sparsity})
+        history.append(record | {"progress": record["epoch"] / section.epochs, "sparsity": sparsity, "macs": macs})
         yield history[-1]
     return pruned

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 
 import torch
 from torch import nn
 
 from pruning.channels.plans import Plan
 from pruning.channels.surgery import carry_state
+from pruning.measure import cost
 from pruning.pipeline import Pruned, prune_to
 from pruning.schedules import cut_points
 from pruning.sparse_learning import group_lasso
@@ -115,7 +116,7 @@ def _prune_and_finetune(
     if recipe.sparse_epochs:
         assert pruned.graph is not None
         lasso = group_lasso(pruned.graph, pruned.model, recipe.group_lasso)
-        yield from tuning.until(tuning.sparse_steps, pruned, optimizer, lasso)
+        yield from _with_costs(tuning.until(tuning.sparse_steps, pruned, optimizer, lasso), pruned, context, device)
         scores = None  # of the baseline, which this no longer is
     else:
         scores = baseline_scores(recipe, seed, context, data.images, pruned)
@@ -126,8 +127,20 @@ def _prune_and_finetune(
         if recipe.recalibrate:
             evaluation.recalibrate(pruned.model, data.images, calibrating, generator)
         end = tuning.sparse_steps + round(number * (tuning.steps - tuning.sparse_steps) / len(cuts))
-        yield from tuning.until(end, pruned, optimizer)
+        yield from _with_costs(tuning.until(end, pruned, optimizer), pruned, context, device)
     return pruned
+
+
+def _with_costs(
+    records: Iterable[Row], pruned: Pruned, context: TrialContext, device: torch.device
+) -> Generator[Row, None, None]:
+    """Adds to the history rows between two cuts the network's MACs, and to the first its latency, if it is measured."""
+    macs = cost.macs(pruned.model, context.data.in_shape) if pruned.plan else context.baseline.card["macs"]
+    latency = latency_columns(pruned, None, context, device).get("latency_ms")
+    for record in records:
+        record.update(macs=macs, latency_ms=latency)
+        latency = None
+        yield record
 
 
 def _quantized(recipe: Recipe, seed: int, pruned: Pruned, context: TrialContext, data: DeviceData) -> bytes:

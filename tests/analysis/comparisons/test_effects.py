@@ -50,6 +50,16 @@ def test_what_wins_is_found_and_what_does_nothing_is_not_clear(results: Results)
     assert abs(frame.loc["scope", "difference"]) < 0.005
 
 
+def test_levels_that_nothing_pairs_say_so(tmp_path: Path) -> None:
+    results = read(
+        grid(tmp_path / "study", {"criterion": ["a", "b"], "requested_sparsity": [0.3, 0.5]}, seeds=1, worth={})
+    )
+    results.trials.loc[results.trials["criterion"] == "b", ["sparsity", "requested_sparsity"]] += 0.1
+    assert effects(results).frame["clear"].tolist() == ["no pairs"]
+    results.trials.loc[results.trials["criterion"] == "b", ["sparsity", "requested_sparsity"]] += 0.1
+    assert effects(results).frame["clear"].tolist() == ["one pair"]  # at 0.5, and 0.3 + 0.2
+
+
 def test_pairs_by_sparsity_are_disjoint_and_near() -> None:
     columns = {"criterion": "l1", "granularity": "weight", "scope": "global", "requested_sparsity": np.nan}
     one = pd.DataFrame({"schedule": "a", "sparsity": [0.50, 0.51, 0.70], "test_accuracy": [0.9, 0.8, 0.7]})

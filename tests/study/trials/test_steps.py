@@ -321,6 +321,16 @@ def test_the_command_refuses_wrong_input(capsys: pytest.CaptureFixture[str]) -> 
     assert "nowhere: no such study file" in capsys.readouterr().err
 
 
+def test_the_history_has_the_macs_after_every_cut_and_latencies_where_trials_are_alone(shared: Any, run: Any) -> None:
+    dense, recipe = shared.baseline.card["macs"], {"granularity": "channel", "schedule": "iterative", "steps": 2}
+    row, history, *_ = run(shared._replace(timed=True), sparsity=0.5, finetune_epochs=4, **recipe)
+    assert dense > history[0]["macs"] == history[1]["macs"] > history[2]["macs"] == history[3]["macs"] == row["macs"]
+    assert [line["latency_ms"] is None for line in history] == [False, True, False, True]
+    plain = run(shared).history
+    assert {line["macs"] for line in plain} == {dense}  # zeros do not save any
+    assert [line["latency_ms"] for line in plain] == [None, None]
+
+
 def test_a_timed_trial_measures_its_network_beside_the_dense_one(shared: Any, run: Any) -> None:
     row = run(shared._replace(timed=True), finetune_epochs=0).row
     assert row["speedup"] == pytest.approx(row["baseline_latency_ms"] / row["latency_ms"])
