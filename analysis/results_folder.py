@@ -18,6 +18,7 @@ RECIPE: list[str] = COLUMNS["recipe"]
 TRIALS, HISTORY, LAYERS, SCORES, IMPORTANCE, HISTOGRAM = (list(table) for table in TABLES.values())
 QUANTILES = [name for name in SCORES if name[1:].isdigit()]
 NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accuracy", "test_accuracy", "accuracy_drop"]
+NEEDED_HISTORY = [name for name in HISTORY if name not in ("macs", "latency_ms")]  # which older folders lack
 MEASURED = ["sparsity", "accuracy"]  # of every complete trial, beside the objectives
 
 _USUAL_ORDER = ("one_shot", "iterative", "gradual", "global", "layer", "weight", "channel", "hybrid")
@@ -60,7 +61,7 @@ def read(folder: Path | str) -> Results:
     study, record = read_study(folder / "study.yaml")
     objectives = study["study"]["objectives"]
     trials = _read_trials(folder / "trials.csv", (*MEASURED, *objectives))
-    history = csv_tables.read(folder / "history.csv", HISTORY, HISTORY, key=("trial_id", "epoch")).frame
+    history = csv_tables.read(folder / "history.csv", HISTORY, NEEDED_HISTORY, key=("trial_id", "epoch")).frame
     return Results(folder, trials, history, study, record)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.comparisons.effects import residuals
 from analysis.figures import fronts
 from analysis.presentation.rendering import label
 from analysis.results_folder import RECIPE, Results, axes, candidates, layers_of, ordered
@@ -22,7 +23,7 @@ MEASURES = [
 ]  # fmt: skip
 PERCENTS = [
     "sparsity", "channel_sparsity", "accuracy", "test_accuracy", "accuracy_drop", "requested_sparsity",
-    "initial_sparsity",
+    "initial_sparsity", "gain",
 ]  # fmt: skip
 LISTED = ["trial_id", "requested_sparsity", "sparsity", "accuracy", "test_accuracy", "place"]
 LAYER = [
@@ -30,6 +31,8 @@ LAYER = [
     "nonzero_macs",
 ]  # fmt: skip
 _SHOWN = ["schedule", "granularity", "test_accuracy", "seed", "place", "mean", "half_width"]
+_ORDINATE = {"name": "test_accuracy", "label": "test accuracy (%)", "scale": 0.01}
+_GAIN = {"name": "gain", "label": "gain over all networks of the same sparsity (points)", "scale": 0.01}
 _QUARTILES = ["latency_low_ms", "latency_high_ms"]
 _HISTORY = ["epoch", "sparsity", "train_loss", "accuracy"]
 _LABELS = {"size_bytes": "size (bytes)", "sparse_size_bytes": "sparse size (bytes)"}  # bytes here, kB in tables
@@ -41,7 +44,8 @@ def data(results: Results) -> dict[str, Any]:
     recipe = [key for key in [*RECIPE, "requested_sparsity"] if rows[key].notna().any()]
     measures = [name for name in MEASURES if rows[name].notna().any()]
     known = [*recipe, *measures]
-    names = dict.fromkeys([*known, *_SHOWN, *(name for name in _QUARTILES if rows[name].notna().any())])
+    varied = [key for key in varying if key in recipe]
+    names = dict.fromkeys([*known, *_SHOWN, "gain", *(name for name in _QUARTILES if rows[name].notna().any())])
     filters = [
         axis for axis in varying if 1 < rows[axis].nunique() <= MAX_LEVELS and axis not in ("steps", "finetune_lr")
     ]
@@ -53,14 +57,15 @@ def data(results: Results) -> dict[str, Any]:
         "columns": {name: _json_values(rows[name]) for name in names},
         "recipe": recipe,
         "measures": measures,
-        "listed": [*LISTED[:1], *[key for key in varying if key in recipe], *LISTED[1:]],
-        "labels": {name: _LABELS.get(name, label(name)) for name in [*known, *filters, "schedule", "place"]},
+        "listed": [*LISTED[:1], *varied, *LISTED[1:]],
+        "labels": {name: _LABELS.get(name, label(name)) for name in [*known, *filters, "schedule", "place", "gain"]},
         "percents": PERCENTS,
-        "colours": list(dict.fromkeys(["schedule", *[key for key in varying if key in recipe], *measures])),
+        "colours": list(dict.fromkeys(["schedule", *varied, *measures, "gain"])),
         "knee": None if knee is None else results.trials.loc[knee, "trial_id"],
         "levels": {axis: _levels(rows[axis]) for axis in filters},
         "keys": {key: "sparsity" if key == "requested_sparsity" else key for key in recipe},
-        "abscissae": _abscissae(results, rows),
+        "abscissae": [*_abscissae(results, rows), *_slices(results, varied)],
+        "ordinates": [_ORDINATE, _GAIN, *_abscissae(results, rows)],
         "baseline": _json_value((results.record.get("baseline") or {}).get("test_accuracy")),
         "history": _rows_by_trial(history.sort_values("epoch"), _HISTORY),
         "layers": _rows_by_trial(layers, LAYER),
@@ -71,15 +76,16 @@ def data(results: Results) -> dict[str, Any]:
 
 
 def _networks(results: Results) -> pd.DataFrame:
-    """The complete networks, with three columns added.
+    """The complete networks, with four columns added.
 
     place: see `fronts.front_data`. mean: for front rows the mean test accuracy over runs, otherwise the row's own.
-    half_width: of the 95 % interval of that mean.
+    half_width: of the 95 % interval of that mean. gain: test accuracy minus the mean of all networks of that sparsity.
     """
     rows = candidates(results.trials)
     places = fronts.front_data(results).set_index("trial_id")[["place", "mean", "high"]]
     rows = rows.join(places, on="trial_id")
-    return rows.assign(mean=rows["mean"].fillna(rows["test_accuracy"]), half_width=rows["high"] - rows["mean"])
+    half_width, gain = rows["high"] - rows["mean"], residuals(rows) if len(rows) else rows["mean"]
+    return rows.assign(mean=rows["mean"].fillna(rows["test_accuracy"]), half_width=half_width, gain=gain)
 
 
 def _abscissae(results: Results, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -91,6 +97,13 @@ def _abscissae(results: Results, rows: pd.DataFrame) -> list[dict[str, Any]]:
         title = "MACs of non-zero weights" if name == "nonzero_macs" else title
         found.append({"name": name, "label": f"{title} ({unit})", "scale": scale})
     return found
+
+
+def _slices(results: Results, varied: list[str]) -> list[dict[str, Any]]:
+    """The axes that vary, as x axes."""
+    space = results.study["space"]
+    logs = [key for key, axis in space.items() if isinstance(axis, dict) and axis.get("log")]
+    return [{"name": key, "label": label(key), "scale": 1, "slice": True, "log": key in logs} for key in varied]
 
 
 def _levels(values: pd.Series) -> list[Any]:

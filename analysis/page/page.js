@@ -36,12 +36,18 @@ const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").repl
 const shown = () => trials.filter((t) => Object.entries(hidden).every(([axis, off]) => !off.has(cell(t, axis))));
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-function hover(trial, x) {
+// What the plot shows: the trade-off with its front, or any other column against another.
+const isTradeOff = (x, y) => y.name === "test_accuracy" && !x.slice;
+const across = (trial, x) => (typeof cell(trial, x.name) === "number" ? cell(trial, x.name) / x.scale : String(cell(trial, x.name)));
+const up = (trial, y) => (y.name === "test_accuracy" ? shownAccuracy(trial) : cell(trial, y.name)) / y.scale;
+
+function hover(trial, x, y) {
   const wide = cell(trial, "half_width");
   const spread = cell(trial, "place") === "front" && wide !== null ? ` ± ${(100 * wide).toFixed(2)}` : "";
   const names = data.listed.filter((name) => data.recipe.includes(name) && cell(trial, name) !== null);
   const lines = [`<b>test accuracy ${(100 * shownAccuracy(trial)).toFixed(2)}${spread} %</b>`,
-    `${escaped(x.label)}: ${Number((cell(trial, x.name) / x.scale).toPrecision(4))}`, `trial ${escaped(trial.id)}`,
+    ...[x, y].filter((axis) => !axis.slice && axis.name !== "test_accuracy").map((axis) =>
+      `${escaped(axis.label)}: ${Number((cell(trial, axis.name) / axis.scale).toPrecision(4))}`), `trial ${escaped(trial.id)}`,
     ...names.map((name) => `${data.labels[name]}: ${escaped(format(name, cell(trial, name)))}`)];
   return lines.join("<br>");
 }
@@ -57,16 +63,17 @@ function levelsOf(name) {
   return found.length > COLOURS.length && found.every((value) => typeof value === "number") ? null : found;
 }
 
-function points(own, x, front) {
+function points(own, x, y, front) {
   const errors = (high, low) => ({ type: "data", symmetric: false, array: high, arrayminus: low, thickness: 1, width: 3 });
   const half = own.map((t) => 100 * (cell(t, "half_width") || 0));
   const away = (name, sign) => own.map((t) => (cell(t, name) === null ? 0 : sign * (cell(t, name) - cell(t, x.name)) / x.scale));
   const quartiles = front && x.name === "latency_ms" && data.columns.latency_low_ms;
   return {
-    type: "scatter", mode: "markers", showlegend: false, customdata: own.map((t) => t.id), text: own.map((t) => hover(t, x)),
+    type: "scatter", mode: "markers", showlegend: false, customdata: own.map((t) => t.id),
+    text: own.map((t) => hover(t, x, y)),
     hovertemplate: "%{text}<extra></extra>",
-    x: own.map((t) => cell(t, x.name) / x.scale), y: own.map((t) => 100 * shownAccuracy(t)),
-    error_y: { ...errors(half, half), visible: front && half.some((width) => width > 0) },
+    x: own.map((t) => across(t, x)), y: own.map((t) => up(t, y)),
+    error_y: { ...errors(half, half), visible: front && isTradeOff(x, y) && half.some((width) => width > 0) },
     ...(quartiles ? { error_x: errors(away("latency_high_ms", 1), away("latency_low_ms", -1)) } : {}),
     marker: { size: front ? 11 : 7, opacity: front ? 1 : dark.matches ? 0.8 : 0.5,
       symbol: own.map((t) => SYMBOLS[kinds().indexOf(cell(t, "granularity")) % SYMBOLS.length] || "circle"),
@@ -80,16 +87,16 @@ function key(group, title, name, marker) {
     legendgrouptitle: { text: escaped(title) }, marker: { size: 9, ...marker } };
 }
 
-function traces(rows, x, by) {
-  const known = rows.filter((t) => cell(t, x.name) !== null && cell(t, "test_accuracy") !== null);
-  const front = known.filter(isFront).sort((a, b) => cell(a, x.name) - cell(b, x.name));
+function traces(rows, x, y, by) {
+  const known = rows.filter((t) => cell(t, x.name) !== null && cell(t, y.name) !== null);
+  const front = known.filter((t) => isTradeOff(x, y) && isFront(t)).sort((a, b) => cell(a, x.name) - cell(b, x.name));
   const made = [{ type: "scatter", mode: "lines", x: front.map((t) => cell(t, x.name) / x.scale), hoverinfo: "skip",
     y: front.map((t) => 100 * shownAccuracy(t)), showlegend: false, line: { color: colour("--quiet"), width: 1 } }];
   const levels = levelsOf(by);
   [false, true].forEach((best) => {
     const own = known.filter((t) => isFront(t) === best);
     if (!own.length) return;
-    const trace = points(own, x, best);
+    const trace = points(own, x, y, best);
     if (levels === null) Object.assign(trace.marker, { color: own.map((t) => cell(t, by)), coloraxis: "coloraxis" });
     else trace.marker.color = own.map((t) => COLOURS[levels.indexOf(cell(t, by)) % COLOURS.length] || colour("--quiet"));
     made.push(trace);
@@ -118,17 +125,21 @@ const plotlyConfig = { displaylogo: false, responsive: true,
 
 function draw() {
   const x = data.abscissae[Number(find("abscissa").value)];
+  const y = data.ordinates[Number(find("ordinate").value)];
   const by = find("colour").value;
-  const lines = data.baseline === null ? [] : [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 100 * data.baseline,
+  const lines = data.baseline === null || y.name !== "test_accuracy" ? [] : [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 100 * data.baseline,
     y1: 100 * data.baseline, line: { color: colour("--quiet"), dash: "dash", width: 1 } }];
   const notes = lines.map((line) => ({ xref: "paper", x: 0, y: line.y1, xanchor: "left", yanchor: "bottom", showarrow: false,
     text: `baseline ${line.y1.toFixed(1)} %`, font: { color: colour("--quiet"), size: 11 } }));
-  const knee = shown().find((t) => t.id === data.knee && cell(t, x.name) !== null);
+  const knee = isTradeOff(x, y) && shown().find((t) => t.id === data.knee && cell(t, x.name) !== null);
   if (knee) notes.push({ x: cell(knee, x.name) / x.scale, y: 100 * shownAccuracy(knee), text: "knee", showarrow: true,
     arrowhead: 0, ax: 18, ay: 26, arrowcolor: colour("--quiet"), font: { color: colour("--quiet"), size: 11 } });
   const scale = { colorscale: "Viridis", colorbar: { title: { text: escaped(data.labels[by]) }, thickness: 12, x: 1.22 } };
-  Plotly.react("plot", traces(shown(), x, by), layout(x.label, "test accuracy (%)",
-    { shapes: lines, annotations: notes, coloraxis: scale }), plotlyConfig);
+  const chart = layout(x.label, y.label, { shapes: lines, annotations: notes, coloraxis: scale });
+  const words = trials.some((t) => typeof cell(t, x.name) === "string" || typeof cell(t, x.name) === "boolean");
+  Object.assign(chart.xaxis, words ? { type: "category", categoryarray: levelsOf(x.name).map(String) }
+    : { type: x.log ? "log" : "linear" });
+  Plotly.react("plot", traces(shown(), x, y, by), chart, plotlyConfig);
   list();
   remember();
 }
@@ -228,7 +239,8 @@ const place = `study ${window.location.pathname}`;
 
 function remember() {
   const off = Object.fromEntries(Object.entries(hidden).map(([axis, levels]) => [axis, [...levels]]));
-  const now = { chosen, order, off, abscissa: find("abscissa").value, colour: find("colour").value };
+  const now = { chosen, order, off, abscissa: find("abscissa").value, ordinate: find("ordinate").value,
+    colour: find("colour").value };
   try { window.sessionStorage.setItem(place, JSON.stringify(now)); } catch { /* without storage it starts afresh */ }
 }
 
@@ -239,7 +251,7 @@ function recall() {
     chosen = then.chosen;
     Object.assign(order, then.order);
     Object.entries(then.off).forEach(([axis, levels]) => levels.forEach((level) => hidden[axis] && hidden[axis].add(level)));
-    [["abscissa", then.abscissa], ["colour", then.colour]].forEach(([name, value]) => {
+    ["abscissa", "ordinate", "colour"].map((name) => [name, then[name]]).forEach(([name, value]) => {
       if ([...find(name).options].some((option) => option.value === value)) find(name).value = value;
     });
   } catch { /* what cannot be read is not restored */ }
@@ -325,9 +337,10 @@ function filters() {
 
 if (trials.length) {
   data.abscissae.forEach((x, i) => { make("option", x.label, find("abscissa")).value = i; });
+  data.ordinates.forEach((y, i) => { make("option", y.label, find("ordinate")).value = i; });
   data.colours.forEach((name) => { make("option", data.labels[name], find("colour")).value = name; });
   recall();
-  ["abscissa", "colour"].forEach((name) => find(name).addEventListener("change", draw));
+  ["abscissa", "ordinate", "colour"].forEach((name) => find(name).addEventListener("change", draw));
   filters();
   draw();
   show();

@@ -114,8 +114,9 @@ def _explore_section(content: dict[str, Any]) -> str:
 <p class="quiet">Hover over a point for its recipe; click it, or a row below, to open the trial; with Shift, beside
 those that are open. <span id="counted"></span></p>
 <div id="controls"><label>x axis <select id="abscissa"></select></label>
+<label>y axis <select id="ordinate"></select></label>
 <label>colour <select id="colour"></select></label></div>
-<div id="plot" role="img" aria-label="Test accuracy of every network; also shown in the figures below"></div>
+<div id="plot" role="img" aria-label="A point for every network, as also in the figures below"></div>
 <section id="trial" hidden></section>
 <div id="trials" class="wide"><table><thead><tr>{heads}</tr></thead><tbody></tbody></table></div>
 </section>"""

@@ -167,6 +167,34 @@ def test_the_legend_tells_colours_from_shapes_and_any_column_gives_the_colour(op
 
 
 @browsed
+def test_any_axis_of_the_recipes_can_be_the_x_axis_and_other_columns_the_y_axis(opened: Any, results: Results) -> None:
+    def shown(x: str, y: str) -> list[str]:
+        opened.locator("#abscissa").select_option(label=x)
+        opened.locator("#ordinate").select_option(label=y)
+        assert opened.locator("#plot .points path").count() == 37
+        return opened.locator("#plot .xtick text").all_text_contents()
+
+    gain = "gain over all networks of the same sparsity (points)"
+    assert shown("schedule", gain) == ["one_shot", "iterative", "gradual"]
+    assert opened.locator("#plot .ytitle").text_content() == gain
+    assert opened.locator("#plot path.js-line").count() == 0, "a line joins a front only where there is one"
+    assert opened.locator("#plot", has_text="baseline").count() == 0
+    shown("finetune lr", "sparsity (%)")  # a contour: colour is the third
+    assert opened.logged == []
+    shown("sparsity (%)", "test accuracy (%)")
+    assert opened.locator("#plot path.js-line").count() == 1
+
+
+def test_gains_are_over_networks_of_the_same_sparsity(results: Results) -> None:
+    found = interactive.data(results)
+    rows = results.trials.set_index("trial_id").loc[found["ids"]]
+    gains = pd.Series(found["columns"]["gain"], index=rows.index)
+    assert abs(gains.sum()) < 1e-9
+    lowest = rows["requested_sparsity"].nsmallest(2).index
+    assert (gains[lowest].diff() - rows.loc[lowest, "test_accuracy"].diff()).abs().max() < 1e-12
+
+
+@browsed
 def test_the_order_of_trials_outlives_a_filter_and_rows_open_by_keyboard(opened: Any) -> None:
     head = opened.locator("#trials th", has_text=re.compile("^test accuracy"))
     column = opened.locator("#trials th").all_text_contents().index(head.text_content()) + 1
