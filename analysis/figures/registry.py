@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.comparisons import bits, criteria, importance, ranks
 from analysis.comparisons.effects import importance_data, rates_data
-from analysis.figures import costs, life, progress, ratios
+from analysis.figures import costs, life, progress, ratios, timeline
 from analysis.figures.fronts import AXES, accuracy_by, compared_data, front
 from analysis.figures.speedup import latency
 from analysis.layers import sensitivity, weights
@@ -33,6 +33,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "hypervolume": progress.hypervolume,
     "search": progress.search,
     "attainment": progress.attainment,
+    "timeline": timeline.timeline,
     "ratios": ratios.ratios,
     "criteria": criteria.accuracies,
     "criteria_ranks": ranks.figure,
@@ -54,6 +55,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
 REQUIRED_DATA: dict[str, Callable[[Results], pd.DataFrame]] = {  # figure -> its data; not drawn if empty
     "search": progress.search_data,
     "attainment": progress.attainment_data,
+    "timeline": timeline.timeline_data,
     "ratios": ratios.ratios_data,
     "criteria": criteria.criteria_data,
     "criteria_ranks": ranks.ranks_data,

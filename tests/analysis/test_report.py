@@ -30,8 +30,8 @@ from tests.results_folder import ERRORS, make
 
 ROOT = Path(__file__).parents[2]
 NAMES = (
-    "front", "hypervolume", "search", "accuracy_by_schedule", "accuracy_by_scope", "costs", "importance", "rates",
-    "recipes", "life", "pruned", "layers", "latency",
+    "front", "hypervolume", "search", "timeline", "accuracy_by_schedule", "accuracy_by_scope", "costs", "importance",
+    "rates", "recipes", "life", "pruned", "layers", "latency",
 )  # fmt: skip
 ALWAYS = {"front", "hypervolume", "accuracy_by_schedule", "life", "layers", "latency", "summary", "schedules"}
 MADE = ("summary", "search", "effects", "schedules", "sizes", "iterations", "latency")
