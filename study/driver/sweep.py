@@ -31,7 +31,7 @@ from study.quantization import runtime
 from study.results import files
 from study.results.handlers import TrialHandlers, TrialReport
 from study.results.live_view import LiveView
-from study.results.messages import row_line
+from study.results.messages import recipe_line, row_line, trial_line
 from study.results.monitor import TrialMonitor
 from study.results.recorder import TrialRecorder, stamp
 from study.selection import prior
@@ -149,7 +149,7 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
         def ask() -> Ticket | Literal["wait"] | None:
             ticket = agenda.ask()
             if isinstance(ticket, Ticket):
-                view.begin(ticket.trial_id, ticket.recipe)
+                view.begin(ticket.trial_id, trial_line(ticket.recipe, ticket.control, ticket.confirms))
             return ticket
 
         def screened(ticket: Ticket, rows: list[Row], chosen: int) -> Ticket:
@@ -158,7 +158,7 @@ def _run_trials(run: StudyRun, context: TrialContext) -> None:
                 stamp(row, ended)
                 ended = row["started"]
             trained = run.queue.screened(ticket, rows, chosen)
-            view.screened(ticket.trial_id, trained.trial_id, trained.recipe)
+            view.screened(ticket.trial_id, trained.trial_id, recipe_line(trained.recipe))
             return trained
 
         interrupted = run.options.interruption.happened

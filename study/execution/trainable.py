@@ -16,7 +16,7 @@ from ray import tune
 
 from study.config import Recipe
 from study.execution import ray_adapter, remote
-from study.results.messages import recipe_line, row_line
+from study.results.messages import row_line, trial_line
 from study.selection.candidates import choose
 from study.training.epochs import Row, epoch_line
 from study.trials import screening
@@ -81,7 +81,8 @@ class Trainable(tune.Trainable):
                 torch.cuda.set_rng_state(paused.random[1], self._device)
             return
         self._epochs = trial_epochs(self._recipe, ticket.seed, self._context, self._device, ticket.plan)
-        self._say(f"{recipe_line(ticket.recipe)}, to sparsity {self._recipe.sparsity:.3f}, seed {ticket.seed}")
+        what = trial_line(ticket.recipe, ticket.control, ticket.confirms)
+        self._say(f"{what}, to sparsity {self._recipe.sparsity:.3f}, seed {ticket.seed}")
 
     def step(self) -> dict[str, Any]:
         """Runs one epoch and returns its record as `epoch`; after the last one, `outcome`, an `Outcome` as a list.

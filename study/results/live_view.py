@@ -71,33 +71,33 @@ class LiveView:
         if self._console.is_terminal:
             self._live.stop()
 
-    def begin(self, trial_id: str, recipe: Mapping[str, Any]) -> None:
-        """Show a trial that was just handed out."""
+    def begin(self, trial_id: str, what: str) -> None:
+        """Show a trial that was just handed out. what: see `messages.trial_line`."""
         self._paused.discard(trial_id)
-        self._running[trial_id] = f"{trial_id}  {recipe_line(recipe)}", time.monotonic()
+        self._running[trial_id] = f"{trial_id}  {what}", time.monotonic()
 
-    def epoch(self, trial_id: str, recipe: Mapping[str, Any], record: Mapping[str, Any], epochs: int) -> None:
+    def epoch(self, trial_id: str, what: str, record: Mapping[str, Any], epochs: int) -> None:
         """Show the latest epoch of a running trial.
 
         Args:
           trial_id: the trial.
-          recipe: axis -> value.
+          what: see `messages.trial_line`.
           record: the epoch's row of history.csv.
           epochs: of the whole trial.
         """
-        line = f"{trial_id}  {recipe_line(recipe)}  {epoch_line(record, epochs)}"
+        line = f"{trial_id}  {what}  {epoch_line(record, epochs)}"
         self._running[trial_id] = line, time.monotonic()
 
-    def screened(self, trial_id: str, chosen: str, recipe: Mapping[str, Any]) -> None:
+    def screened(self, trial_id: str, chosen: str, what: str) -> None:
         """Show that of the candidates of a trial one was chosen, which is trained now.
 
         Args:
           trial_id: under which the candidates were shown.
           chosen: the chosen trial.
-          recipe: its recipe.
+          what: it is, see `messages.trial_line`.
         """
         self._running.pop(trial_id, None)
-        self.begin(chosen, recipe)
+        self.begin(chosen, what)
 
     def paused(self, trial_id: str) -> None:
         """Show that a running trial waits."""

@@ -10,6 +10,7 @@ from typing import Any
 from study.config import Recipe
 from study.results.handlers import TrialReport
 from study.results.live_view import LiveView
+from study.results.messages import trial_line
 from study.results.recorder import stamp
 from study.search.trial_store import TrialStore
 from study.selection.early_stopping import Promoter, Stopper, after_last_cut, refill
@@ -63,7 +64,8 @@ class TrialMonitor:
         history = [*(line for line in before if line["epoch"] < record["epoch"]), record]
         self._histories[ticket.trial_id] = history
         recipe = Recipe(**ticket.recipe)
-        self._view.epoch(ticket.trial_id, ticket.recipe, record, recipe.epochs)
+        what = trial_line(ticket.recipe, ticket.control, ticket.confirms)
+        self._view.epoch(ticket.trial_id, what, record, recipe.epochs)
         if record["epoch"] <= self._reached.get(ticket.trial_id, 0):
             self._repeated[ticket.trial_id] = self._repeated.get(ticket.trial_id, 0.0) + record["seconds"]
             return True

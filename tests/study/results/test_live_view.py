@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from study.results import live_view
+from study.results.messages import row_line, trial_line
 
 RECIPE = {"criterion": "random", "granularity": "weight"}
 EPOCH = {"epoch": 1, "train_loss": 1.0, "accuracy": 0.5, "seconds": 1.0}
@@ -15,9 +16,9 @@ def test_it_says_for_how_long_nothing_was_heard_of_a_trial(monkeypatch: pytest.M
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     view = live_view.LiveView("x", 10, "")
-    view.begin("0001", RECIPE)
+    view.begin("0001", "random weight")
     now += 200
-    view.epoch("0002", RECIPE, EPOCH, 3)
+    view.epoch("0002", "random weight", EPOCH, 3)
     console = Console(width=120)
     with console.capture() as shown:
         console.print(view._renderable())
@@ -49,7 +50,29 @@ def test_the_front_is_a_small_table_the_sparsest_first() -> None:
 
 def test_no_time_is_left_only_when_nothing_is() -> None:
     view = live_view.LiveView("x", 2, "", finished=2)
-    view.begin("c0000", RECIPE)
+    view.begin("c0000", trial_line(RECIPE, "dense", None))
+    assert any(line.startswith("c0000 dense network, fine-tuned") for line in shown(view))
     assert shown(view)[1].endswith("left confirmations and controls")
     view._running.clear()
     assert shown(view)[1].endswith("left the report")
+
+
+def test_a_control_goes_by_its_own_name_not_by_a_recipe_that_it_does_not_use() -> None:
+    row = RECIPE | {"kind": "control", "state": "complete", "sparsity": 0.0, "accuracy": 0.9, "wall_seconds": 2.0}
+    dense = row_line(row | {"schedule": "dense", "confirms": None})
+    assert dense == "dense network, fine-tuned like the most accurate, sparsity 0.000, accuracy 0.9000 (2.0 s)"
+    assert row_line(row | {"schedule": "scratch", "confirms": "0007"}).startswith(
+        "network of 0007, trained from scratch, "
+    )
+    again = row | {"kind": "confirm", "schedule": "one_shot", "confirms": "0007"}
+    assert row_line(again).startswith("random weight one_shot, ")
+
+
+def test_paused_trials_are_counted_and_no_longer_listed() -> None:
+    view = live_view.LiveView("x", 2, "")
+    view.begin("0001", "random weight")
+    view.paused("0001")
+    assert "paused 1" in shown(view)[1]
+    assert not any(line.startswith("0001") for line in shown(view))
+    view.begin("0001", "random weight")
+    assert "paused" not in shown(view)[1]
