@@ -1,7 +1,9 @@
-"""Export a saved network to ONNX or torch's exported program; the file is checked, then timed.
+"""Export saved networks to ONNX or torch's exported program; each file is checked, then timed.
 
     python -m study.export results/quickstart --trial best --format onnx
     python -m study.export results/schedules --trial 0012 --format exported_program --out NETWORKS
+    python -m study.export results/oneshot_vs_iterative --trial all --format exported_program \
+        --out 'NETWORKS/resnet18_{schedule}_{requested_sparsity:.0%}_{epochs_per_step}.pt2'
 
 DIR is a results folder. The file takes float32 images (batch, channels, height, width) with any batch size, normalised
 as in training: (pixel / 255 - mean) / std, with mean and std stored in the file; with --normalise it takes the pixels,
@@ -22,6 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -196,9 +199,7 @@ def chosen(results: results_folder.Results, trial: str) -> str:
     `best` is chosen among saved, feasible trials of the search. Raises ValueError, naming the saved trials, if there is
     none.
     """
-    saved = sorted(card.parent.name for card in (results.folder / "models").glob("*/card.json"))
-    if not saved:
-        raise ValueError(f"{results.folder}: holds no saved networks (study.save: none, or no trial was complete)")
+    saved = _saved(results)
     trial_id = _best(results, saved) if trial == "best" else _knee(results) if trial == "knee" else trial
     if trial_id in saved:
         return trial_id
@@ -208,6 +209,14 @@ def chosen(results: results_folder.Results, trial: str) -> str:
     elif trial_id in set(results.trials["trial_id"]):
         why = f"the network of {trial_id} was not kept"
     raise ValueError(f"--trial {trial}: {why}; saved: {', '.join(saved)}")
+
+
+def _saved(results: results_folder.Results) -> list[str]:
+    """The ids of all saved trials. Raises ValueError if there is none."""
+    saved = sorted(card.parent.name for card in (results.folder / "models").glob("*/card.json"))
+    if not saved:
+        raise ValueError(f"{results.folder}: holds no saved networks (study.save: none, or no trial was complete)")
+    return saved
 
 
 def _best(results: results_folder.Results, saved: list[str]) -> str | None:
@@ -227,61 +236,84 @@ def main(argv: list[str] | None = None, prog: str = "python -m study.export") ->
     args = _arguments(prog).parse_args(argv)
     torch.set_num_threads(1)
     try:
-        job = _read_job(args)
+        jobs = _read_jobs(args)
     except (ValueError, OSError) as error:
         return refused(error)
-    try:
-        _export_and_time(job)
-    except Exception as error:  # torch's exporters raise almost any type, with messages of many lines
-        reason = " ".join(str(error).split())[:500]
-        print(f"error: the export of trial {job.trial} failed: {type(error).__name__}: {reason}", file=sys.stderr)
-        return 1
-    return 0
+    failed = False
+    for job in jobs:
+        try:
+            _export_and_time(job)
+        except Exception as error:  # torch's exporters raise almost any type, with messages of many lines
+            reason = " ".join(str(error).split())[:500]
+            print(f"error: the export of trial {job.trial} failed: {type(error).__name__}: {reason}", file=sys.stderr)
+            failed = True
+    return int(failed)
 
 
 def _arguments(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Write a saved network as one file.")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a results folder")
-    parser.add_argument("--trial", metavar="ID|best|knee", required=True, help="which of its saved networks")
+    parser.add_argument("--trial", metavar="ID|best|knee|all", required=True, help="which of its saved networks")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument(
         "--normalise", action="store_true", help="the file takes raw pixels, and normalises them itself"
     )
-    parser.add_argument("--out", metavar="PATH", type=Path, help="a file, or a folder; default DIR/models/<trial_id>")
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        help="a file, or a folder; {columns} of trials.csv are filled in; default DIR/models/<id>",
+    )
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="where the images are now, if they were moved")
     return parser
 
 
-def _read_job(args: argparse.Namespace) -> Job:
+def _read_jobs(args: argparse.Namespace) -> list[Job]:
     form = FORMATS[args.format]
     if missing := [name for name in form.needs if importlib.util.find_spec(name) is None]:
         raise ValueError(
             f"--format {args.format} needs {', '.join(missing)}; install the extra: pip install '.[export]'"
         )
     results = results_folder.read(args.folder)
-    trial = chosen(results, args.trial)
-    folder = args.folder / "models" / trial
-    network, card = models.load(folder)
+    found = set(results.trials.loc[results.trials["kind"] == "search", "trial_id"])
+    trials = [t for t in _saved(results) if t in found] if args.trial == "all" else [chosen(results, args.trial)]
+    paths = [_path(args, results, trial, form.suffix) for trial in trials]
+    if twice := [str(path) for path in paths if paths.count(path) > 1]:
+        raise ValueError(f"--out {args.out}: several networks would be written to {twice[0]}; name more columns")
     section = parse(results.study, str(args.folder / "study.yaml")).baseline
     data_dir = provenance.data_dir(args.folder, results.record, section.dataset, args.data_dir)
     data = training.read_data(section, data_dir)
-    images = images_for(folder, card, data, CPU)
-    about = {key: json.dumps(card[key]) for key in ("mean", "std", "class_names")} | {"trial_id": trial}
     baseline = args.folder / "baseline"
     dense = models.load(baseline)[0] if baseline.exists() else None
-    path = _output_path(args.out or folder, f"{results.study['study']['name']}_{trial}", form.suffix)
-    int8 = models.load_onnx(folder) if form is FORMATS["onnx"] else None
     test = device_data.rows_of(data.test, CPU)
-    return Job(trial, network, int8, dense, about, images, test, form, args.normalise, path)
+    jobs = []
+    for trial, path in zip(trials, paths, strict=True):
+        folder = args.folder / "models" / trial
+        network, card = models.load(folder)
+        images = images_for(folder, card, data, CPU)
+        about = {key: json.dumps(card[key]) for key in ("mean", "std", "class_names")} | {"trial_id": trial}
+        int8 = models.load_onnx(folder) if form is FORMATS["onnx"] else None
+        jobs.append(Job(trial, network, int8, dense, about, images, test, form, args.normalise, path))
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return jobs
 
 
-def _output_path(out: Path, name: str, suffix: str) -> Path:
-    """The file `out`, or `name` in the folder `out`; creates the folder. ValueError for another suffix."""
+def _path(args: argparse.Namespace, results: results_folder.Results, trial: str, suffix: str) -> Path:
+    """The file for a trial: `--out` with its columns filled in, or one in that folder. ValueError if it is neither."""
+    row: dict[str, Any] = {"trial_id": trial}
+    for cells in results.trials[results.trials["trial_id"] == trial].to_dict("records"):
+        row |= {str(key): value for key, value in cells.items() if not pd.isna(value)}
+    try:
+        out = Path(args.out.format_map(row) if args.out else args.folder / "models" / trial)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        columns = ", ".join(row)
+        raise ValueError(
+            f"--out {args.out}: {error} of trial {trial} cannot be filled in; columns: {columns}"
+        ) from None
     if out.suffix and out.suffix != suffix and not out.is_dir():
         raise ValueError(f"--out {out}: the file should end in {suffix}, or be a folder")
-    path = out if out.suffix == suffix and not out.is_dir() else out / (name + suffix)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    name = f"{results.study['study']['name']}_{trial}{suffix}"
+    return out if out.suffix == suffix and not out.is_dir() else out / name
 
 
 def _export_and_time(job: Job) -> None:

@@ -113,6 +113,25 @@ def test_the_command_checks_on_all_test_images_and_times_both_networks(
     assert numbers[2] == pytest.approx(numbers[0] / numbers[1], rel=0.01)
 
 
+def test_all_networks_of_the_search_by_names_made_of_their_columns(
+    folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "latencies", lambda job: [{"ms": "pruned", "PyTorch": 1.0}])
+    every = ("--trial", "all", "--format", "exported_program", "--out")
+    assert command(folder, *every, f"{tmp_path}/{{granularity}}_{{requested_sparsity:.0%}}.pt2") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"weight_50%.pt2", "channel_80%.pt2", "weight_40%.pt2"}
+    for name, message in (
+        ("{granularity}.pt2", "several networks would be written to"),
+        ("{colour}.pt2", "'colour' of trial 0000 cannot be filled in; columns: trial_id, "),
+        ("{confirms}.pt2", "'confirms' of trial 0000 cannot be filled in"),
+        ("{sparsity.pt2", "cannot be filled in"),
+    ):
+        capsys.readouterr()
+        assert command(folder, *every, f"{tmp_path}/new/{name}") == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+
+
 def test_without_the_baseline_the_dense_row_is_left_out_and_that_is_said(
     folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
