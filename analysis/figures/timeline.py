@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.presentation import style
 from analysis.presentation.style import COLOURS, DASHED, PALE, styled
 from analysis.results_folder import Results
 
 LONGEST_GAP = 0.05  # share of the time in which trials ran; a longer time without any is left out
+TALLEST = 4.0  # inches of all lanes
 _COLOURS = {
     "complete": COLOURS[0],
     "stopped": COLOURS[4],
@@ -55,17 +57,16 @@ def timeline(results: Results) -> Figure:
         return style.words("No trial has a start and an end.", results.trials)
     scale, unit = (60.0, "minutes") if rows["end"].max() > 180 else (1.0, "seconds")
     lanes = int(rows["lane"].max()) + 1
-    figure = Figure(figsize=(7.2, 1.5 + 0.32 * lanes), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.5 + min(0.32 * lanes, TALLEST)), layout="constrained")
     ax = figure.subplots()
     for what, part in rows.groupby("what", sort=False):
         width = (part["end"] - part["begin"]) / scale
-        ax.barh(part["lane"], width, left=part["begin"] / scale, height=0.72, color=_COLOURS[str(what)],
-                edgecolor="white", linewidth=0.6)  # fmt: skip
+        ax.barh(part["lane"] + 1, width, left=part["begin"] / scale, height=0.72, color=_COLOURS[str(what)],
+                edgecolor="white", linewidth=0.6 if lanes < 20 else 0.0)  # fmt: skip
     for begin in rows.loc[rows["after_gap"], "begin"]:
         ax.axvline(begin / scale, **DASHED)
-    ax.set(xlabel=f"{unit} since the first trial", yticks=range(lanes), ylim=(lanes - 0.4, -0.6), xlim=(0, None))
-    ax.set_yticklabels([str(lane + 1) for lane in range(lanes)])
-    ax.set_ylabel("at once")
+    ax.set(xlabel=f"{unit} since the first trial", ylabel="at once", ylim=(lanes + 0.6, 0.4), xlim=(0, None))
+    ax.yaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
     ax.grid(axis="y", visible=False)
     bars = [style.key(what, color=_COLOURS[what], marker="s", markersize=8) for what in dict.fromkeys(rows["what"])]
     style.legend(figure, {"trial": bars})
