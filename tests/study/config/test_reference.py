@@ -156,6 +156,8 @@ def test_the_columns_of_the_other_tables() -> None:
         "train_loss": "float64",
         "accuracy": "float64",
         "seconds": "float64",
+        "macs": "Int64",
+        "latency_ms": "float64",
     }
     assert tables["importance"] == {"objective": "str", "axis": "str", "importance": "float64"}
     assert list(tables["layers"])[:4] == ["layer", "type", "dense_in_channels", "in_channels"]
