@@ -67,7 +67,9 @@ def test_activations_are_uint8_over_what_was_seen(content: bytes, images: torch.
 def test_it_answers_as_the_network_does_at_any_batch_size(network: Any, content: bytes, images: torch.Tensor) -> None:
     run = open_onnx(content)
     expected = network(images).detach()
-    assert torch.allclose(run(images), expected, atol=0.03 * expected.abs().max().item())
+    # Without VNNI, sums of two products are cut off at 16 bits (onnxruntime's documentation of quantization).
+    share = 0.03 if torch.cpu._is_vnni_supported() else 0.12
+    assert torch.allclose(run(images), expected, atol=share * expected.abs().max().item())
     assert torch.allclose(run(images[:1]), run(images)[:1], atol=1e-6)
 
 
