@@ -130,10 +130,8 @@ class LiveView:
 
     def _renderable(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        counts, front = (
-            {"screened": self._screened, "paused": len(self._paused), "stopped early": self._stopped},
-            self._front,
-        )
+        front = self._front
+        counts = {"screened": self._screened, "paused": len(self._paused), "stopped early": self._stopped}
         some = [f"{name} [bold]{count}[/]" for name, count in counts.items() if count]
         table.add_row(
             f"running [bold]{len(self._running)}[/]", f"failed [bold]{self._failed}[/]", *some,
