@@ -15,6 +15,7 @@ from analysis.statistics.runs import runs
 from analysis.statistics.tested_images import mean_with_images
 
 MAX_RECIPES = 8  # more lines cannot be told apart
+CROWDED = 0.9  # with sparsities beyond it, the axis is that of compression: on their own they would lie in a corner
 
 
 def ratios_data(results: Results) -> pd.DataFrame:
@@ -60,6 +61,11 @@ def _part(key: str, value: Any) -> str:
     return f"{style.plain(key)} {value:.4g}"
 
 
+def compression(sparsity: Any) -> Any:
+    """Weights before over weights left: 1 / (1 - sparsity)."""
+    return 1 / (1 - sparsity)
+
+
 @styled
 def ratios(results: Results) -> Figure:
     """Draws test accuracy against requested sparsity, a line for each recipe of a grid."""
@@ -70,16 +76,22 @@ def ratios(results: Results) -> Figure:
         )
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     ax = figure.subplots()
-    entries = []
+    asked, entries = rows["requested_sparsity"].unique(), []
+    far = bool(asked.max() > CROWDED)
     for i, (recipe, line) in enumerate(rows.groupby("recipe", sort=False)):
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         look |= {"markersize": 5, "linestyle": "-" if i < len(COLOURS) else "--"}
         mean = 100 * line["test_accuracy"]
         reach = [(mean - 100 * line["low"]).fillna(0), (100 * line["high"] - mean).fillna(0)]
-        ax.errorbar(100 * line["requested_sparsity"], mean, yerr=reach, elinewidth=1, capsize=2, **look)
+        place = compression(line["requested_sparsity"]) if far else 100 * line["requested_sparsity"]
+        ax.errorbar(place, mean, yerr=reach, elinewidth=1, capsize=2, **look)
         entries.append(style.key(str(recipe), **look))
     dense = draw_baseline(ax, results, "test_accuracy")
     ax.set(xlabel="requested sparsity (%)", ylabel="test accuracy (%)")
+    if far:
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(compression(asked), [f"{100 * one:.3g} %\n{compression(one):.3g} ×" for one in asked])
+        ax.set_xlabel("requested sparsity, and 1 / (1 - sparsity)")
     style.legend(figure, {"recipe": entries, "network": dense})
     most = int(rows["n"].max())
     caption = (

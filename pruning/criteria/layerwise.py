@@ -14,7 +14,7 @@ from pruning.weights.masks import Scores, prunable
 
 BLOCK = 576  # weights of a filter whose order is found together; time grows with its square
 HELD = 2**24  # elements of H^-1 held at once, one matrix per row: 64 MiB of float32
-STEPS = 8  # between two updates of these matrices, this part of the weights that are left goes
+STEPS = 5  # between two updates of these matrices, this part of the weights that are left goes
 
 
 def regression(model: nn.Module, batches: Batches, generator: torch.Generator) -> Scores:
@@ -95,21 +95,21 @@ def _removal_costs(weight: Tensor, inverse: Tensor) -> Tensor:
     order, costs = [], []
     while places.shape[1]:
         left = places.shape[1]
-        gathered = weight.new_empty(count, left, math.ceil(left / STEPS))
+        gathered = weight.new_empty(count, math.ceil(left / STEPS), left)
         diagonal = matrices.diagonal(dim1=1, dim2=2).clone()
         gone = torch.zeros(count, left, dtype=torch.bool, device=weight.device)
-        for k in range(gathered.shape[2]):
+        for k in range(gathered.shape[1]):
             least, chosen = (weight.square() / diagonal).masked_fill_(gone, torch.inf).min(1)
-            before = gathered[:, :, :k]
-            column = matrices[every, chosen] - (before @ before[every, chosen].unsqueeze(2)).squeeze(2)
+            before = gathered[:, :k]
+            column = matrices[every, chosen] - (before[every, :, chosen].unsqueeze(1) @ before).squeeze(1)
             pivot = diagonal[every, chosen].rsqrt().unsqueeze(1)
-            gathered[:, :, k] = column = column * pivot
+            gathered[:, k] = column = column * pivot
             weight = weight - column * (weight[every, chosen].unsqueeze(1) * pivot)
             diagonal = diagonal - column.square()
             gone[every, chosen] = True
             order.append(places[every, chosen])
             costs.append(least)
-        matrices.baddbmm_(gathered, gathered.transpose(1, 2), alpha=-1)
+        matrices.baddbmm_(gathered.transpose(1, 2), gathered, alpha=-1)
         stays = (~gone).nonzero()[:, 1].reshape(count, -1)
         places, weight = places.gather(1, stays), weight.gather(1, stays)
         parts = zip(matrices, stays, strict=True)  # one by one, which is faster than one gather

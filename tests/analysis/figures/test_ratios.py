@@ -58,3 +58,12 @@ def test_what_is_no_such_grid_has_no_lines(tmp_path: Path, axes: dict) -> None:
 def test_a_search_has_no_lines(tmp_path: Path) -> None:
     assert ratios_data(read(make(tmp_path / "study"))).empty
     assert ratios_data(read(make(tmp_path / "failed", 3, 3))).empty
+
+
+def test_beyond_90_percent_the_axis_is_that_of_compression(tmp_path: Path) -> None:
+    axes = {"criterion": ["taylor", "random"], "requested_sparsity": [0.5, 0.75, 0.875, 0.9375, 0.96875]}
+    ax = ratios(read(grid(tmp_path / "study", axes))).axes[0]
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()][-2:] == ["93.8 %\n16 ×", "96.9 %\n32 ×"]
+    places = ax.containers[0].lines[0].get_xdata()
+    assert np.diff(np.log2(np.asarray(places, float))) == pytest.approx(1)  # each halves what is left
