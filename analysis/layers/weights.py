@@ -13,7 +13,7 @@ from analysis.layers.kept import LINE, LINES, name_layers
 from analysis.presentation import style
 from analysis.presentation.rendering import percent
 from analysis.presentation.style import COLOURS, INK, PALE, styled
-from analysis.results_folder import Results, histograms_of, scores_of
+from analysis.results_folder import Results, candidates, histograms_of, scores_of
 from analysis.statistics import pareto
 from analysis.statistics.choice import quoted
 
@@ -61,20 +61,25 @@ def maps(results: Results) -> Figure:
 
 
 def histogram_data(results: Results) -> pd.DataFrame:
-    """Weight histograms of one network: trial_id, HISTOGRAM; empty if no network on the front has any.
+    """Weight histograms of a network of each granularity: trial_id, HISTOGRAM; empty if no network has any.
 
-    The network is the one that the answer quotes or, if it has no histograms, the sparsest on the front that has. At
-    most MAX_LAYERS layers, evenly spaced, including the first and the last.
+    Of the networks of a granularity that have histograms: the one that the answer quotes, or else the sparsest on the
+    front, or else the most accurate. At most MAX_LAYERS layers in all, evenly spaced, including the first and the last.
     """
     best = pareto.front(results.trials, results.objectives).sort_values("sparsity", ascending=False)
-    first = quoted(results)
-    names = [*([first["trial_id"]] if first is not None else []), *best["trial_id"]]
-    for name in names:
-        if len(rows := histograms_of(results, name)):
-            layers = rows["layer"].unique()
-            shown = layers[np.linspace(0, len(layers) - 1, min(MAX_LAYERS, len(layers))).round().astype(int)]
-            return rows[rows["layer"].isin(shown)].assign(trial_id=name)
-    return pd.DataFrame(columns=["trial_id", "layer", "low", "high", "dense", "pruned"])
+    others = candidates(results.trials).sort_values("accuracy", ascending=False)
+    named = best if (first := quoted(results)) is None else best[best["trial_id"] == first["trial_id"]]
+    ordered = pd.concat([named, best, others]).drop_duplicates("trial_id")
+    found: dict[Any, pd.DataFrame] = {}
+    for name, kind in zip(ordered["trial_id"], ordered["granularity"].fillna(""), strict=True):
+        if kind not in found and len(rows := histograms_of(results, name)):
+            found[kind] = rows.assign(trial_id=name)
+    shown = []
+    for rows in found.values():
+        layers = rows["layer"].unique()
+        places = np.linspace(0, len(layers) - 1, min(max(2, MAX_LAYERS // len(found)), len(layers))).round().astype(int)
+        shown.append(rows[rows["layer"].isin(layers[places])])
+    return pd.concat(shown) if shown else pd.DataFrame(columns=["trial_id", "layer", "low", "high", "dense", "pruned"])
 
 
 @styled
@@ -82,14 +87,14 @@ def histograms(results: Results) -> Figure:
     """Draws histograms of the non-zero weights of a few layers before and after pruning and fine-tuning."""
     rows = histogram_data(results)
     if rows.empty:
-        return style.words("No network on the front has a histograms.csv.", results.trials)
-    names = list(rows["layer"].unique())
-    columns = min(3, len(names))
-    down = -(-len(names) // columns)
+        return style.words("No network has a histograms.csv.", results.trials)
+    panels = list(rows.groupby(["trial_id", "layer"], sort=False))
+    networks = rows["trial_id"].unique()
+    columns = min(3, len(panels) // len(networks))
+    down = -(-len(panels) // columns)
     figure = Figure(figsize=(1.9 + 2.2 * columns, 1.5 + 1.6 * down), layout="constrained")
     axes = list(figure.subplots(down, columns, squeeze=False).flat)
-    for ax, name in zip(axes, names, strict=False):
-        bins = rows[rows["layer"] == name]
+    for place, (ax, ((trial_id, name), bins)) in enumerate(zip(axes, panels, strict=False)):
         edges = [*bins["low"], bins["high"].iloc[-1]]
         ax.stairs(bins["dense"].astype(float), edges, fill=True, color=PALE)
         ax.stairs(bins["pruned"].astype(float), edges, color=COLOURS[0], linewidth=1.1)
@@ -98,20 +103,20 @@ def histograms(results: Results) -> Figure:
         ax.tick_params(labelsize=7)
         ax.locator_params(nbins=4)
         ax.set_ylim(bottom=0)
-    for place, ax in enumerate(axes):
-        ax.set_visible(place < len(names))
-        ax.set(
-            xlabel="weight" if place + columns >= len(names) else "", ylabel="" if place % columns else "weights in bin"
-        )
+        counted = f"{trial_id}, weights in bin" if len(networks) > 1 else "weights in bin"
+        ax.set(xlabel="weight" if place + columns >= len(panels) else "", ylabel="" if place % columns else counted)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
     entries = [style.key("baseline", marker="s", markersize=9, color=PALE)]
     entries += [style.key("pruned, non-zero", color=COLOURS[0], linestyle="-", linewidth=1.1)]
     style.legend(figure, {"network": entries})
-    trial = results.trials.set_index("trial_id").loc[rows["trial_id"].iloc[0]]
-    named = (trial[key] for key in ("criterion", "granularity", "scope", "schedule") if pd.notna(trial[key]))
+    told = []
+    for _, trial in results.trials.set_index("trial_id").loc[networks].iterrows():
+        named = (trial[key] for key in ("criterion", "granularity", "scope", "schedule") if pd.notna(trial[key]))
+        told.append(f"{trial.name} ({', '.join(map(style.plain, named))}) at {percent(trial['sparsity'])} % sparsity")
     caption = (
-        f"Trial {rows['trial_id'].iloc[0]} ({', '.join(map(style.plain, named))}) at {percent(trial['sparsity'])} % "
-        "sparsity: the network that the answer quotes or, if it has no histograms, the sparsest on the front. Axes "
-        "differ between layers."
+        f"Trial {' and trial '.join(told)}: of a granularity's saved networks the one that the answer quotes, or "
+        "the sparsest on the front, or the most accurate. Axes differ between layers."
     )
     style.head(figure, "Weights before and after pruning", caption)
     return figure

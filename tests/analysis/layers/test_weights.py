@@ -19,7 +19,7 @@ from analysis.statistics import pareto
 from analysis.statistics.choice import quoted
 from pruning.measure import distributions as engine
 from study.results.files import write_rows
-from tests.questions import layer_names, write_histograms, write_scores
+from tests.questions import grid, layer_names, write_histograms, write_scores
 from tests.results_folder import make
 
 
@@ -84,8 +84,25 @@ def test_histograms_are_of_the_network_that_the_answer_quotes(tmp_path: Path) ->
     assert after.get_data().values.tolist() == rows["pruned"][:60].tolist()
 
 
+def test_weights_and_channels_have_histograms_of_a_network_each(tmp_path: Path) -> None:
+    folder = grid(tmp_path / "study", {"granularity": ["weight", "channel"], "requested_sparsity": [0.3, 0.5]})
+    results = read(folder)
+    of_kind = dict(list(results.trials.groupby("granularity")["trial_id"]))
+    for trial_id in results.trials["trial_id"]:
+        write_histograms(folder, trial_id, 20)
+    rows = histogram_data(results)
+    first, second = rows["trial_id"].unique()
+    assert {first in set(of_kind["weight"]), second in set(of_kind["weight"])} == {True, False}
+    assert rows.groupby("trial_id")["layer"].nunique().tolist() == [3, 3]
+    figure = histograms(results)
+    assert [ax.get_ylabel()[:4] for ax in figure.axes[::3]] == [first, second]
+    caption = " ".join(figure.get_supxlabel().split())
+    assert f"Trial {first} (" in caption
+    assert f"and trial {second} (" in caption
+
+
 def test_without_files_words_say_so(tmp_path: Path) -> None:
     results = read(make(tmp_path / "study", 3, 0))
     assert style.title(maps(results)).startswith("There is no layer_scores.csv")
-    assert style.title(histograms(results)).startswith("No network on the front has a histograms.csv")
+    assert style.title(histograms(results)).startswith("No network has a histograms.csv")
     assert not {"layer_maps", "weight_histograms"} & set(registry.applicable(results))
