@@ -1,21 +1,17 @@
-"""Two studies side by side, and the example notebook."""
+"""Two studies side by side."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
 from scipy import stats
 
 from analysis import Results, read
 from analysis.compare import facts, fronts, hypervolumes, main, ranges
 from analysis.statistics import pareto
 from tests.results_folder import make
-
-NOTEBOOK = Path(__file__).parents[2] / "analysis" / "example.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +66,3 @@ def test_the_command(pair: tuple[Results, Results], tmp_path: Path, capsys: pyte
     )
     assert main([folders[0], str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
-
-
-def test_the_example_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESULTS_FOLDER", str(make(tmp_path / "study", 20, 2)))
-    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent.parent))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=120).execute()
-    kinds = [kind for cell in notebook.cells for out in cell.get("outputs", []) for kind in out.get("data", {})]
-    assert kinds.count("image/png") == 2
-    assert not any(cell.get("outputs") for cell in nbformat.read(NOTEBOOK, as_version=4).cells)  # kept without
