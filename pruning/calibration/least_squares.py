@@ -33,7 +33,9 @@ from pruning.channels.layers import CONVS
 from pruning.weights.masks import Masks, Scores, prunable
 
 ITERATIONS = 100  # maximum, of conjugate gradients
-AHEAD = 8  # layers of which `sequential` holds the inputs at once
+CONVERGED = 1e-8  # of the first residual's squared norm; looked at after every CHECKED iterations
+CHECKED = 5
+AHEAD = 2**27  # values of layers' inputs after which `sequential` holds no more at once: 512 MiB of float32
 HELD = 2**25  # values of images that `sequential` holds at once: 222 images of 3 x 224 x 224
 
 Reconstruction = Callable[[nn.Module, Masks, Batches, torch.Generator], Scores]
@@ -55,8 +57,9 @@ def sequential(model: nn.Module, masks: Masks, batches: Batches, generator: torc
 
     Each gets close to the output that it had before the cut, so errors of earlier layers are made up for as well
     (He et al. 2017, arXiv:1707.06168, section 3.3; Frantar & Alistarh 2022, arXiv:2208.11580). The cut network runs
-    once, on all images at once, and every layer is updated just before its first call; the network before the cut runs
-    once up to every AHEAD-th layer. Of images of more than HELD values in all, the first are used.
+    once, on all images at once, and every layer is updated just before its first call. The network before the cut runs
+    once, or again up to where AHEAD values of inputs were held. Of images of more than HELD values in all, the first
+    are used.
     """
     if all(mask.all() for mask in masks.values()):
         return _masked(model, masks)
@@ -120,8 +123,10 @@ def _conjugate_gradients(weight: Tensor, gram: Tensor, mask: Tensor, residual: T
     shift, scale = torch.zeros_like(weight), gram.diagonal()
     residual = residual * mask
     direction = residual / scale
-    size = (residual * direction).sum(1, keepdim=True)
-    for _ in range(min(ITERATIONS, len(gram))):
+    size = first = (residual * direction).sum(1, keepdim=True)
+    for step in range(min(ITERATIONS, len(gram))):
+        if step % CHECKED == 0 and bool((size <= CONVERGED * first).all()):
+            break
         image = (direction @ gram) * mask
         length = size / (direction * image).sum(1, keepdim=True)
         length = length.nan_to_num(0, 0, 0)  # 0 / 0: the filter has converged
@@ -180,7 +185,7 @@ class _DenseInputs:
         return gram, cross.double()
 
     def _run(self, first: str) -> None:
-        """See the inputs of the layer `first` and of those that are called next, AHEAD in all."""
+        """See the inputs of the layer `first` and of those that are called next, until there are AHEAD values."""
         wanted: dict[str, _Seen] = {}
 
         def note(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -192,7 +197,8 @@ class _DenseInputs:
             # Copies, as a later operation may change the input in place.
             found = [columns(layer, x, p).clone() for x, p in zip(inputs, positions, strict=True)]
             wanted[name] = _Seen(found, positions, shares)
-            if len(wanted) == min(AHEAD, len(self._layers)):
+            held = sum(x.numel() for seen in wanted.values() for x in seen.columns)
+            if held >= AHEAD or len(wanted) == len(self._layers):
                 raise _SeenError
 
         model = self._model
