@@ -27,6 +27,22 @@ def global_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Cur
     return scores
 
 
+def knapsack_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Curves | None) -> np.ndarray:
+    """By score per cost, the greedy rule for a knapsack (Aflalo et al. 2020, arXiv:2002.08258).
+
+    If scores add up, the target is met with the least sum of removed scores, up to one unit. The cost is of the kind
+    that the target counts: what one unit removes from the dense network, averaged over its group. Scores should say
+    what all of a unit is worth, that is, be sums over its members (`reduce`). Args: as every channel scope, see the
+    module.
+    """
+    worth = unit_costs(graph, sparsity_of)
+    ranks = scores.astype(np.float64)
+    for group in graph.groups:
+        units = slice(group.start, group.start + group.size)
+        ranks[units] /= max(float(worth[units].mean()), 1)
+    return ranks
+
+
 def layer_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Curves | None) -> np.ndarray:
     """The same share of every group: the j-th of n units has rank (j - 1/2) / n.
 

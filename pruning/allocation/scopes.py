@@ -40,6 +40,12 @@ SCOPES: dict[str, Scope] = {
         channel_scopes.global_ranks,
         "the lowest scores of the whole network are removed",
     ),
+    "knapsack": Scope(
+        weight_scopes.global_counts,
+        channel_scopes.knapsack_ranks,
+        "the lowest scores per cost, of what `sparsity_of` counts, are removed; single weights as `global`",
+        "Aflalo 2020, arXiv:2002.08258",
+    ),
     "layer": Scope(
         weight_scopes.layer_counts,
         channel_scopes.layer_ranks,

@@ -67,7 +67,7 @@ class Recipe(Section):
     reduce: Annotated[str, one_of("reduce", REDUCTIONS)] = Field(
         default="group_normalised",
         description="how the scores of a channel's weights become its score; `group_normalised`: their mean, divided "
-        "by that of the channel's dependency group",
+        "by that of the channel's dependency group; with scope `knapsack` the default is `sum`",
     )
     reconstruct: Annotated[str, one_of("reconstruct", RECONSTRUCTIONS)] = Field(
         default="sequential",
@@ -162,6 +162,8 @@ class Recipe(Section):
         follows: dict[str, Any] = {}
         if given.get("schedule", "one_shot") == "one_shot":
             follows = {"steps": 1, "initial_sparsity": 0.0}
+        if given.get("scope") == "knapsack":
+            follows["reduce"] = given.get("reduce", "sum")  # it adds up what units are worth
         if _values_channels_only(given.get("criterion")) and "granularity" not in given:
             follows["granularity"] = "channel"
         for key, follower in {"distil": "temperature", "sparse_epochs": "group_lasso"}.items():

@@ -206,7 +206,10 @@ def test_what_protected_layers_hold_counts() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "erk?"}, "unknown scope 'erk.'; choose from global, layer, erk, lamp, uniform_plus, sensitivity"),
+        (
+            {"scope": "erk?"},
+            "unknown scope 'erk.'; choose from global, knapsack, layer, erk, lamp, uniform_plus, sensitivity",
+        ),
         ({"sparsity_of": "bytes"}, "choose from params, channels, macs"),
         ({"target": 1.0}, r"target must be in \[0, 1\)"),
         ({"target": float("nan")}, r"target must be in \[0, 1\)"),

@@ -92,6 +92,36 @@ def test_targets_are_met(scope: str, sparsity_of: str) -> None:
         assert achieved(RESNET, plan)[sparsity_of] == pytest.approx(target, abs=0.02)
 
 
+class Apart(nn.Module):
+    """Two layers of different cost that share no weights, so that costs add up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 3, stride=2)
+        self.of_a, self.of_b = nn.Linear(4, 2), nn.Linear(5, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.of_a(self.a(x).mean((2, 3))), self.of_b(self.b(x).mean((2, 3)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=9, max_size=9), st.sampled_from(["params", "macs"]), st.floats(0.1, 0.7))
+def test_a_knapsack_removes_the_least_sum_of_scores_for_what_it_saves(
+    scores: Any, sparsity_of: str, target: float
+) -> None:
+    """No other choice of units saves as much for less, out of all 2^9. Costs of a unit by hand: 3 + 2 and 27 + 3."""
+    graph = dependency_graph(Apart(), torch.zeros(1, 3, 9, 9))
+    each = {"params": [5] * 4 + [30] * 5, "macs": [3 * 81 + 2] * 4 + [27 * 16 + 3] * 5}[sparsity_of]
+    given_scores = {"a": torch.tensor(scores[:4]).double(), "b": torch.tensor(scores[4:]).double()}
+    gone = gone_by_group(graph, allocate(graph, given_scores, target, scope="knapsack", sparsity_of=sparsity_of))
+    removed = [*gone["a"], *gone["b"]]
+    saved, lost = np.dot(removed, each), np.dot(removed, scores)
+    for other in itertools.product([False, True], repeat=9):
+        if all(other[:4]) or all(other[4:]):
+            continue  # no layer is emptied
+        assert np.dot(other, scores) >= lost or np.dot(other, each) < saved
+
+
 @pytest.mark.parametrize("target", [0.3, 0.6, 0.85])
 def test_erk_keeps_shares_in_proportion_to_density(target: float) -> None:
     """Densities by hand; the same eps, to half a unit, fits all groups that are cut."""

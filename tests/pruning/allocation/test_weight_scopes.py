@@ -237,6 +237,7 @@ def test_a_cut_after_another_scopes_cut_revives_nothing(scope: str) -> None:
     masks = weight_masks(scores, 0.6, scope, previous=lopsided, **facts(scope, scores) | {"curves": LINEAR})
     expected = {
         "global": [1, 1, 10],
+        "knapsack": [1, 1, 10],  # every weight costs the same
         "layer": [1, 4, 7],  # 4 each, but 1 and 4 are left in two
         "erk": [1, 4, 7],  # layers of one shape
         "lamp": [1, 4, 7],  # all scores of a layer are equal: its n-th has 1 / n
@@ -279,7 +280,10 @@ def test_a_threshold_between_float32_values_is_not_rounded() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "local"}, "unknown scope 'local'; choose from global, layer, erk, lamp, uniform_plus, sensitivity"),
+        (
+            {"scope": "local"},
+            "unknown scope 'local'; choose from global, knapsack, layer, erk, lamp, uniform_plus, sensitivity",
+        ),
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\)"),
         ({"sparsity": float("nan")}, r"sparsity must be in \[0, 1\)"),
         ({"sparsity": 0.9, "fixed": 90}, "sparsity 0.9 of 94 weights is out of reach: 90 are protected"),

@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_design() -> None:
         ({"space": {"layer": "conv1", "scope": "global"}}, r"layer: cuts one layer alone, so granularity is weight"),
         ({"space": {"group": "conv1", "granularity": "weight"}}, r"group: cuts one group alone, so granularity is ch"),
         ({"space": {"layer": "each", "granularity": "weight"}}, r"nothing to allocate: scope is global"),
-        ({"space": {"scope": "erdos"}}, r"unknown scope 'erdos'; choices: global, layer, erk, lamp"),
+        ({"space": {"scope": "erdos"}}, r"unknown scope 'erdos'; choices: global, knapsack, layer, erk, lamp"),
         ({"space": {"granularity": "n:m"}}, r"unknown granularity 'n:m'; .*hybrid, or n:m such as '2:4'"),
         ({"space": {"granularity": "4:4"}}, r"'4:4' keeps 4 of every 4 weights; n:m needs 0 < n < m"),
         ({"space": {"granularity": "2:4", "sparsity": 0.8}}, r"sparsity: with granularity 2:4 it is 0.5, not 0.8"),
@@ -129,6 +129,16 @@ def test_protect_takes_a_list_or_a_list_of_lists() -> None:
 def test_one_shot_has_one_cut_and_epochs_count_cuts() -> None:
     assert Recipe(sparsity=0.5, schedule="one_shot", steps=5).steps == 1
     assert Recipe(sparsity=0.5, schedule="gradual", steps=5, epochs_per_step=2).epochs == 10
+
+
+def test_a_knapsack_adds_up_sums_unless_told_otherwise() -> None:
+    file = study(space={"granularity": "channel", "scope": ["global", "knapsack"]})
+    recipes = [Recipe(**space.draw(file.axes, space.picker(seed))) for seed in range(20)]
+    assert {(recipe.scope, recipe.reduce) for recipe in recipes} == {
+        ("global", "group_normalised"),
+        ("knapsack", "sum"),
+    }
+    assert Recipe(sparsity=0.5, scope="knapsack", reduce="mean").reduce == "mean"
 
 
 def test_what_follows_from_n_m_is_drawn_for_other_granularities_only() -> None:
