@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import models
+from pruning.pipeline import score
 from study.config import Recipe
 from study.config.recipe import EARLIER_DEFAULTS
-from study.training import evaluation, optimisers
+from study.training import evaluation, loop, optimisers
+from study.trials import steps
 from study.trials.context import RUNS
 from study.trials.steps import run_trial
 
@@ -169,9 +171,44 @@ def test_random_pruning_follows_the_trials_seed(shared: Any) -> None:
 
 
 def test_batches_follow_the_trials_seed(shared: Any) -> None:
-    states = [run(shared, seed, recalibrate=False).network.state["conv1.weight"] for seed in (1, 1, 2)]
+    same = {"recalibrate": False, "reconstruct": "none"}  # nothing but the batches has draws
+    states = [run(shared, seed, **same).network.state["conv1.weight"] for seed in (1, 1, 2)]
     assert np.array_equal(states[0], states[1])
     assert not np.array_equal(states[0], states[2])
+
+
+def test_later_cuts_score_the_network_as_it_is_then(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weight that stays has a smaller score than one that goes, by scores computed anew just before the cut."""
+    cuts: list[Any] = []
+    prune_to = steps.prune_to
+
+    def spied(before: Any, sparsity: float, batches: Any, *rest: Any) -> Any:
+        values = score(before, batches)
+        after = prune_to(before, sparsity, batches, *rest)
+        cuts.append((values, {name: mask.clone() for name, mask in after.masks.items()}))
+        return after
+
+    monkeypatch.setattr(steps, "prune_to", spied)
+    recipe = {"schedule": "iterative", "steps": 2, "finetune_epochs": 2, "finetune_lr": 0.1, "sparsity": 0.8}
+    run(shared, **recipe, criterion="saliency", reconstruct="none", scope="global")
+    _, (values, masks) = cuts
+    scores, kept = (torch.cat([each[name].flatten() for name in masks]) for each in (values, masks))
+    assert scores[kept].min() >= scores[~kept].max() - 1e-6 * scores.max()
+
+
+def test_the_teacher_is_the_dense_network_and_stays_it(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers: list[Any] = []
+    train = loop.train
+
+    def spied(*arguments: Any, distillation: Any, **more: Any) -> float:
+        teachers.append(distillation.teacher)
+        return train(*arguments, distillation=distillation, **more)
+
+    monkeypatch.setattr(loop, "train", spied)
+    run(shared, distil=0.5, finetune_epochs=2)
+    assert not any(module.training for module in teachers[-1].modules())
+    for name, tensor in teachers[-1].state_dict().items():
+        assert np.array_equal(tensor.numpy(), shared.baseline.state[name])
 
 
 def test_batch_norm_is_recalibrated_on_augmented_images_of_the_trial(
