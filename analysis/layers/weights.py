@@ -88,13 +88,15 @@ def histograms(results: Results) -> Figure:
     rows = histogram_data(results)
     if rows.empty:
         return style.words("No network has a histograms.csv.", results.trials)
-    panels = list(rows.groupby(["trial_id", "layer"], sort=False))
+    panels = [
+        (str(trial), str(layer), bins) for (trial, layer), bins in rows.groupby(["trial_id", "layer"], sort=False)
+    ]
     networks = rows["trial_id"].unique()
     columns = min(3, len(panels) // len(networks))
     down = -(-len(panels) // columns)
     figure = Figure(figsize=(1.9 + 2.2 * columns, 1.5 + 1.6 * down), layout="constrained")
     axes = list(figure.subplots(down, columns, squeeze=False).flat)
-    for place, (ax, ((trial_id, name), bins)) in enumerate(zip(axes, panels, strict=False)):
+    for place, (ax, (trial_id, name, bins)) in enumerate(zip(axes, panels, strict=False)):
         edges = [*bins["low"], bins["high"].iloc[-1]]
         ax.stairs(bins["dense"].astype(float), edges, fill=True, color=PALE)
         ax.stairs(bins["pruned"].astype(float), edges, color=COLOURS[0], linewidth=1.1)

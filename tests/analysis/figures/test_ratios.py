@@ -65,5 +65,5 @@ def test_beyond_90_percent_the_axis_is_that_of_compression(tmp_path: Path) -> No
     ax = ratios(read(grid(tmp_path / "study", axes))).axes[0]
     assert ax.get_xscale() == "log"
     assert [label.get_text() for label in ax.get_xticklabels()][-2:] == ["93.8 %\n16 ×", "96.9 %\n32 ×"]
-    places = ax.containers[0].lines[0].get_xdata()
+    places = ax.lines[0].get_xdata()
     assert np.diff(np.log2(np.asarray(places, float))) == pytest.approx(1)  # each halves what is left

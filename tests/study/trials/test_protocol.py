@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import models
-from pruning.pipeline import score
+from pruning.pipeline import prune_to, score
 from study.config import Recipe
 from study.config.recipe import EARLIER_DEFAULTS
 from study.training import evaluation, loop, optimisers
@@ -180,7 +180,6 @@ def test_batches_follow_the_trials_seed(shared: Any) -> None:
 def test_later_cuts_score_the_network_as_it_is_then(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No weight that stays has a smaller score than one that goes, by scores computed anew just before the cut."""
     cuts: list[Any] = []
-    prune_to = steps.prune_to
 
     def spied(before: Any, sparsity: float, batches: Any, *rest: Any) -> Any:
         values = score(before, batches)
