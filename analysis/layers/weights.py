@@ -64,7 +64,7 @@ def histogram_data(results: Results) -> pd.DataFrame:
     """Weight histograms of a network of each granularity: trial_id, HISTOGRAM; empty if no network has any.
 
     Of the networks of a granularity that have histograms: the one that the answer quotes, or else the sparsest on the
-    front, or else the most accurate. At most MAX_LAYERS layers in all, evenly spaced, including the first and the last.
+    front, or else the most accurate. At most MAX_LAYERS layers in all, those that lost the largest shares.
     """
     best = pareto.front(results.trials, results.objectives).sort_values("sparsity", ascending=False)
     others = candidates(results.trials).sort_values("accuracy", ascending=False)
@@ -76,9 +76,9 @@ def histogram_data(results: Results) -> pd.DataFrame:
             found[kind] = rows.assign(trial_id=name)
     shown = []
     for rows in found.values():
-        layers = rows["layer"].unique()
-        places = np.linspace(0, len(layers) - 1, min(max(2, MAX_LAYERS // len(found)), len(layers))).round().astype(int)
-        shown.append(rows[rows["layer"].isin(layers[places])])
+        weights = rows.groupby("layer", sort=False)[["pruned", "dense"]].sum()
+        most = (weights["pruned"] / weights["dense"]).nsmallest(max(2, MAX_LAYERS // len(found))).index
+        shown.append(rows[rows["layer"].isin(most)])
     return pd.concat(shown) if shown else pd.DataFrame(columns=["trial_id", "layer", "low", "high", "dense", "pruned"])
 
 
@@ -118,7 +118,7 @@ def histograms(results: Results) -> Figure:
         told.append(f"{trial.name} ({', '.join(map(style.plain, named))}) at {percent(trial['sparsity'])} % sparsity")
     caption = (
         f"Trial {' and trial '.join(told)}: of a granularity's saved networks the one that the answer quotes, or "
-        "the sparsest on the front, or the most accurate. Axes differ between layers."
+        "the sparsest on the front, or the most accurate. The layers that lost the largest shares; axes differ."
     )
     style.head(figure, "Weights before and after pruning", caption)
     return figure
