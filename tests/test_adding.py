@@ -158,7 +158,8 @@ def test_a_scope_for_weights_alone_is_refused_for_channels_when_the_file_is_read
     add(SCOPES, Scope(weight_scopes.layer_counts, None, "as this test has it"))
     run(shared, scope="mine")
     space = {"scope": ["global", "mine"], "granularity": ["weight", granularity]}
-    with pytest.raises(ValueError, match="scope mine is for weights only; for channels there are global, knapsack"):
+    message = "scope mine is for weights only; for channels there are global, knapsack, layer, "
+    with pytest.raises(ValueError, match=message):
         parse({"study": {"name": "x"}, "space": space}, "x.yaml")
 
 

@@ -35,12 +35,7 @@ def knapsack_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: C
     what all of a unit is worth, that is, be sums over its members (`reduce`). Args: as every channel scope, see the
     module.
     """
-    worth = unit_costs(graph, sparsity_of)
-    ranks = scores.astype(np.float64)
-    for group in graph.groups:
-        units = slice(group.start, group.start + group.size)
-        ranks[units] /= max(float(worth[units].mean()), 1)
-    return ranks
+    return scores / _mean_costs(graph, sparsity_of)
 
 
 def layer_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Curves | None) -> np.ndarray:
@@ -112,12 +107,12 @@ def sensitivity_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves
     drop lose equal shares, as in `layer_ranks`. Raises ValueError if a group has no curve. Args: as every channel
     scope, see the module.
     """
-    worth = unit_costs(graph, sparsity_of)
+    costs_of_units = _mean_costs(graph, sparsity_of)
     known = envelopes(curves, [group.name for group in graph.groups])
 
     def slopes(group: Group) -> np.ndarray:
-        cost = float(worth[group.start : group.start + group.size].mean())
-        return np.array([float(drop) for drop in marginal_drops(known[group.name], group.size)]) / max(cost, 1)
+        drops = np.array([float(drop) for drop in marginal_drops(known[group.name], group.size)])
+        return drops / costs_of_units[group.start]
 
     keys = (
         -np.arange(graph.size),
@@ -150,6 +145,16 @@ def unit_costs(graph: Graph, sparsity_of: str) -> np.ndarray:
     for heads, each in graph.products.values() if sparsity_of == "macs" else ():
         worth += each * np.bincount(heads[heads >= 0], minlength=graph.size)
     return worth
+
+
+def _mean_costs(graph: Graph, sparsity_of: str) -> np.ndarray:
+    """`unit_costs`, averaged over each group; at least 1."""
+    worth = unit_costs(graph, sparsity_of)
+    means = np.ones(graph.size)
+    for group in graph.groups:
+        units = slice(group.start, group.start + group.size)
+        means[units] = max(float(worth[units].mean()), 1)
+    return means
 
 
 def _unit_latencies(graph: Graph) -> np.ndarray:
