@@ -35,7 +35,8 @@ def knapsack_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: C
     what all of a unit is worth, that is, be sums over its members (`reduce`). Args: as every channel scope, see the
     module.
     """
-    return scores / _mean_costs(graph, sparsity_of)
+    ranks: np.ndarray = scores / _mean_costs(graph, sparsity_of)
+    return ranks
 
 
 def layer_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Curves | None) -> np.ndarray:
@@ -112,7 +113,8 @@ def sensitivity_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves
 
     def slopes(group: Group) -> np.ndarray:
         drops = np.array([float(drop) for drop in marginal_drops(known[group.name], group.size)])
-        return drops / costs_of_units[group.start]
+        slopes_of_group: np.ndarray = drops / costs_of_units[group.start]
+        return slopes_of_group
 
     keys = (
         -np.arange(graph.size),
