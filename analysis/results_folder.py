@@ -21,7 +21,7 @@ NEEDED = ["trial_id", "kind", "state", "error", "schedule", "sparsity", "accurac
 NEEDED_HISTORY = [name for name in HISTORY if name not in ("macs", "latency_ms")]  # which older folders lack
 MEASURED = ["sparsity", "accuracy"]  # of every complete trial, beside the objectives
 
-_USUAL_ORDER = ("one_shot", "iterative", "gradual", "global", "layer", "weight", "channel", "hybrid")
+_USUAL_ORDER = ("one_shot", "iterative", "gradual", "global", "layer", "both", "weight", "channel", "hybrid")
 
 
 class Results(NamedTuple):

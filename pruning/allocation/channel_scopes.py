@@ -48,6 +48,20 @@ def layer_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Curv
     return _rank_in_removal_order(graph, scores, lambda group: _midpoint_shares(group.size))
 
 
+def both_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Curves | None) -> np.ndarray:
+    """By the higher of two ranks, over the network and within the group: what goes first is low in both.
+
+    The j-th lowest of n units has rank (j - 1/2) / n, among all units and among those of its group. A group whose
+    scores are low for a reason of scale then loses little more than others, as with `layer_ranks`, and units that the
+    network could spare go first, as with `global_ranks`. Ours; no publication. Args: as every channel scope, see the
+    module.
+    """
+    overall = np.empty(graph.size)
+    overall[rising(scores)] = _midpoint_shares(graph.size)
+    ranks: np.ndarray = np.maximum(overall, layer_ranks(graph, scores, sparsity_of, curves))
+    return ranks
+
+
 def erk_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves: Curves | None) -> np.ndarray:
     """Erdos-Renyi-Kernel (Evci et al. 2020, arXiv:1911.11134), pooled over the layers whose filters form a group.
 

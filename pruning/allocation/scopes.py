@@ -51,6 +51,11 @@ SCOPES: dict[str, Scope] = {
         channel_scopes.layer_ranks,
         "every layer loses the same share",
     ),
+    "both": Scope(
+        weight_scopes.both_counts,
+        channel_scopes.both_ranks,
+        "by the higher of two ranks, in the whole network and in the layer: what is low in both is removed first",
+    ),
     "erk": Scope(
         weight_scopes.erk_counts,
         channel_scopes.erk_ranks,

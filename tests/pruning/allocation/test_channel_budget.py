@@ -208,7 +208,7 @@ def test_what_protected_layers_hold_counts() -> None:
     [
         (
             {"scope": "erk?"},
-            "unknown scope 'erk.'; choose from global, knapsack, layer, erk, lamp, uniform_plus, sensitivity",
+            "unknown scope 'erk.'; choose from global, knapsack, layer, both, erk, lamp, uniform_plus, sensitivity",
         ),
         ({"sparsity_of": "bytes"}, "choose from params, channels, macs"),
         ({"target": 1.0}, r"target must be in \[0, 1\)"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -120,6 +122,29 @@ def test_a_knapsack_removes_the_least_sum_of_scores_for_what_it_saves(
         if all(other[:4]) or all(other[4:]):
             continue  # no layer is emptied
         assert np.dot(other, scores) >= lost or np.dot(other, each) < saved
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([3, 10**6]), st.integers(0, 24))
+def test_both_takes_the_lesser_of_what_the_network_and_the_layer_would(seed: Any, levels: Any, gone: Any) -> None:
+    """At some share t: of a group of n, min(its units among the network's lowest t, the nearest number to t * n)."""
+    scores = random_scores(ROW, seed, levels)
+    units = [(score, -(g.start + j), g.name) for g in ROW.groups for j, score in enumerate(scores[g.name].tolist())]
+    lowest = [name for *_, name in sorted(units)]
+
+    def lesser(t: Fraction) -> list[int]:
+        network = lowest[: math.floor(t * ROW.size + Fraction(1, 2))]
+        return [min(network.count(g.name), math.floor(t * g.size + Fraction(1, 2))) for g in ROW.groups]
+
+    thresholds = {Fraction(2 * j + 1, 2 * n) for n in (ROW.size, *(g.size for g in ROW.groups)) for j in range(n)}
+    found = counts(ROW, allocate(ROW, scores, gone / ROW.size, scope="both", sparsity_of="channels"))
+    before, after = [0] * len(found), [0] * len(found)
+    for t in sorted(thresholds):
+        before, after = after, lesser(t)
+        if sum(after) >= gone:
+            break
+    assert sum(found) == gone
+    assert all(low <= n <= high for low, n, high in zip(before, found, after, strict=True))
 
 
 @pytest.mark.parametrize("target", [0.3, 0.6, 0.85])

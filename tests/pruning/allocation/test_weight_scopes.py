@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +20,7 @@ from pruning.allocation.weight_budget import weight_masks
 from pruning.allocation.weight_scopes import (
     Facts,
     apportion,
+    both_counts,
     erk_counts,
     global_counts,
     layer_counts,
@@ -230,6 +232,25 @@ def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(
         previous = masks
 
 
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9), min_size=1, max_size=4), st.data())
+def test_both_takes_what_is_low_in_the_network_and_in_the_layer(layers: Any, data: Any) -> None:
+    """For some number of the network's lowest weights, by hand; up to what one more would take."""
+    everything = sorted((value, -i, -j) for i, layer in enumerate(layers) for j, value in enumerate(layer))
+    total = len(everything)
+
+    def kept(gone: int) -> list[int]:
+        lowest = [-i for _, i, _ in everything[:gone]]
+        most = [math.floor(Fraction(len(layer) * gone, total) + Fraction(1, 2)) for layer in layers]
+        return [len(layer) - min(lowest.count(i), most[i]) for i, layer in enumerate(layers)]
+
+    keep = data.draw(st.integers(0, total))
+    gone = min(gone for gone in range(total + 1) if sum(kept(gone)) <= keep)
+    counts = list(both_counts(scores_of(*([float(x) for x in layer] for layer in layers)), keep, floor=0).values())
+    assert sum(counts) == keep
+    assert all(low <= n <= high for low, n, high in zip(kept(gone), counts, kept(max(gone - 1, 0)), strict=True))
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_cut_after_another_scopes_cut_revives_nothing(scope: str) -> None:
     scores = scores_of([1.0] * 10, [2.0] * 10, [3.0] * 10)
@@ -238,6 +259,7 @@ def test_a_cut_after_another_scopes_cut_revives_nothing(scope: str) -> None:
     expected = {
         "global": [1, 1, 10],
         "knapsack": [1, 1, 10],  # every weight costs the same
+        "both": [1, 3, 8],  # of the lowest 22: 7 or less of each layer, and 2 of the last
         "layer": [1, 4, 7],  # 4 each, but 1 and 4 are left in two
         "erk": [1, 4, 7],  # layers of one shape
         "lamp": [1, 4, 7],  # all scores of a layer are equal: its n-th has 1 / n
@@ -282,7 +304,7 @@ def test_a_threshold_between_float32_values_is_not_rounded() -> None:
     [
         (
             {"scope": "local"},
-            "unknown scope 'local'; choose from global, knapsack, layer, erk, lamp, uniform_plus, sensitivity",
+            "unknown scope 'local'; choose from global, knapsack, layer, both, erk, lamp, uniform_plus, sensitivity",
         ),
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\)"),
         ({"sparsity": float("nan")}, r"sparsity must be in \[0, 1\)"),

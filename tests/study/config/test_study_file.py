@@ -46,7 +46,7 @@ def test_defaults_are_those_of_the_design() -> None:
         ({"space": {"layer": "conv1", "scope": "global"}}, r"layer: cuts one layer alone, so granularity is weight"),
         ({"space": {"group": "conv1", "granularity": "weight"}}, r"group: cuts one group alone, so granularity is ch"),
         ({"space": {"layer": "each", "granularity": "weight"}}, r"nothing to allocate: scope is global"),
-        ({"space": {"scope": "erdos"}}, r"unknown scope 'erdos'; choices: global, knapsack, layer, erk, lamp"),
+        ({"space": {"scope": "erdos"}}, r"unknown scope 'erdos'; choices: global, knapsack, layer, both, erk, lamp"),
         ({"space": {"granularity": "n:m"}}, r"unknown granularity 'n:m'; .*hybrid, or n:m such as '2:4'"),
         ({"space": {"granularity": "4:4"}}, r"'4:4' keeps 4 of every 4 weights; n:m needs 0 < n < m"),
         ({"space": {"granularity": "2:4", "sparsity": 0.8}}, r"sparsity: with granularity 2:4 it is 0.5, not 0.8"),
