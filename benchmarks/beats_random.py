@@ -30,7 +30,7 @@ from study.data.splits import calibration, stratified
 from study.training import device_data, evaluation, precision
 
 SHARES = {"weight": (0.3, 0.5), "channel": (0.1, 0.2, 0.3)}
-SCOPES = ("global", "layer")
+SCOPES = ("global", "layer", "both")
 Key = tuple[str, str, float]  # granularity, scope, share
 
 

@@ -35,12 +35,17 @@ from study import run
 from study.config import read_study
 from study.execution import cluster
 
+RANDOM, TPE = ["study.search=random"], ["study.search=optuna", "study.sampler=tpe"]
+SCREENED = "study.screen={candidates: 8}"
+PROMOTED = "study.stop_early={min_epochs: 1, reduction: 3, promote: true}"
 # Settings of each arm; the search is compared with that of the first.
 ARMS = {
-    "random": ["study.search=random"],
-    "tpe": ["study.search=optuna", "study.sampler=tpe"],
-    "random, screened": ["study.search=random", "study.screen={candidates: 8}"],
-    "tpe, screened": ["study.search=optuna", "study.sampler=tpe", "study.screen={candidates: 8}"],
+    "random": RANDOM,
+    "tpe": TPE,
+    "random, screened": [*RANDOM, SCREENED],
+    "tpe, screened": [*TPE, SCREENED],
+    "tpe, promoted": [*TPE, PROMOTED],
+    "tpe, screened, promoted": [*TPE, SCREENED, PROMOTED],
 }
 SPACE = """
 study: {name: paired}
