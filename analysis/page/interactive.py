@@ -49,6 +49,7 @@ def data(results: Results) -> dict[str, Any]:
     filters = [
         axis for axis in varying if 1 < rows[axis].nunique() <= MAX_LEVELS and axis not in ("steps", "finetune_lr")
     ]
+    first = ["schedule"] if rows["schedule"].nunique() > 1 else []  # one level would colour nothing
     best = rows[rows["place"] == "front"]
     knee = fronts.knee(results)
     layers, history = layers_of(results, best), results.history[results.history["trial_id"].isin(rows["trial_id"])]
@@ -60,7 +61,7 @@ def data(results: Results) -> dict[str, Any]:
         "listed": [*LISTED[:1], *varied, *LISTED[1:]],
         "labels": {name: _LABELS.get(name, label(name)) for name in [*known, *filters, "schedule", "place", "gain"]},
         "percents": PERCENTS,
-        "colours": list(dict.fromkeys(["schedule", *varied, *measures, "gain"])),
+        "colours": list(dict.fromkeys([*first, *varied, "schedule", *measures, "gain"])),
         "knee": None if knee is None else results.trials.loc[knee, "trial_id"],
         "levels": {axis: _levels(rows[axis]) for axis in filters},
         "keys": {key: "sparsity" if key == "requested_sparsity" else key for key in recipe},

@@ -166,6 +166,12 @@ def test_the_legend_tells_colours_from_shapes_and_any_column_gives_the_colour(op
     opened.locator("#colour").select_option("schedule")
 
 
+def test_what_varies_gives_the_first_colours(results: Results) -> None:
+    assert interactive.data(results)["colours"][0] == "schedule"
+    one = results._replace(trials=results.trials[results.trials["schedule"] == "one_shot"])
+    assert interactive.data(one)["colours"][0] in interactive.data(one)["levels"]
+
+
 @browsed
 def test_any_axis_of_the_recipes_can_be_the_x_axis_and_other_columns_the_y_axis(opened: Any, results: Results) -> None:
     def shown(x: str, y: str) -> list[str]:
