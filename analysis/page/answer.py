@@ -48,7 +48,7 @@ def recipe(row: pd.Series) -> str:
     words = {key: None if pd.isna(row[key]) else str(row[key]).replace("_", " ") for key in _NAMED_KEYS}
     kind = words["granularity"]
     units = _UNITS.get(kind or "", f" of {kind} blocks" if kind else "")
-    scope = {"layer": "layer-wise"}.get(words["scope"] or "", words["scope"])
+    scope = _SCOPES.get(words["scope"] or "", words["scope"])
     schedule = words["schedule"]
     schedule = _SCHEDULES.get(schedule or "", f"with the schedule {schedule}" if schedule else None)
     return " ".join(filter(None, (scope, (words["criterion"] or "pruning") + units, schedule)))
@@ -118,6 +118,7 @@ _HARMFUL = (
     "The dense control fell below the untouched baseline, so this fine-tuning harms by itself: part of the loss may be "
     "its doing, and a lower rate or more epochs may lose less."
 )
+_SCOPES = {"layer": "layer-wise", "both": "global and layer-wise"}
 _SCHEDULES = {
     "one shot": "in one shot",
     "iterative": "with an iterative schedule",

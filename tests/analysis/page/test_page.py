@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from analysis import Results, read
-from analysis.page import interactive, watch
+from analysis.page import answer, interactive, watch
 from analysis.page.page import HEADINGS, page, smaller
 from analysis.tables import TABLES, applicable
 from tests.results_folder import make
@@ -361,3 +361,9 @@ def test_the_live_page_alone_may_ask_its_server(results: Results) -> None:
 
 def test_every_table_has_a_heading() -> None:
     assert list(HEADINGS) == list(TABLES)
+
+
+@pytest.mark.parametrize(("scope", "words"), [("both", "global and layer-wise taylor"), ("erk", "erk taylor")])
+def test_a_scope_has_words_that_a_sentence_can_hold(scope: str, words: str) -> None:
+    row = pd.Series({"criterion": "taylor", "granularity": "weight", "scope": scope, "schedule": "one_shot"})
+    assert answer.recipe(row) == f"{words} of weights in one shot"
