@@ -72,8 +72,9 @@ def test_commands_name_modules_and_spaces_that_exist(path: Any) -> None:
     text = path.read_text()
     for module in set(re.findall(r"python -m ((?:study|analysis|benchmarks)(?:\.\w+)*)", text)):
         assert importlib.util.find_spec(module), module
-    for name in set(re.findall(r"--space (\w+)", text)) - {"NAME_OR_PATH", "mine"}:
-        assert read_study(name).study.name == name
+    for name in set(re.findall(r"--space (reports/[\w/.]+|\w+)", text)) - {"NAME_OR_PATH", "mine"}:
+        file = read_study(str(ROOT / name) if "/" in name else name)
+        assert "/" in name or file.study.name == name
 
 
 @each_written
