@@ -27,7 +27,7 @@ _INTERDEPENDENT = (
 DEFAULT_SPACE: dict[str, Any] = {
     "criterion": ["magnitude_l1", "random"],
     "granularity": ["weight", "channel"],
-    "scope": ["global", "layer", "both"],
+    "scope": ["global", "layer"],
     "schedule": ["one_shot", "iterative", "gradual"],
     "sparsity": {"low": 0.1, "high": 0.95},
     "steps": {"choices": [3, 5], "when": {"schedule": ["iterative", "gradual"]}},
