@@ -122,13 +122,12 @@ def sensitivity_ranks(graph: Graph, scores: np.ndarray, sparsity_of: str, curves
     drop lose equal shares, as in `layer_ranks`. Raises ValueError if a group has no curve. Args: as every channel
     scope, see the module.
     """
-    costs_of_units = _mean_costs(graph, sparsity_of)
+    worth = _mean_costs(graph, sparsity_of)
     known = envelopes(curves, [group.name for group in graph.groups])
 
     def slopes(group: Group) -> np.ndarray:
-        drops = np.array([float(drop) for drop in marginal_drops(known[group.name], group.size)])
-        slopes_of_group: np.ndarray = drops / costs_of_units[group.start]
-        return slopes_of_group
+        drops = [float(drop) for drop in marginal_drops(known[group.name], group.size)]
+        return np.array(drops) / float(worth[group.start])
 
     keys = (
         -np.arange(graph.size),

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 
 import models
 from pruning.allocation.weight_budget import weight_masks
-from pruning.allocation.weight_scopes import (
-    Facts,
-    apportion,
-    erk_counts,
-    layer_counts,
-    uniform_plus_counts,
-)
+from pruning.allocation.weight_scopes import Facts, apportion, erk_counts, layer_counts, uniform_plus_counts
 from pruning.weights import masks
 
 SMALL = {"stem": torch.rand(4, 3, 3, 3), "conv": torch.rand(8, 4, 3, 3), "head": torch.rand(10, 8)}  # 108, 288, 80

@@ -16,10 +16,7 @@ from torch.nn.utils import prune
 from pruning.allocation.scopes import SCOPES
 from pruning.allocation.sensitivity import Curves
 from pruning.allocation.weight_budget import weight_masks
-from pruning.allocation.weight_scopes import (
-    both_counts,
-    global_counts,
-)
+from pruning.allocation.weight_scopes import both_counts, global_counts
 from pruning.weights.masks import Masks, Scores, keep_top
 
 SPARSITIES = [0.1, 0.5, 0.9, 0.99]
@@ -180,7 +177,7 @@ def test_a_growing_schedule_nests_its_masks_whatever_is_scored_in_between(
 @settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9), min_size=1, max_size=4), st.data())
 def test_both_takes_what_is_low_in_the_network_and_in_the_layer(layers: Any, data: Any) -> None:
-    """For some number of the network's lowest weights, by hand; up to what one more would take."""
+    """For some number of the network's lowest weights, by hand, as sorted lists; one less takes too few."""
     everything = sorted((value, -i, -j) for i, layer in enumerate(layers) for j, value in enumerate(layer))
     total = len(everything)
 
